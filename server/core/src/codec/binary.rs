@@ -1,0 +1,326 @@
+//! `fulmar.v1.bin`. PROTOCOL.md, section 5.
+
+use std::{num::NonZeroU32, str, time::Duration};
+
+use bytes::Bytes;
+
+use super::varint;
+use crate::{
+    cursor::Cursor,
+    message::{ClientMessage, Mark, Ref, Rejection, ServerMessage, StartRequest},
+    name::{ChannelName, Key, PublicationId},
+    payload::Payload,
+    position::{Epoch, Offset, Position},
+    problem::{Code, Problem},
+    publication::{Draft, Publication},
+};
+
+const PUBLICATION: u8 = 0x01;
+const SUBSCRIBED: u8 = 0x02;
+const UNSUBSCRIBED: u8 = 0x03;
+const GAP: u8 = 0x04;
+const RESET: u8 = 0x05;
+const SYNCED: u8 = 0x06;
+const PUBLISHED: u8 = 0x07;
+const ERROR: u8 = 0x08;
+const PING: u8 = 0x09;
+const PONG: u8 = 0x0a;
+const CLOSE: u8 = 0x0b;
+const ATTACHED: u8 = 0x0c;
+const SUBSCRIBE: u8 = 0x21;
+const UNSUBSCRIBE: u8 = 0x22;
+const PUBLISH: u8 = 0x23;
+const ATTACH: u8 = 0x24;
+
+const KIND: u8 = 0x03;
+const HAS_KEY: u8 = 0x04;
+const REMOVED: u8 = 0x08;
+const HAS_ID: u8 = 0x10;
+const HAS_TTL: u8 = 0x20;
+
+const START_AFRESH: u8 = 0;
+const START_CURSOR: u8 = 1;
+const START_POSITION: u8 = 2;
+
+/// The frame of a publication.
+pub fn publication(publication: &Publication) -> Bytes {
+    let Publication { alias, offset, time, draft, .. } = publication;
+    let mut out = Vec::with_capacity(draft.cost() - crate::limits::PUBLICATION_OVERHEAD + 24);
+    out.push(PUBLICATION);
+    varint::write(&mut out, u64::from(*alias));
+    varint::write(&mut out, offset.get());
+    varint::write(&mut out, *time);
+    body(&mut out, draft, false, |_| {});
+    out.into()
+}
+
+/// The frame of a message.
+pub fn encode(message: &ServerMessage) -> Bytes {
+    let mut out = Vec::with_capacity(64);
+    match message {
+        ServerMessage::Publication(it) => return it.encoded(super::Encoding::Binary, || {}),
+        ServerMessage::Gap(mark) => write_mark(&mut out, GAP, mark),
+        ServerMessage::Reset(mark) => write_mark(&mut out, RESET, mark),
+        ServerMessage::Synced(mark) => {
+            out.push(SYNCED);
+            varint::write(&mut out, u64::from(mark.alias));
+            varint::write(&mut out, mark.position.offset.get());
+        }
+        ServerMessage::Subscribed { r#ref, mark } => {
+            out.push(SUBSCRIBED);
+            write_ref(&mut out, *r#ref);
+            write_mark_fields(&mut out, mark);
+        }
+        ServerMessage::Unsubscribed { r#ref, channel } => {
+            out.push(UNSUBSCRIBED);
+            write_ref(&mut out, *r#ref);
+            write_string(&mut out, channel.as_str());
+        }
+        ServerMessage::Published { r#ref, channel, position } => {
+            out.push(PUBLISHED);
+            write_ref(&mut out, *r#ref);
+            write_string(&mut out, channel.as_str());
+            write_position(&mut out, position);
+        }
+        ServerMessage::Attached { r#ref, session } => {
+            out.push(ATTACHED);
+            write_ref(&mut out, *r#ref);
+            write_string(&mut out, session);
+        }
+        ServerMessage::Error(Rejection { r#ref, problem }) => {
+            out.push(ERROR);
+            write_ref(&mut out, *r#ref);
+            write_string(&mut out, problem.code.as_str());
+            write_string(&mut out, &problem.message);
+        }
+        ServerMessage::Ping => out.extend_from_slice(&[PING, 0]),
+        ServerMessage::Pong { r#ref } => {
+            out.push(PONG);
+            write_ref(&mut out, *r#ref);
+        }
+        ServerMessage::Close { code, reason } => {
+            out.push(CLOSE);
+            varint::write(&mut out, u64::from(*code));
+            write_string(&mut out, reason);
+        }
+    }
+    out.into()
+}
+
+/// The frame of a client's message; for clients written in Rust, and tests.
+pub fn encode_client(message: &ClientMessage) -> Bytes {
+    let mut out = Vec::with_capacity(64);
+    match message {
+        ClientMessage::Subscribe { r#ref, channel, start } => {
+            out.push(SUBSCRIBE);
+            write_ref(&mut out, *r#ref);
+            write_string(&mut out, channel.as_str());
+            match start {
+                StartRequest::Afresh => out.push(START_AFRESH),
+                StartRequest::Cursor(cursor) => {
+                    out.push(START_CURSOR);
+                    write_string(&mut out, &cursor.to_string());
+                }
+                StartRequest::Position(position) => {
+                    out.push(START_POSITION);
+                    write_position(&mut out, position);
+                }
+            }
+        }
+        ClientMessage::Unsubscribe { r#ref, channel } => {
+            out.push(UNSUBSCRIBE);
+            write_ref(&mut out, *r#ref);
+            write_string(&mut out, channel.as_str());
+        }
+        ClientMessage::Publish { r#ref, channel, draft } => {
+            out.push(PUBLISH);
+            write_ref(&mut out, *r#ref);
+            body(&mut out, draft, true, |out| write_string(out, channel.as_str()));
+        }
+        ClientMessage::Attach { r#ref, id, secret } => {
+            out.push(ATTACH);
+            write_ref(&mut out, *r#ref);
+            write_string(&mut out, id);
+            write_string(&mut out, secret);
+        }
+        ClientMessage::Ping { r#ref } => {
+            out.push(PING);
+            write_ref(&mut out, *r#ref);
+        }
+        ClientMessage::Pong { r#ref } => {
+            out.push(PONG);
+            write_ref(&mut out, *r#ref);
+        }
+    }
+    out.into()
+}
+
+/// Reads a client's frame.
+///
+/// # Errors
+/// What is wrong with it, and the `ref` where that much could be read.
+pub fn decode(frame: &[u8]) -> Result<ClientMessage, Rejection> {
+    let mut input = Input { rest: frame };
+    let kind = input.byte()?;
+    if ![SUBSCRIBE, UNSUBSCRIBE, PUBLISH, ATTACH, PING, PONG].contains(&kind) {
+        return Err(bad("no such frame").into());
+    }
+    let r#ref = input.reference()?;
+    decode_after_ref(kind, r#ref, input).map_err(|problem| Rejection { r#ref, problem })
+}
+
+fn decode_after_ref(kind: u8, r#ref: Ref, mut input: Input<'_>) -> Result<ClientMessage, Problem> {
+    let message = match kind {
+        SUBSCRIBE => {
+            let channel = ChannelName::parse(input.string()?)?;
+            let start = match input.byte()? {
+                START_AFRESH => StartRequest::Afresh,
+                START_CURSOR => StartRequest::Cursor(Cursor::parse(input.string()?)?),
+                START_POSITION => {
+                    let epoch = Epoch::parse(input.string()?)?;
+                    StartRequest::Position(Position { epoch, offset: input.offset()? })
+                }
+                _ => return Err(bad("no such kind of start")),
+            };
+            ClientMessage::Subscribe { r#ref, channel, start }
+        }
+        UNSUBSCRIBE => ClientMessage::Unsubscribe { r#ref, channel: ChannelName::parse(input.string()?)? },
+        PUBLISH => {
+            let (channel, draft) = input.publish()?;
+            ClientMessage::Publish { r#ref, channel, draft }
+        }
+        ATTACH => ClientMessage::Attach {
+            r#ref,
+            id: input.string()?.to_owned(),
+            secret: input.string()?.to_owned(),
+        },
+        PING => ClientMessage::Ping { r#ref },
+        _ => ClientMessage::Pong { r#ref },
+    };
+    if input.rest.is_empty() { Ok(message) } else { Err(bad("bytes after the end of the frame")) }
+}
+
+fn bad(message: &'static str) -> Problem {
+    Problem::new(Code::BadMessage, message)
+}
+
+/// Flags, what stands between them and the optional fields, those, and the payload.
+fn body(out: &mut Vec<u8>, draft: &Draft, with_ttl: bool, between: impl FnOnce(&mut Vec<u8>)) {
+    let ttl = draft.ttl.filter(|_| with_ttl);
+    let mut flags = match &draft.payload {
+        Some(Payload::Binary(_)) => 0,
+        Some(Payload::Text(_)) => 1,
+        Some(Payload::Json(_)) => 2,
+        None => REMOVED,
+    };
+    flags |= if draft.key.is_empty() { 0 } else { HAS_KEY };
+    flags |= if draft.id.is_some() { HAS_ID } else { 0 };
+    flags |= if ttl.is_some() { HAS_TTL } else { 0 };
+    out.push(flags);
+    between(out);
+    if !draft.key.is_empty() {
+        write_string(out, draft.key.as_str());
+    }
+    if let Some(id) = &draft.id {
+        write_string(out, id.as_str());
+    }
+    if let Some(ttl) = ttl {
+        varint::write(out, ttl.as_millis() as u64);
+    }
+    if let Some(payload) = &draft.payload {
+        out.extend_from_slice(payload.bytes());
+    }
+}
+
+fn write_ref(out: &mut Vec<u8>, r#ref: Ref) {
+    varint::write(out, r#ref.map_or(0, |r| u64::from(r.get())));
+}
+
+fn write_string(out: &mut Vec<u8>, text: &str) {
+    varint::write(out, text.len() as u64);
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn write_position(out: &mut Vec<u8>, position: &Position) {
+    write_string(out, position.epoch.as_str());
+    varint::write(out, position.offset.get());
+}
+
+fn write_mark(out: &mut Vec<u8>, kind: u8, mark: &Mark) {
+    out.push(kind);
+    write_mark_fields(out, mark);
+}
+
+fn write_mark_fields(out: &mut Vec<u8>, mark: &Mark) {
+    varint::write(out, u64::from(mark.alias));
+    write_string(out, mark.channel.as_str());
+    write_position(out, &mark.position);
+}
+
+struct Input<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Input<'a> {
+    fn byte(&mut self) -> Result<u8, Problem> {
+        let (first, rest) = self.rest.split_first().ok_or_else(truncated)?;
+        self.rest = rest;
+        Ok(*first)
+    }
+
+    fn integer(&mut self) -> Result<u64, Problem> {
+        let (value, length) = varint::read(self.rest).ok_or_else(truncated)?;
+        self.rest = &self.rest[length..];
+        Ok(value)
+    }
+
+    fn offset(&mut self) -> Result<Offset, Problem> {
+        Offset::new(self.integer()?).ok_or_else(|| Problem::new(Code::BadCursor, "an offset is below 2^53"))
+    }
+
+    fn reference(&mut self) -> Result<Ref, Problem> {
+        let number = u32::try_from(self.integer()?).map_err(|_| bad("a ref is below 2^32"))?;
+        Ok(NonZeroU32::new(number))
+    }
+
+    fn string(&mut self) -> Result<&'a str, Problem> {
+        let length = usize::try_from(self.integer()?).map_err(|_| truncated())?;
+        if length > self.rest.len() {
+            return Err(truncated());
+        }
+        let (text, rest) = self.rest.split_at(length);
+        self.rest = rest;
+        str::from_utf8(text).map_err(|_| bad("a string is not UTF-8"))
+    }
+
+    fn publish(&mut self) -> Result<(ChannelName, Draft), Problem> {
+        let flags = self.byte()?;
+        if flags & !(KIND | HAS_KEY | REMOVED | HAS_ID | HAS_TTL) != 0 || flags & KIND == KIND {
+            return Err(bad("a reserved flag is set"));
+        }
+        let channel = ChannelName::parse(self.string()?)?;
+        let key = if flags & HAS_KEY == 0 { Key::default() } else { Key::parse(self.string()?)? };
+        let id = if flags & HAS_ID == 0 { None } else { Some(PublicationId::parse(self.string()?)?) };
+        let ttl = if flags & HAS_TTL == 0 { None } else { Some(Duration::from_millis(self.integer()?)) };
+        let payload = std::mem::take(&mut self.rest);
+        let payload = match (flags & REMOVED != 0, flags & KIND) {
+            (true, 0) if payload.is_empty() => None,
+            (true, _) => return Err(Problem::new(Code::BadPayload, "a removal has no payload")),
+            (false, 0) => Some(Payload::Binary(Bytes::copy_from_slice(payload))),
+            (false, 1) => {
+                let text = str::from_utf8(payload)
+                    .map_err(|_| Problem::new(Code::BadPayload, "a text payload is not UTF-8"))?;
+                Some(Payload::text(text))
+            }
+            (false, _) => Some(
+                Payload::json(payload)
+                    .map_err(|_| Problem::new(Code::BadPayload, "a JSON payload is not JSON"))?,
+            ),
+        };
+        Ok((channel, Draft { key, id, payload, ttl }))
+    }
+}
+
+fn truncated() -> Problem {
+    bad("the frame ends too early")
+}

@@ -1,0 +1,384 @@
+//! Logs and their readers: the one read path.
+//!
+//! Whoever drives a log applies publications with [`Log::apply`] in the order of their offsets, makes a [`Reader`] per
+//! subscription with [`Log::reader`], and calls [`Log::read`] whenever the subscriber can take more. Nothing is queued
+//! per reader; one that lags costs the three words of its position.
+
+mod event;
+mod state;
+
+use std::{sync::Arc, time::Duration};
+
+pub use self::{event::EventLog, state::StateLog};
+use crate::{
+    cursor::Resume,
+    position::{Epoch, Offset, Position},
+    problem::Problem,
+    publication::{Draft, Publication},
+    time::Now,
+};
+
+/// The delivery class of a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// Every publication, in order, or an explicit gap.
+    Event,
+    /// The newest of every key.
+    State,
+    /// Soon or not at all.
+    Signal,
+}
+
+/// What a log may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Publications of an event or signal log; of a state log, its keys and, apart from those, its tombstones.
+    pub count: usize,
+    /// Bytes, by [`Draft::cost`].
+    pub bytes: usize,
+    /// Age of an event, and of a tombstone. Values have no age.
+    pub age: Duration,
+}
+
+/// Where a new reader begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// Events and signals from now on; state as a snapshot.
+    Afresh,
+    /// After what was read before.
+    After(Resume),
+    /// From a position that makes no sense here: as one that is not covered.
+    Unusable,
+}
+
+/// A subscriber's place in a log. All that a slow subscriber costs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reader {
+    at: Offset,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Reads on after `at`.
+    Live,
+    /// Must be told of a gap or a reset first.
+    Lost,
+    /// State: reads a snapshot that began when the head was this. What is dropped of the log up to there was never
+    /// seen by this reader, so it does not miss it.
+    Snapshot(Offset),
+}
+
+impl Reader {
+    /// What has been read.
+    pub fn at(&self) -> Offset {
+        self.at
+    }
+
+    /// The head at which the snapshot under way began, if one is.
+    pub fn base(&self) -> Option<Offset> {
+        match self.phase {
+            Phase::Snapshot(base) => Some(base),
+            Phase::Live | Phase::Lost => None,
+        }
+    }
+
+    /// Whether a snapshot is still to be told or under way.
+    pub fn is_catching_up(&self) -> bool {
+        self.phase != Phase::Live
+    }
+}
+
+/// What a reader is given.
+#[derive(Clone, Debug)]
+pub enum Item {
+    /// A publication, and the base of the snapshot it is part of.
+    Publication(Arc<Publication>, Option<Offset>),
+    /// Publications were missed; reading goes on after this position. `true`: by one that had been reading, and was
+    /// too slow.
+    Gap(Position, bool),
+    /// Forget the keys up to this position, at which a snapshot begins.
+    Reset(Position),
+    /// The snapshot is complete.
+    Synced(Position),
+}
+
+impl Item {
+    /// What it counts against a budget of bytes.
+    pub fn cost(&self) -> usize {
+        match self {
+            Self::Publication(publication, _) => publication.draft.cost(),
+            Self::Gap(..) | Self::Reset(_) | Self::Synced(_) => 64,
+        }
+    }
+
+    /// Where to read on after this item: the offset, and the base of a snapshot under way.
+    pub fn resume(&self) -> (Offset, Option<Offset>) {
+        match self {
+            Self::Publication(publication, base) => (publication.offset, *base),
+            Self::Gap(position, _) | Self::Synced(position) => (position.offset, None),
+            Self::Reset(position) => (Offset::ZERO, Some(position.offset)),
+        }
+    }
+}
+
+/// How far one call of [`Log::read`] goes.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadLimit {
+    /// Stops once the items' costs reach this. At least one item is given.
+    pub bytes: usize,
+    /// Which live publications may be given. A snapshot is not held back.
+    pub hold: Hold,
+}
+
+/// Holds live publications back until they have rested: state over datagrams repairs only what no newer value replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// Nothing is held back.
+    Nothing,
+    /// Only what was accepted at or before this moment (on the monotonic clock), or lies at or before this offset.
+    Unless {
+        /// The moment.
+        rested: Duration,
+        /// The offset.
+        through: Offset,
+    },
+}
+
+impl Hold {
+    fn holds(self, publication: &Publication) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Unless { rested, through } => publication.accepted > rested && publication.offset > through,
+        }
+    }
+}
+
+/// Why reading stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadEnd {
+    /// The reader has everything.
+    CaughtUp,
+    /// The limit was reached.
+    More,
+    /// The rest is held back; its first was accepted at this moment.
+    Held(Duration),
+}
+
+/// The history of a channel, of one of the classes.
+#[derive(Debug)]
+pub struct Log {
+    epoch: Epoch,
+    head: Offset,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Event(EventLog),
+    State(StateLog),
+    /// An event log that forgets without saying so.
+    Signal(EventLog),
+}
+
+impl Log {
+    /// An empty log. Its epoch is new, so no position of an earlier log of the channel is taken for one of this.
+    pub fn new(class: Class, epoch: Epoch, bounds: Bounds) -> Self {
+        let kind = match class {
+            Class::Event => Kind::Event(EventLog::new(bounds)),
+            Class::State => Kind::State(StateLog::new(bounds)),
+            Class::Signal => Kind::Signal(EventLog::new(bounds)),
+        };
+        Self { epoch, head: Offset::ZERO, kind }
+    }
+
+    /// The delivery class.
+    pub fn class(&self) -> Class {
+        match self.kind {
+            Kind::Event(_) => Class::Event,
+            Kind::State(_) => Class::State,
+            Kind::Signal(_) => Class::Signal,
+        }
+    }
+
+    /// The history's name.
+    pub fn epoch(&self) -> &Epoch {
+        &self.epoch
+    }
+
+    /// The offset of the newest publication.
+    pub fn head(&self) -> Offset {
+        self.head
+    }
+
+    /// What it holds, in bytes by [`Draft::cost`].
+    pub fn bytes(&self) -> usize {
+        match &self.kind {
+            Kind::Event(log) | Kind::Signal(log) => log.bytes(),
+            Kind::State(log) => log.bytes(),
+        }
+    }
+
+    /// Whether `draft` can be applied within the bounds.
+    ///
+    /// # Errors
+    /// `too_many_keys` for a state log that would hold too many keys or bytes. The others make room by forgetting.
+    pub fn admits(&self, draft: &Draft) -> Result<(), Problem> {
+        match &self.kind {
+            Kind::State(log) => log.admits(draft),
+            Kind::Event(_) | Kind::Signal(_) => Ok(()),
+        }
+    }
+
+    /// Takes in a publication that has its place. Whoever gave the place (this node or a backplane) sees to it that
+    /// offsets only grow; one that does not is ignored, so that a backplane may repeat itself.
+    pub fn apply(&mut self, publication: Arc<Publication>, now: Now) {
+        if publication.epoch != self.epoch || publication.offset <= self.head {
+            return;
+        }
+        self.head = publication.offset;
+        match &mut self.kind {
+            Kind::Event(log) | Kind::Signal(log) => log.push(publication),
+            Kind::State(log) => log.put(publication),
+        }
+        self.trim(now);
+    }
+
+    /// Forgets what is beyond the bounds by now.
+    pub fn trim(&mut self, now: Now) {
+        match &mut self.kind {
+            Kind::Event(log) | Kind::Signal(log) => log.trim(now),
+            Kind::State(log) => log.trim(now),
+        }
+    }
+
+    /// Forgets the oldest events until it holds at most `bytes`; a state log forgets nothing.
+    pub fn shrink(&mut self, bytes: usize) {
+        match &mut self.kind {
+            Kind::Event(log) | Kind::Signal(log) => log.shrink(bytes),
+            Kind::State(_) => {}
+        }
+    }
+
+    /// A reader that begins at `start`.
+    pub fn reader(&self, start: &Start) -> Reader {
+        let lost = Reader { at: Offset::ZERO, phase: Phase::Lost };
+        let live = |at| Reader { at, phase: Phase::Live };
+        match (&self.kind, start) {
+            (Kind::Event(_) | Kind::Signal(_), Start::Afresh) => live(self.head),
+            (Kind::State(_), Start::Afresh) | (Kind::Event(_) | Kind::State(_), Start::Unusable) => lost,
+            (Kind::Signal(_), Start::Unusable) => live(self.head),
+            (kind, Start::After(Resume { position: Position { epoch, offset }, base })) => {
+                let known = *epoch == self.epoch && (*offset).max(base.unwrap_or_default()) <= self.head;
+                // Who has read nothing of a state channel gets its snapshot told as one.
+                let nothing = *offset == Offset::ZERO && base.is_none();
+                match kind {
+                    Kind::Signal(_) => live(if known { *offset } else { self.head }),
+                    Kind::Event(log) if known && log.covers(*offset) => live(*offset),
+                    Kind::State(log) if known && !nothing && log.covers(base.unwrap_or(*offset)) => {
+                        Reader { at: *offset, phase: base.map_or(Phase::Live, Phase::Snapshot) }
+                    }
+                    Kind::Event(_) | Kind::State(_) => lost,
+                }
+            }
+        }
+    }
+
+    /// The position at which `reader` will begin, as its subscriber is told. One that is lost will hear of another in
+    /// its `gap` or `reset`.
+    pub fn begins(&self, reader: &Reader) -> Position {
+        let offset = match (&self.kind, reader.phase) {
+            (Kind::Event(log), Phase::Lost) => log.start(),
+            _ => reader.at,
+        };
+        Position { epoch: self.epoch.clone(), offset }
+    }
+
+    /// Whether there is nothing for `reader` at present.
+    pub fn is_caught_up(&self, reader: &Reader) -> bool {
+        reader.phase == Phase::Live && reader.at >= self.head
+    }
+
+    /// Gives `reader` what comes next, in order, and moves it on.
+    pub fn read(&self, reader: &mut Reader, now: Now, limit: ReadLimit, out: &mut Vec<Item>) -> ReadEnd {
+        let end = match &self.kind {
+            Kind::Event(log) => {
+                // A reader that was told nothing yet begins; one that falls behind later was too slow.
+                let slow = reader.phase == Phase::Live && !log.covers(reader.at);
+                let mut limit = limit;
+                if slow || reader.phase == Phase::Lost {
+                    *reader = Reader { at: log.start(), phase: Phase::Live };
+                    let gap = Item::Gap(self.position(reader.at), slow);
+                    limit.bytes = limit.bytes.saturating_sub(gap.cost());
+                    out.push(gap);
+                }
+                log.read(reader, limit, |_| true, out)
+            }
+            Kind::Signal(log) => {
+                let worth = |it: &Publication| it.expires().is_none_or(|at| at > now.monotonic);
+                log.read(reader, limit, worth, out)
+            }
+            Kind::State(log) => self.read_state(log, reader, limit, out),
+        };
+        if end == ReadEnd::CaughtUp {
+            // What lies between the last item and the head was replaced, dropped or expired.
+            reader.at = self.head;
+        }
+        end
+    }
+
+    fn read_state(
+        &self,
+        log: &StateLog,
+        reader: &mut Reader,
+        limit: ReadLimit,
+        out: &mut Vec<Item>,
+    ) -> ReadEnd {
+        let covered = match reader.phase {
+            Phase::Live => log.covers(reader.at),
+            Phase::Snapshot(base) => log.covers(base),
+            Phase::Lost => false,
+        };
+        let mut spent = 0;
+        if !covered {
+            *reader = Reader { at: Offset::ZERO, phase: Phase::Snapshot(self.head) };
+            let reset = Item::Reset(self.position(self.head));
+            spent += reset.cost();
+            out.push(reset);
+        }
+        for publication in log.after(reader.at) {
+            if reader.base().is_some_and(|base| publication.offset > base) {
+                self.finish_snapshot(reader, out);
+            }
+            let base = reader.base();
+            if base.is_none() && limit.hold.holds(publication) {
+                return ReadEnd::Held(publication.accepted);
+            }
+            // What was removed before the snapshot began was never given in it.
+            if publication.is_removal() && base.is_some() {
+                reader.at = publication.offset;
+                continue;
+            }
+            if spent >= limit.bytes && spent > 0 {
+                return ReadEnd::More;
+            }
+            reader.at = publication.offset;
+            let item = Item::Publication(publication.clone(), base);
+            spent += item.cost();
+            out.push(item);
+        }
+        self.finish_snapshot(reader, out);
+        ReadEnd::CaughtUp
+    }
+
+    fn finish_snapshot(&self, reader: &mut Reader, out: &mut Vec<Item>) {
+        if let Phase::Snapshot(base) = reader.phase {
+            *reader = Reader { at: reader.at.max(base), phase: Phase::Live };
+            out.push(Item::Synced(self.position(reader.at)));
+        }
+    }
+
+    fn position(&self, offset: Offset) -> Position {
+        Position { epoch: self.epoch.clone(), offset }
+    }
+}

@@ -1,0 +1,122 @@
+//! The log of a state channel: compacted, for each key only the newest publication.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    ops::Bound,
+    sync::Arc,
+};
+
+use super::Bounds;
+use crate::{
+    name::Key,
+    position::Offset,
+    problem::{Code, Problem},
+    publication::{Draft, Publication},
+    time::Now,
+};
+
+/// The newest publication of every key, and tombstones of removed ones for a bounded time. Keys are read in the order of
+/// their offsets, so each prefix of a read is a position.
+#[derive(Debug)]
+pub struct StateLog {
+    newest: HashMap<Key, Offset>,
+    entries: BTreeMap<Offset, Arc<Publication>>,
+    /// Offsets of tombstones, oldest first; one whose key came back since has no entry any more.
+    tombstones: VecDeque<Offset>,
+    /// The newest tombstone that was dropped. A reader from before it cannot know what was removed.
+    floor: Offset,
+    values: usize,
+    bytes: usize,
+    bounds: Bounds,
+}
+
+impl StateLog {
+    pub(super) fn new(bounds: Bounds) -> Self {
+        Self {
+            newest: HashMap::new(),
+            entries: BTreeMap::new(),
+            tombstones: VecDeque::new(),
+            floor: Offset::ZERO,
+            values: 0,
+            bytes: 0,
+            bounds,
+        }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether a reader that holds all up to `at` misses nothing by reading on.
+    pub(super) fn covers(&self, at: Offset) -> bool {
+        at >= self.floor
+    }
+
+    pub(super) fn after(&self, at: Offset) -> impl Iterator<Item = &Arc<Publication>> {
+        self.entries.range((Bound::Excluded(at), Bound::Unbounded)).map(|(_, publication)| publication)
+    }
+
+    pub(super) fn admits(&self, draft: &Draft) -> Result<(), Problem> {
+        if draft.payload.is_none() {
+            // A removal makes room; its tombstone is bounded on its own.
+            return Ok(());
+        }
+        let replaced = self.newest.get(&draft.key).and_then(|offset| self.entries.get(offset));
+        let is_value = replaced.is_some_and(|it| !it.is_removal());
+        let bytes = self.bytes - replaced.map_or(0, |it| it.draft.cost()) + draft.cost();
+        if !is_value && self.values >= self.bounds.count {
+            return Err(Problem::new(
+                Code::TooManyKeys,
+                format!("the channel holds its {} keys; remove one first", self.bounds.count),
+            ));
+        }
+        if bytes > self.bounds.bytes {
+            return Err(Problem::new(
+                Code::TooManyKeys,
+                format!("the channel holds its {} bytes; remove a key first", self.bounds.bytes),
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) fn put(&mut self, publication: Arc<Publication>) {
+        let offset = publication.offset;
+        if let Some(replaced) = self.newest.insert(publication.draft.key.clone(), offset) {
+            self.drop_entry(replaced);
+        }
+        if publication.is_removal() {
+            self.tombstones.push_back(offset);
+        } else {
+            self.values += 1;
+        }
+        self.bytes += publication.draft.cost();
+        self.entries.insert(offset, publication);
+    }
+
+    pub(super) fn trim(&mut self, now: Now) {
+        while let Some(oldest) = self.tombstones.front() {
+            if let Some(entry) = self.entries.get(oldest) {
+                let keep = self.tombstones.len() <= self.bounds.count
+                    && self.bytes <= self.bounds.bytes
+                    && now.since(entry.accepted) < self.bounds.age;
+                if keep {
+                    break;
+                }
+                let key = entry.draft.key.clone();
+                self.floor = *oldest;
+                self.drop_entry(*oldest);
+                self.newest.remove(&key);
+            }
+            self.tombstones.pop_front();
+        }
+    }
+
+    fn drop_entry(&mut self, offset: Offset) {
+        if let Some(entry) = self.entries.remove(&offset) {
+            self.bytes -= entry.draft.cost();
+            if !entry.is_removal() {
+                self.values -= 1;
+            }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! What travels in-band on a session, whatever the encoding. PROTOCOL.md, section 4.
+
+use std::{num::NonZeroU32, sync::Arc};
+
+use crate::{
+    cursor::{Cursor, Resume},
+    name::ChannelName,
+    position::Position,
+    problem::Problem,
+    publication::{Draft, Publication},
+};
+
+/// A client's own number for a message, which comes back in the answer.
+pub type Ref = Option<NonZeroU32>;
+
+/// Where a client asks a subscription to begin.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum StartRequest {
+    /// Events and signals from now on, state as a snapshot.
+    #[default]
+    Afresh,
+    /// After what a cursor says of the channel.
+    Cursor(Cursor),
+    /// After a position.
+    Position(Position),
+}
+
+impl StartRequest {
+    /// Where to resume in `channel`: `None` is afresh.
+    pub fn resume(&self, channel: &ChannelName) -> Option<Resume> {
+        match self {
+            Self::Afresh => None,
+            Self::Cursor(cursor) => cursor.get(channel).cloned(),
+            Self::Position(position) => Some(position.clone().into()),
+        }
+    }
+}
+
+/// From the client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientMessage {
+    /// Begin to read a channel.
+    Subscribe {
+        /// Comes back in the answer.
+        r#ref: Ref,
+        /// What to read.
+        channel: ChannelName,
+        /// From where on.
+        start: StartRequest,
+    },
+    /// End a subscription.
+    Unsubscribe {
+        /// Comes back in the answer.
+        r#ref: Ref,
+        /// Whose.
+        channel: ChannelName,
+    },
+    /// Publish.
+    Publish {
+        /// Comes back in the answer.
+        r#ref: Ref,
+        /// Where to.
+        channel: ChannelName,
+        /// What.
+        draft: Draft,
+    },
+    /// Go on with a session that was made before.
+    Attach {
+        /// Comes back in the answer.
+        r#ref: Ref,
+        /// Which session.
+        id: String,
+        /// The proof.
+        secret: String,
+    },
+    /// Asks for a pong.
+    Ping {
+        /// Comes back in the answer.
+        r#ref: Ref,
+    },
+    /// Answers a ping of the server's.
+    Pong {
+        /// The ping's.
+        r#ref: Ref,
+    },
+}
+
+/// A message that could not be read: whom to answer, and what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// The message's, as far as it could be read.
+    pub r#ref: Ref,
+    /// What was wrong with it.
+    pub problem: Problem,
+}
+
+impl From<Problem> for Rejection {
+    fn from(problem: Problem) -> Self {
+        Self { r#ref: None, problem }
+    }
+}
+
+/// A control item of a channel, at a position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Whose.
+    pub channel: ChannelName,
+    /// What stands for channel and epoch.
+    pub alias: u32,
+    /// The position that the control gives.
+    pub position: Position,
+}
+
+/// From the server.
+#[derive(Clone, Debug)]
+pub enum ServerMessage {
+    /// A publication.
+    Publication(Arc<Publication>),
+    /// Publications were missed; reading goes on after this position.
+    Gap(Mark),
+    /// Forget the channel's keys.
+    Reset(Mark),
+    /// The snapshot is complete.
+    Synced(Mark),
+    /// Answers `subscribe`; the position is where reading begins.
+    Subscribed {
+        /// The message's.
+        r#ref: Ref,
+        /// The channel, its alias, and where reading begins.
+        mark: Mark,
+    },
+    /// Answers `unsubscribe`.
+    Unsubscribed {
+        /// The message's.
+        r#ref: Ref,
+        /// Whose.
+        channel: ChannelName,
+    },
+    /// Answers `publish`.
+    Published {
+        /// The message's.
+        r#ref: Ref,
+        /// Where to.
+        channel: ChannelName,
+        /// Which place it got.
+        position: Position,
+    },
+    /// Answers `attach`.
+    Attached {
+        /// The message's.
+        r#ref: Ref,
+        /// Which session.
+        session: String,
+    },
+    /// Something was wrong with a message.
+    Error(Rejection),
+    /// To be answered with a pong.
+    Ping,
+    /// Answers `ping`.
+    Pong {
+        /// The message's.
+        r#ref: Ref,
+    },
+    /// What the transport is about to be closed with.
+    Close {
+        /// From the table of close codes, or the client's own.
+        code: u32,
+        /// For people.
+        reason: String,
+    },
+}

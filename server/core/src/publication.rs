@@ -1,0 +1,94 @@
+//! Publications: what a log holds.
+
+use std::{sync::OnceLock, time::Duration};
+
+use bytes::Bytes;
+
+use crate::{
+    codec::{self, Encoding},
+    limits,
+    name::{ChannelName, Key, PublicationId},
+    payload::Payload,
+    position::{Epoch, Offset},
+};
+
+/// What a publisher asks for, checked but without a place in a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Draft {
+    /// State channels: which value this is.
+    pub key: Key,
+    /// The publisher's id, for idempotency.
+    pub id: Option<PublicationId>,
+    /// `None` removes the key.
+    pub payload: Option<Payload>,
+    /// Signals: how long it is worth sending.
+    pub ttl: Option<Duration>,
+}
+
+impl Draft {
+    /// What it is taken to occupy while it is held, in bytes.
+    pub fn cost(&self) -> usize {
+        limits::PUBLICATION_OVERHEAD
+            + self.key.as_str().len()
+            + self.id.as_ref().map_or(0, |id| id.as_str().len())
+            + self.payload.as_ref().map_or(0, |payload| payload.bytes().len())
+    }
+}
+
+/// One entry of a log. Immutable; encoded at most once per encoding, by whoever reads it first.
+#[derive(Debug)]
+pub struct Publication {
+    /// The channel.
+    pub channel: ChannelName,
+    /// What stands for (channel, epoch) in the binary encoding, on this node.
+    pub alias: u32,
+    /// The history it belongs to.
+    pub epoch: Epoch,
+    /// Its place in that history.
+    pub offset: Offset,
+    /// When it was accepted, in milliseconds since 1970; for clients to show.
+    pub time: u64,
+    /// When it was accepted, on the monotonic clock; what ages are computed on.
+    pub accepted: Duration,
+    /// What was asked for.
+    pub draft: Draft,
+    encoded: [OnceLock<Bytes>; Encoding::COUNT],
+}
+
+impl Publication {
+    /// A publication with its place.
+    pub fn new(
+        channel: ChannelName,
+        alias: u32,
+        epoch: Epoch,
+        offset: Offset,
+        now: crate::Now,
+        draft: Draft,
+    ) -> Self {
+        let (time, accepted) = (now.unix_ms, now.monotonic);
+        Self { channel, alias, epoch, offset, time, accepted, draft, encoded: Default::default() }
+    }
+
+    /// Whether this removes its key.
+    pub fn is_removal(&self) -> bool {
+        self.draft.payload.is_none()
+    }
+
+    /// When it is no longer worth sending, on the monotonic clock. `None`: always is.
+    pub fn expires(&self) -> Option<Duration> {
+        self.draft.ttl.map(|ttl| self.accepted + ttl)
+    }
+
+    /// The frame of this publication. `on_encode` is called when it had to be made, which happens once.
+    pub fn encoded(&self, encoding: Encoding, on_encode: impl FnOnce()) -> Bytes {
+        self.encoded[encoding as usize]
+            .get_or_init(|| {
+                on_encode();
+                match encoding {
+                    Encoding::Json => codec::json::publication(self),
+                    Encoding::Binary => codec::binary::publication(self),
+                }
+            })
+            .clone()
+    }
+}

@@ -1,0 +1,340 @@
+//! Who is connected: sessions, what attaches to them, and when they end.
+//!
+//! Pure rules over ids and time. The server keeps a handle (its own session) in each entry and acts on what the
+//! methods return. Every connection is a session: *bare* ones end with their connection; *resumable* ones, made by
+//! `POST /session`, stay for a grace period without one.
+
+use std::{collections::HashMap, fmt, time::Duration};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use subtle::ConstantTimeEq as _;
+
+use crate::{
+    limits,
+    problem::{Code, Problem},
+    time::Now,
+};
+
+/// Names a session: 128 random bits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SessionId([u8; 16]);
+
+impl SessionId {
+    /// An id from entropy.
+    pub const fn from_entropy(bits: [u8; 16]) -> Self {
+        Self(bits)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok().map(Self)
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&URL_SAFE_NO_PAD.encode(self.0))
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Proves that a caller owns a session. As text it names the session too: `ID.SECRET`. Never printed by `Debug`.
+#[derive(Clone)]
+pub struct Secret([u8; 24]);
+
+impl Secret {
+    /// A secret from entropy.
+    pub const fn from_entropy(bits: [u8; 24]) -> Self {
+        Self(bits)
+    }
+
+    /// The text that the session's owner gets, once.
+    pub fn reveal(&self, id: SessionId) -> String {
+        format!("{id}.{}", URL_SAFE_NO_PAD.encode(self.0))
+    }
+
+    fn parse(text: &str) -> Option<(SessionId, Self)> {
+        let (id, secret) = text.split_once('.')?;
+        let secret = URL_SAFE_NO_PAD.decode(secret).ok()?.try_into().ok()?;
+        Some((SessionId::parse(id)?, Self(secret)))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// Attaches a session once, where a secret must not stand: in a URL.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ticket([u8; 16]);
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ticket(..)")
+    }
+}
+
+impl Ticket {
+    /// A ticket from entropy.
+    pub const fn from_entropy(bits: [u8; 16]) -> Self {
+        Self(bits)
+    }
+
+    /// The text that goes into the URL.
+    pub fn reveal(self) -> String {
+        URL_SAFE_NO_PAD.encode(self.0)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok().map(Self)
+    }
+}
+
+/// Tells one attachment of a session from the next, so that the end of an old connection does not detach a new one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Attachment(u64);
+
+#[derive(Debug)]
+struct Entry<T> {
+    handle: T,
+    secret: Option<Secret>,
+    attachments: u64,
+    /// Since when no connection is attached.
+    detached: Option<Duration>,
+    tickets: usize,
+}
+
+/// All sessions of a node.
+#[derive(Debug)]
+pub struct Registry<T> {
+    sessions: HashMap<SessionId, Entry<T>>,
+    tickets: HashMap<Ticket, (SessionId, Duration)>,
+    capacity: usize,
+}
+
+impl<T: Clone> Registry<T> {
+    /// An empty registry for at most `capacity` sessions.
+    pub fn new(capacity: usize) -> Self {
+        Self { sessions: HashMap::new(), tickets: HashMap::new(), capacity }
+    }
+
+    /// How many sessions there are.
+    pub fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
+    /// Every session's handle.
+    pub fn handles(&self) -> impl Iterator<Item = &T> {
+        self.sessions.values().map(|entry| &entry.handle)
+    }
+
+    /// Enters a bare session, attached, which [`Self::detach`] ends.
+    ///
+    /// # Errors
+    /// `too_many_sessions` when the node is full.
+    pub fn insert_bare(&mut self, id: SessionId, handle: T) -> Result<Attachment, Problem> {
+        self.insert(id, Entry { handle, secret: None, attachments: 1, detached: None, tickets: 0 })?;
+        Ok(Attachment(1))
+    }
+
+    /// Enters a resumable session, detached.
+    ///
+    /// # Errors
+    /// `too_many_sessions` when the node is full.
+    pub fn insert_resumable(
+        &mut self,
+        id: SessionId,
+        secret: Secret,
+        handle: T,
+        now: Now,
+    ) -> Result<(), Problem> {
+        let detached = Some(now.monotonic);
+        self.insert(id, Entry { handle, secret: Some(secret), attachments: 0, detached, tickets: 0 })
+    }
+
+    fn insert(&mut self, id: SessionId, entry: Entry<T>) -> Result<(), Problem> {
+        if self.sessions.len() >= self.capacity {
+            return Err(Problem::new(
+                Code::TooManySessions,
+                "this node is full; try again later or elsewhere",
+            ));
+        }
+        self.sessions.insert(id, entry);
+        Ok(())
+    }
+
+    /// The session that a secret proves, without attaching.
+    ///
+    /// # Errors
+    /// `unknown_session` when there is none or the secret is another; which of both is not told.
+    pub fn authenticate(&self, secret: &str) -> Result<(SessionId, T), Problem> {
+        let unknown = || Problem::new(Code::UnknownSession, "no such session; make one with POST /session");
+        let (id, given) = Secret::parse(secret).ok_or_else(unknown)?;
+        let entry = self.sessions.get(&id).ok_or_else(unknown)?;
+        let expected = entry.secret.as_ref().ok_or_else(unknown)?;
+        if bool::from(expected.0.ct_eq(&given.0)) { Ok((id, entry.handle.clone())) } else { Err(unknown()) }
+    }
+
+    /// Attaches a connection to the session that a secret proves. The last one wins: what was attached before has
+    /// been replaced.
+    ///
+    /// # Errors
+    /// As [`Self::authenticate`].
+    pub fn attach(&mut self, secret: &str) -> Result<(SessionId, T, Attachment), Problem> {
+        let (id, _) = self.authenticate(secret)?;
+        self.attach_known(id)
+    }
+
+    /// A ticket for the session.
+    ///
+    /// # Errors
+    /// `too_many_sessions` when 8 tickets of the session wait to be redeemed.
+    pub fn issue(&mut self, id: SessionId, ticket: Ticket, now: Now) -> Result<(), Problem> {
+        self.expire_tickets(now);
+        if let Some(entry) = self.sessions.get_mut(&id) {
+            if entry.tickets >= limits::TICKETS_PER_SESSION {
+                return Err(Problem::new(Code::TooManySessions, "too many tickets wait; use one of them"));
+            }
+            entry.tickets += 1;
+            self.tickets.insert(ticket, (id, now.monotonic));
+        }
+        Ok(())
+    }
+
+    /// Redeems a ticket: attaches a connection to its session.
+    ///
+    /// # Errors
+    /// `bad_ticket` when it was used, has expired, never was, or its session ended.
+    pub fn redeem(&mut self, ticket: &str, now: Now) -> Result<(SessionId, T, Attachment), Problem> {
+        self.expire_tickets(now);
+        let bad = || Problem::new(Code::BadTicket, "the ticket was used or has expired; get another");
+        let ticket = Ticket::parse(ticket).ok_or_else(bad)?;
+        let (id, _) = self.tickets.remove(&ticket).ok_or_else(bad)?;
+        if let Some(entry) = self.sessions.get_mut(&id) {
+            entry.tickets -= 1;
+        }
+        self.attach_known(id).map_err(|_| bad())
+    }
+
+    fn attach_known(&mut self, id: SessionId) -> Result<(SessionId, T, Attachment), Problem> {
+        let entry = self
+            .sessions
+            .get_mut(&id)
+            .ok_or_else(|| Problem::new(Code::UnknownSession, "the session has ended"))?;
+        entry.attachments += 1;
+        entry.detached = None;
+        Ok((id, entry.handle.clone(), Attachment(entry.attachments)))
+    }
+
+    /// A connection ended. Gives back the handle of a session that ended with it.
+    pub fn detach(&mut self, id: SessionId, attachment: Attachment, now: Now) -> Option<T> {
+        let entry = self.sessions.get_mut(&id)?;
+        if entry.attachments != attachment.0 {
+            return None;
+        }
+        if entry.secret.is_some() {
+            entry.detached = Some(now.monotonic);
+            return None;
+        }
+        self.sessions.remove(&id).map(|entry| entry.handle)
+    }
+
+    /// Ends sessions that have been without a connection for the grace period, and gives back their handles.
+    pub fn reap(&mut self, now: Now) -> Vec<T> {
+        self.expire_tickets(now);
+        let over = |entry: &Entry<T>| entry.detached.is_some_and(|at| now.since(at) >= limits::SESSION_GRACE);
+        self.sessions.extract_if(|_, entry| over(entry)).map(|(_, entry)| entry.handle).collect()
+    }
+
+    fn expire_tickets(&mut self, now: Now) {
+        for (_, (id, _)) in self.tickets.extract_if(|_, (_, at)| now.since(*at) >= limits::TICKET_AGE) {
+            if let Some(entry) = self.sessions.get_mut(&id) {
+                entry.tickets -= 1;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: SessionId = SessionId::from_entropy([7; 16]);
+
+    fn resumable() -> (Registry<&'static str>, String) {
+        let mut registry = Registry::new(2);
+        let secret = Secret::from_entropy([9; 24]);
+        let text = secret.reveal(ID);
+        registry.insert_resumable(ID, secret, "it", Now::from_millis(0)).expect("room");
+        (registry, text)
+    }
+
+    #[test]
+    fn only_the_secret_attaches() {
+        let (mut registry, secret) = resumable();
+        assert!(registry.attach(&secret).is_ok());
+        let other = Secret::from_entropy([8; 24]).reveal(ID);
+        let missing = Secret::from_entropy([9; 24]).reveal(SessionId::from_entropy([6; 16]));
+        for wrong in [other.as_str(), missing.as_str(), "", ".", "x", &ID.to_string()] {
+            let problem = registry.attach(wrong).expect_err("not the secret");
+            assert_eq!(problem.code, Code::UnknownSession);
+        }
+        registry.insert_bare(SessionId::from_entropy([1; 16]), "bare").expect("room");
+        let of_bare = Secret::from_entropy([0; 24]).reveal(SessionId::from_entropy([1; 16]));
+        assert!(registry.attach(&of_bare).is_err());
+        assert_eq!(
+            registry.insert_bare(SessionId::from_entropy([2; 16]), "third").expect_err("full").code,
+            Code::TooManySessions
+        );
+    }
+
+    #[test]
+    fn the_last_attachment_wins_and_the_grace_period_runs_from_its_end() {
+        let (mut registry, secret) = resumable();
+        let (_, _, first) = registry.attach(&secret).expect("attached");
+        let (_, _, second) = registry.attach(&secret).expect("attached");
+        assert_eq!(registry.detach(ID, first, Now::from_millis(10)), None);
+        assert!(registry.reap(Now::from_millis(100_000)).is_empty(), "still attached");
+        assert_eq!(registry.detach(ID, second, Now::from_millis(100_000)), None);
+        assert!(registry.reap(Now::from_millis(129_999)).is_empty());
+        assert_eq!(registry.reap(Now::from_millis(130_000)), ["it"]);
+        assert!(registry.attach(&secret).is_err());
+    }
+
+    #[test]
+    fn a_bare_session_ends_with_its_connection() {
+        let mut registry = Registry::new(1);
+        let attachment = registry.insert_bare(ID, "bare").expect("room");
+        assert_eq!(registry.detach(ID, attachment, Now::from_millis(0)), Some("bare"));
+        assert!(registry.is_empty());
+    }
+
+    #[test]
+    fn a_ticket_is_good_once_and_for_thirty_seconds() {
+        let (mut registry, _) = resumable();
+        let ticket = |n| Ticket::from_entropy([n; 16]);
+        registry.issue(ID, ticket(1), Now::from_millis(0)).expect("issued");
+        let code = |result: Result<(SessionId, &str, Attachment), Problem>| result.expect_err("refused").code;
+        assert_eq!(code(registry.redeem("nonsense", Now::from_millis(0))), Code::BadTicket);
+        assert!(registry.redeem(&ticket(1).reveal(), Now::from_millis(29_999)).is_ok());
+        assert_eq!(code(registry.redeem(&ticket(1).reveal(), Now::from_millis(29_999))), Code::BadTicket);
+        registry.issue(ID, ticket(2), Now::from_millis(0)).expect("issued");
+        assert_eq!(code(registry.redeem(&ticket(2).reveal(), Now::from_millis(30_000))), Code::BadTicket);
+        for n in 0..limits::TICKETS_PER_SESSION as u8 {
+            registry.issue(ID, ticket(10 + n), Now::from_millis(30_000)).expect("issued");
+        }
+        assert!(registry.issue(ID, ticket(99), Now::from_millis(30_000)).is_err(), "bounded");
+        registry.issue(ID, ticket(99), Now::from_millis(60_000)).expect("the old ones expired");
+    }
+}

@@ -1,0 +1,529 @@
+/**
+ * The development page: the figures of this machine over four transports side by side. Each panel is a client of its
+ * own, with its own connection, its own view of the state and its own cursor; they share the feed of events.
+ */
+import { FulmarError, StateView, advice, buildCursor, open } from '/client/fulmar.js';
+
+const STATE = ['host:cpu', 'host:memory', 'host:network', 'host:load', 'host:info'];
+const EVENTS = 'event:host';
+const CHANNELS = [...STATE, EVENTS];
+/** No position of any epoch: what the log of events still holds is sent after a gap. */
+const FROM_THE_START = buildCursor([{ channel: EVENTS, epoch: '0', offset: 0 }]);
+
+const WINDOW = 30_000;
+/** The charts are drawn when they have moved by this part of a device pixel, and at most so often. */
+const STEP = 0.6;
+const MIN_FRAME_MS = 1000 / 30;
+const MAX_FRAME_MS = 80;
+const FIGURES_MS = 250;
+const MAX_EVENTS = 60;
+const BACKOFF = [500, 1000, 2000, 4000, 8000, 15_000];
+
+const TRANSPORTS = {
+  webtransport: { name: 'WebTransport', short: 'WT', encoding: 'binary, datagrams and streams', options: {} },
+  websocket: { name: 'WebSocket', short: 'WS', encoding: 'binary, one ordered socket', options: { encoding: 'bin' } },
+  sse: { name: 'Server-sent events', short: 'SSE', encoding: 'JSON, one endless answer', options: {} },
+  poll: { name: 'Long-polling', short: 'LP', encoding: 'JSON, one answer at a time', options: { wait: 25 } },
+};
+const NAMES = Object.keys(TRANSPORTS);
+
+const calm = matchMedia('(prefers-reduced-motion: reduce)');
+const clock = () => performance.timeOrigin + performance.now();
+
+// ---- words ----------------------------------------------------------------------------------------------------------
+
+/** @param {number} bytes @returns {[string, string]} */
+function inUnits(bytes) {
+  const units = ['B', 'kB', 'MB', 'GB', 'TB'];
+  let unit = 0;
+  for (; bytes >= 999.5 && unit < units.length - 1; unit++) bytes /= 1000;
+  return [unit === 0 || bytes >= 99.95 ? bytes.toFixed(0) : bytes.toFixed(1), units[unit]];
+}
+const perSecond = (bytes) => {
+  const [amount, unit] = inUnits(bytes);
+  return `${amount >= 10 ? Math.round(amount) : amount} ${unit}/s`;
+};
+
+/** @param {string | null} cursor */
+const shortened = (cursor) => (cursor && cursor.length > 30 ? `${cursor.slice(0, 14)}…${cursor.slice(-12)}` : cursor ?? '–');
+
+/** Why a transport does not work here and what can be done about it. */
+function explain(transport, error) {
+  const { name } = TRANSPORTS[transport];
+  if (error.code === 'unsupported') {
+    return isSecureContext
+      ? [`This browser has no ${name}.`, 'Chrome, Edge and Opera from 97, Firefox from 114 and Safari from 26.4 have it.']
+      : [`${name} needs a secure page.`, 'Open this page on localhost or 127.0.0.1, or over HTTPS.'];
+  }
+  if (error.close) return [`The server refused: ${error.message}`, 'Reload the page to try again.'];
+  if (error.status) return [`The server refused: ${error.message}`, 'It is asked again in a while.'];
+  if (error.code === 'closed') return ['The connection was lost.', `It goes on from its cursor when the server is back. (${error.message})`];
+  if (transport === 'webtransport' && error.message.includes('UDP')) {
+    return [error.message, 'A firewall, proxy or VPN may be holding UDP back. The other transports carry the same data meanwhile.'];
+  }
+  return ['The server does not answer.', 'Is it still running? The panel goes on from its cursor when it is back.'];
+}
+
+/** @param {Element} element @param {string} text */
+function write(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+// ---- charts ---------------------------------------------------------------------------------------------------------
+
+/** The last half minute of one figure. A break is where the connection was lost. */
+class Series {
+  /** @type {{time: number, value: number}[]} */
+  points = [];
+
+  push(time, value) {
+    const last = this.points.at(-1);
+    if (last && time <= last.time) return;
+    if (last?.value === value && this.points.at(-2)?.value === value) {
+      last.time = time;
+      return;
+    }
+    // A value that rested is drawn as resting, not as on its way all the time.
+    if (last && Number.isFinite(last.value) && time - last.time > 300) {
+      this.points.push({ time: time - 100, value: last.value });
+    }
+    this.points.push({ time, value });
+  }
+
+  break() {
+    const last = this.points.at(-1);
+    if (last && Number.isFinite(last.value)) this.points.push({ time: last.time, value: NaN });
+  }
+
+  trim(since) {
+    let old = 0;
+    while (old + 1 < this.points.length && this.points[old + 1].time < since) old++;
+    if (old > 32) this.points.splice(0, old);
+  }
+}
+
+/** The least of 1, 2, 5, 10, ... that is not below the value. */
+function ceiling(value) {
+  const power = 10 ** Math.floor(Math.log10(value));
+  return [1, 2, 5, 10].find((step) => step * power >= value) * power;
+}
+
+const percent = (value) => `${value.toFixed(0)} %`;
+const CHARTS = {
+  cpu: { channel: 'host:cpu', keys: ['total'], top: () => 100, tell: ([total]) => percent(total) },
+  memory: {
+    channel: 'host:memory', keys: ['used'], top: (view) => view.get('host:memory', 'total'),
+    tell([used], view) {
+      const total = view.get('host:memory', 'total');
+      return [inUnits(used).join(' '), total ? ` of ${inUnits(total).join(' ')}` : ''];
+    },
+  },
+  network: {
+    channel: 'host:network', keys: ['rx', 'tx'], floor: 10_000,
+    tell: ([rx, tx]) => [`↓ ${perSecond(rx)}`, ` ↑ ${perSecond(tx ?? 0)}`],
+  },
+  load: {
+    channel: 'host:load', keys: ['1', '5', '15'], floor: 1,
+    tell: ([one, ...longer]) => [one.toFixed(2), longer.map((value) => ` ${value?.toFixed(2) ?? '–'}`).join('')],
+  },
+};
+
+class Chart {
+  #canvas;
+  #context;
+  #text;
+  #scale = 0;
+
+  /** @param {HTMLElement} element */
+  constructor(element) {
+    Object.assign(this, CHARTS[element.dataset.chart]);
+    this.#canvas = element.querySelector('canvas');
+    this.#context = this.#canvas.getContext('2d');
+    this.#text = element.querySelector('p');
+    this.#text.replaceChildren('–', document.createElement('i'));
+    this.series = this.keys.map(() => new Series());
+    new ResizeObserver(([entry]) => this.#resize(entry)).observe(this.#canvas);
+  }
+
+  #resize({ contentRect: { width, height } }) {
+    this.width = width;
+    this.height = height;
+    this.ratio = devicePixelRatio;
+    this.#canvas.width = Math.round(width * this.ratio);
+    this.#canvas.height = Math.round(height * this.ratio);
+  }
+
+  take({ key, time, data, removed }) {
+    const index = this.keys.indexOf(key);
+    if (index >= 0 && !removed && Number.isFinite(data)) this.series[index].push(time, data);
+  }
+
+  tellNow(view) {
+    const values = this.keys.map((key) => view.get(this.channel, key));
+    const told = Number.isFinite(values[0]) ? this.tell(values, view) : '–';
+    const [main, side] = Array.isArray(told) ? told : [told, ''];
+    const [first, second] = this.#text.childNodes;
+    if (first.data !== main) first.data = main;
+    write(second, side);
+  }
+
+  draw(now, newest, view, colors) {
+    const { width, height, ratio } = this;
+    if (!width) return;
+    const context = this.#context;
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    context.clearRect(0, 0, width, height);
+
+    const hair = 1 / ratio;
+    context.fillStyle = colors.grid;
+    for (const part of [0, 0.5, 1]) {
+      context.fillRect(0, Math.round((1 + part * (height - 3)) * ratio) / ratio, width, Math.max(hair, 1));
+    }
+
+    const since = now - WINDOW;
+    for (const series of this.series) series.trim(since);
+    const scale = this.#scaled(view);
+    const right = width - 5;
+    const x = (time) => right - ((now - time) / WINDOW) * right;
+    const y = (value) => height - 2 - Math.min(1, Math.max(0, value / scale)) * (height - 5);
+
+    for (let i = this.series.length - 1; i >= 0; i--) {
+      const { points } = this.series[i];
+      if (!points.length) continue;
+      const line = this.#line(points, x, y, newest);
+      context.globalAlpha = [1, 0.5, 0.3][i];
+      context.strokeStyle = colors.tint;
+      context.lineWidth = i ? 1.25 : 1.75;
+      context.lineJoin = 'round';
+      context.stroke(line.path);
+      if (i) continue;
+      context.globalAlpha = 0.13;
+      context.fillStyle = colors.tint;
+      context.fill(line.area);
+      const last = points.at(-1);
+      if (Number.isFinite(last.value)) {
+        context.globalAlpha = 1;
+        context.beginPath();
+        context.arc(x(Math.max(last.time, newest)), y(last.value), 2.5, 0, 7);
+        context.fill();
+      }
+    }
+    context.globalAlpha = 1;
+  }
+
+  /** The line, and the area under it. The last value holds until the newest of the whole panel. */
+  #line(points, x, y, newest) {
+    const path = new Path2D();
+    const area = new Path2D();
+    const floor = this.height - 1;
+    let from = null;
+    let lastX = 0;
+    for (const { time, value } of points) {
+      if (!Number.isFinite(value)) {
+        if (from !== null) area.lineTo(lastX, floor);
+        from = null;
+        continue;
+      }
+      lastX = x(time);
+      const lastY = y(value);
+      if (from === null) {
+        from = lastX;
+        path.moveTo(lastX, lastY);
+        area.moveTo(lastX, floor);
+      } else path.lineTo(lastX, lastY);
+      area.lineTo(lastX, lastY);
+    }
+    if (from !== null) {
+      const last = points.at(-1);
+      lastX = x(Math.max(last.time, newest));
+      path.lineTo(lastX, y(last.value));
+      area.lineTo(lastX, y(last.value));
+      area.lineTo(lastX, floor);
+    }
+    return { path, area };
+  }
+
+  /** Where there is no natural top, one that follows what is seen, in round steps and without jumps. */
+  #scaled(view) {
+    const fixed = this.top?.(view);
+    if (fixed) return fixed;
+    let most = this.floor ?? 1;
+    for (const { points } of this.series) for (const { value } of points) if (value > most) most = value;
+    const wanted = ceiling(most * 1.05);
+    this.#scale += this.#scale && !calm.matches ? (wanted - this.#scale) * 0.12 : wanted - this.#scale;
+    return this.#scale;
+  }
+}
+
+// ---- panels ---------------------------------------------------------------------------------------------------------
+
+class Panel {
+  #connection = null;
+  #view = new StateView();
+  #cursor = FROM_THE_START;
+  #bytes = 0;
+  #seen = 0;
+  /** Publications at the last few looks, oldest first. @type {{at: number, count: number}[]} */
+  #looks = [];
+  #age = NaN;
+  #drawnAt = 0;
+  /** When the next attempt is due, by performance.now(). */
+  #due = 0;
+  visible = true;
+
+  /** @param {HTMLElement} element */
+  constructor(element) {
+    this.element = element;
+    this.transport = element.dataset.transport;
+    const { name, encoding } = TRANSPORTS[this.transport];
+    element.append(document.getElementById('panel').content.cloneNode(true));
+    const title = element.querySelector('h2');
+    title.id = `name-${this.transport}`;
+    title.textContent = name;
+    element.querySelector('.encoding').textContent = encoding;
+    this.figures = Object.fromEntries([...element.querySelectorAll('[data-figure]')].map((at) => [at.dataset.figure, at]));
+    this.status = element.querySelector('.status');
+    this.cursorText = element.querySelector('.cursor code');
+    this.trouble = element.querySelector('.trouble');
+    this.charts = [...element.querySelectorAll('.chart')].map((chart) => new Chart(chart));
+    this.readColors();
+  }
+
+  /** How often the charts move by a step. */
+  get pace() {
+    const { width = 300, ratio = 1 } = this.charts[0];
+    return Math.min(MAX_FRAME_MS, Math.max(MIN_FRAME_MS, (WINDOW / (width * ratio)) * STEP));
+  }
+
+  readColors() {
+    const style = getComputedStyle(this.element);
+    this.colors = { tint: style.getPropertyValue('--tint'), grid: style.getPropertyValue('--grid') };
+  }
+
+  #show(state, text) {
+    this.element.dataset.state = state;
+    write(this.status, text);
+  }
+
+  /** Connects, and again whenever the connection ends, for as long as that makes sense. */
+  async run() {
+    for (let attempt = 0; ; attempt++) {
+      this.#show('connecting', 'connecting');
+      let problem;
+      try {
+        const close = await this.#follow(() => { attempt = 0; });
+        const next = advice(close.code);
+        if (next === 'afresh') this.#cursor = null;
+        problem = Object.assign(new FulmarError('closed', close.reason || `closed with ${close.code}`), { close: next === 'stop' });
+      } catch (error) {
+        problem = error;
+        if (error.code === 'bad_cursor') this.#cursor = null;
+      }
+      this.#lost();
+      const final = problem.code === 'unsupported' || problem.close;
+      this.#explain(problem, final);
+      if (final) return;
+      await this.#pause(BACKOFF[Math.min(attempt, BACKOFF.length - 1)] * (0.8 + Math.random() * 0.4));
+    }
+  }
+
+  /** One connection, from its opening to its close. */
+  async #follow(onLive) {
+    const { options } = TRANSPORTS[this.transport];
+    const connection = await open(this.transport, options);
+    this.#connection = connection;
+    connection.onmessage = (message) => this.#take(message);
+    try {
+      await Promise.all(CHANNELS.map((channel) => connection.subscribe(channel, { after: this.#cursor })));
+      this.trouble.hidden = true;
+      this.#show('live', 'live');
+      onLive();
+      return await connection.closed;
+    } finally {
+      connection.close();
+      this.#cursor = connection.cursor ?? this.#cursor;
+      this.#bytes += connection.received.bytes;
+      this.#connection = null;
+    }
+  }
+
+  #take(message) {
+    if (message.type === 'publication') this.#seen++;
+    if (message.channel === EVENTS) {
+      if (message.type === 'publication') feed.add(message, this.transport);
+      return;
+    }
+    if (!this.#view.apply(message) || message.type !== 'publication') return;
+    for (const chart of this.charts) if (chart.channel === message.channel) chart.take(message);
+    if (message.channel === 'host:info') showHost(message.data);
+  }
+
+  #lost() {
+    for (const { series } of this.charts) for (const one of series) one.break();
+  }
+
+  #explain(problem, final) {
+    const [why, what] = explain(this.transport, problem);
+    write(this.trouble.querySelector('.why'), why);
+    write(this.trouble.querySelector('.what'), what);
+    write(this.trouble.querySelector('.next'), '');
+    this.trouble.hidden = false;
+    this.#show(final ? 'failed' : 'waiting', final ? 'unavailable' : 'reconnecting');
+  }
+
+  async #pause(ms) {
+    this.#due = performance.now() + ms;
+    await new Promise((resolve) => setTimeout(resolve, ms));
+    this.#due = 0;
+  }
+
+  /** The numbers, a few times a second. */
+  tell(now) {
+    const bytes = this.#bytes + (this.#connection?.received.bytes ?? 0);
+    this.#looks.push({ at: now, count: this.#seen });
+    while (this.#looks.length > 2 && now - this.#looks[0].at > 3000) this.#looks.shift();
+    const [first] = this.#looks;
+    if (this.#view.newest) {
+      const long = this.#age >= 9999.5;
+      write(this.figures.age, (long ? this.#age / 1000 : this.#age).toFixed(0));
+      write(this.figures.scale, long ? 's' : 'ms');
+      if (now > first.at) {
+        write(this.figures.rate, (((this.#seen - first.count) * 1000) / (now - first.at)).toFixed(0));
+      }
+      const [amount, unit] = inUnits(Math.max(bytes, 1000));
+      write(this.figures.bytes, amount);
+      write(this.figures.unit, unit);
+    }
+    const cursor = this.#connection?.cursor ?? this.#cursor;
+    if (cursor !== FROM_THE_START) {
+      write(this.cursorText, shortened(cursor));
+      this.cursorText.title = cursor ?? '';
+    }
+    if (this.#due) {
+      const left = Math.max(1, Math.ceil((this.#due - performance.now()) / 1000));
+      write(this.trouble.querySelector('.next'), `Next try in ${left} s`);
+    }
+    for (const chart of this.charts) chart.tellNow(this.#view);
+  }
+
+  draw(now) {
+    const { newest } = this.#view;
+    if (newest) {
+      const age = Math.max(0, now - newest);
+      const weight = 1 - Math.exp(-(now - this.#drawnAt) / 1200);
+      // While values come the age is a saw tooth, and its mean is told; when none come it just grows.
+      this.#age = age > 1000 || Number.isNaN(this.#age) ? age : this.#age + (age - this.#age) * weight;
+      this.#drawnAt = now;
+    }
+    if (!this.visible) return;
+    for (const chart of this.charts) chart.draw(now, newest, this.#view, this.colors);
+  }
+}
+
+function showHost({ hostname, os, kernel, cpu, cores }) {
+  for (const [name, text, title] of [['hostname', hostname, ''], ['os', os, kernel], ['cores', String(cores), cpu]]) {
+    const element = document.querySelector(`[data-host="${name}"]`);
+    write(element, text || '–');
+    element.title = title || text || '';
+  }
+}
+
+// ---- events ---------------------------------------------------------------------------------------------------------
+
+/** Each event once, with the delay with which each transport brought it. */
+class Feed {
+  /** @type {Map<string, HTMLElement>} */
+  #rows = new Map();
+  #list = document.querySelector('.log ol');
+  #opened = clock();
+
+  add({ epoch, offset, time, data }, transport) {
+    const id = `${epoch}/${offset}`;
+    let row = this.#rows.get(id);
+    if (!row) {
+      row = this.#row(time, data);
+      this.#rows.set(id, row);
+      this.#place(row, time);
+    }
+    // What is older than the page was history when it came, and its delay would say nothing.
+    const delay = time < this.#opened ? '✓' : `${Math.max(0, clock() - time).toFixed(0)} ms`;
+    write(row.querySelector(`[data-transport="${transport}"]`), delay);
+  }
+
+  #row(time, { level, message }) {
+    const row = document.createElement('li');
+    const part = (name, className, text) => {
+      const element = document.createElement(name);
+      element.className = className;
+      element.textContent = text;
+      row.append(element);
+      return element;
+    };
+    row.className = level === 'warn' ? 'warn' : 'info';
+    const when = new Date(time);
+    part('time', '', when.toLocaleTimeString('en-GB')).dateTime = when.toISOString();
+    part('span', 'level', '');
+    const said = part('span', 'said', message);
+    if (level === 'warn') {
+      const spoken = document.createElement('span');
+      spoken.className = 'sr';
+      spoken.textContent = 'Warning: ';
+      said.prepend(spoken);
+    }
+    const lanes = part('span', 'lanes', '');
+    lanes.ariaHidden = 'true';
+    for (const transport of NAMES) {
+      const lane = document.createElement('span');
+      lane.className = transport === 'webtransport' ? 'lane star' : 'lane';
+      lane.dataset.transport = transport;
+      lane.dataset.lane = TRANSPORTS[transport].short;
+      lane.textContent = '–';
+      lanes.append(lane);
+    }
+    return row;
+  }
+
+  /** The newest on top; history can come after what is new. */
+  #place(row, time) {
+    document.querySelector('.quiet').hidden = true;
+    row.dataset.at = time;
+    const older = [...this.#list.children].find((other) => Number(other.dataset.at) <= time);
+    this.#list.insertBefore(row, older ?? null);
+    if (this.#rows.size <= MAX_EVENTS) return;
+    const last = this.#list.lastElementChild;
+    last.remove();
+    for (const [id, other] of this.#rows) if (other === last) this.#rows.delete(id);
+  }
+}
+
+// ---- the page -------------------------------------------------------------------------------------------------------
+
+const feed = new Feed();
+const panels = [...document.querySelectorAll('.panel')].map((element) => new Panel(element));
+
+const watcher = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    panels.find(({ element }) => element === target).visible = isIntersecting;
+  }
+}, { rootMargin: '300px' });
+for (const panel of panels) {
+  watcher.observe(panel.element);
+  panel.run();
+}
+
+matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => {
+  for (const panel of panels) panel.readColors();
+});
+
+let toldAt = 0;
+let drawnAt = 0;
+requestAnimationFrame(function frame(at) {
+  requestAnimationFrame(frame);
+  if (at - drawnAt < (calm.matches ? 1000 : panels[0].pace) - 4) return;
+  drawnAt = at;
+  const now = clock();
+  for (const panel of panels) panel.draw(now);
+  if (at - toldAt < FIGURES_MS) return;
+  toldAt = at;
+  for (const panel of panels) panel.tell(now);
+});

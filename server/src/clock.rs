@@ -1,0 +1,36 @@
+//! The one place that reads clocks and entropy; the core gets both as arguments.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use fulmar_core::Now;
+
+/// A clock that began when it was made.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    /// Starts a clock.
+    #[expect(clippy::disallowed_methods, reason = "this is the Clock")]
+    pub fn start() -> Self {
+        Self { start: Instant::now() }
+    }
+
+    /// This moment.
+    #[expect(clippy::disallowed_methods, reason = "this is the Clock")]
+    pub fn now(&self) -> Now {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now { monotonic: self.start.elapsed(), unix_ms: unix.as_millis() as u64 }
+    }
+}
+
+/// Random bytes from the system.
+///
+/// # Panics
+/// When the system has none, in which case no secret could be made.
+pub fn entropy<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("the system gives entropy");
+    bytes
+}

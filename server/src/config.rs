@@ -1,0 +1,292 @@
+//! Configuration: a file, environment variables and arguments, checked once.
+
+use std::{
+    collections::HashMap,
+    fmt, fs,
+    net::{Ipv4Addr, SocketAddr},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use fulmar_core::log::Class;
+use serde::Deserialize;
+
+use crate::{
+    http::ApiAccess,
+    namespace::{Namespace, Namespaces, Overflow},
+};
+
+/// Where the sidecar is bound unless told otherwise.
+pub const HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+/// Where QUIC is bound unless told otherwise.
+pub const QUIC: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 4433);
+
+/// What `fulmar serve` is told by arguments and environment variables; these win over the file.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Overrides {
+    /// Address of the HTTP sidecar [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR", env = "FULMAR_HTTP")]
+    pub http: Option<SocketAddr>,
+    /// UDP address of the QUIC listener [default: 127.0.0.1:4433]
+    #[arg(long, value_name = "ADDR", env = "FULMAR_QUIC")]
+    pub quic: Option<SocketAddr>,
+    /// Configuration file, in TOML
+    #[arg(long, value_name = "FILE", env = "FULMAR_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Certificate chain, in PEM
+    #[arg(long, value_name = "FILE", env = "FULMAR_TLS_CERT")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of the certificate, in PEM, readable by its owner only
+    #[arg(long, value_name = "FILE", env = "FULMAR_TLS_KEY")]
+    pub tls_key: Option<PathBuf>,
+}
+
+/// A checked configuration. Making one binds no port.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the sidecar is bound.
+    pub http: SocketAddr,
+    /// Where QUIC is bound.
+    pub quic: SocketAddr,
+    /// The certificate chain and its key; none: a development certificate for QUIC, and a plain sidecar.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// Names under which the server answers, besides loopback ones.
+    pub hosts: Vec<String>,
+    /// Origins whose pages may use the server, besides its own.
+    pub origins: Vec<String>,
+    /// Who may use `/api/*`.
+    pub api: ApiAccess,
+    /// What channels are.
+    pub namespaces: Namespaces,
+    /// Whether this is development mode.
+    pub development: bool,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug)]
+pub struct ConfigError(String);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    http: Option<SocketAddr>,
+    quic: Option<SocketAddr>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    hosts: Vec<String>,
+    origins: Vec<String>,
+    api: ApiSection,
+    namespaces: HashMap<String, NamespaceSection>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ApiSection {
+    key_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NamespaceSection {
+    class: ClassName,
+    #[serde(default)]
+    overflow: Overflow,
+    count: Option<usize>,
+    bytes: Option<usize>,
+    age_seconds: Option<u64>,
+    payload_bytes: Option<usize>,
+    #[serde(default)]
+    subscribe: bool,
+    #[serde(default)]
+    publish: bool,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum ClassName {
+    Event,
+    State,
+    Signal,
+}
+
+impl Config {
+    /// Development mode on the default addresses.
+    pub fn development() -> Self {
+        Self {
+            http: HTTP,
+            quic: QUIC,
+            tls: None,
+            hosts: Vec::new(),
+            origins: Vec::new(),
+            api: ApiAccess::Open,
+            namespaces: Namespaces::development(),
+            development: true,
+        }
+    }
+
+    /// Reads the file, if one is named, and lets the overrides win.
+    ///
+    /// # Errors
+    /// [`ConfigError`] says which setting is wrong and what to do.
+    pub fn load(overrides: Overrides) -> Result<Self, ConfigError> {
+        let file = overrides.config.as_deref().map(read).transpose()?;
+        let development = file.is_none() && overrides.tls_cert.is_none() && overrides.tls_key.is_none();
+        let mut it = Self::development();
+        if !development {
+            it.configure(file.unwrap_or_default(), &overrides)?;
+        }
+        it.http = overrides.http.unwrap_or(it.http);
+        it.quic = overrides.quic.unwrap_or(it.quic);
+        it.check()?;
+        Ok(it)
+    }
+
+    fn configure(&mut self, file: File, overrides: &Overrides) -> Result<(), ConfigError> {
+        let File { http, quic, tls_cert, tls_key, hosts, origins, api, namespaces } = file;
+        self.development = false;
+        self.http = http.unwrap_or(self.http);
+        self.quic = quic.unwrap_or(self.quic);
+        let cert = overrides.tls_cert.clone().or(tls_cert);
+        let key = overrides.tls_key.clone().or(tls_key);
+        self.tls = match (cert, key) {
+            (Some(cert), Some(key)) => Some((cert, key)),
+            (None, None) => None,
+            _ => return Err(ConfigError("give both of tls_cert and tls_key, or neither".to_owned())),
+        };
+        self.hosts = hosts;
+        self.origins = origins;
+        self.api = match api.key_file {
+            Some(path) => ApiAccess::Key(read_key(&path)?),
+            None => ApiAccess::Closed,
+        };
+        self.namespaces =
+            Namespaces::new(namespaces.into_iter().map(|(name, section)| (name, section.namespace())));
+        Ok(())
+    }
+
+    /// What no combination of settings may be.
+    fn check(&self) -> Result<(), ConfigError> {
+        for address in [self.http, self.quic] {
+            if self.development && !address.ip().is_loopback() {
+                return Err(ConfigError(format!(
+                    "development mode binds loopback addresses only, not {address}; to serve others, give a \
+                     configuration (--config) and a certificate (--tls-cert, --tls-key)"
+                )));
+            }
+        }
+        if self.tls.is_none() && !self.http.ip().is_loopback() {
+            return Err(ConfigError(format!(
+                "{} would serve plain HTTP to other machines; give --tls-cert and --tls-key, or bind a loopback \
+                 address behind a proxy that speaks TLS",
+                self.http
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl NamespaceSection {
+    fn namespace(self) -> Namespace {
+        let class = match self.class {
+            ClassName::Event => Class::Event,
+            ClassName::State => Class::State,
+            ClassName::Signal => Class::Signal,
+        };
+        let mut it = Namespace::closed(class);
+        it.overflow = self.overflow;
+        it.bounds.count = self.count.unwrap_or(it.bounds.count);
+        it.bounds.bytes = self.bytes.unwrap_or(it.bounds.bytes);
+        it.bounds.age = self.age_seconds.map_or(it.bounds.age, Duration::from_secs);
+        it.payload_bytes =
+            self.payload_bytes.unwrap_or(it.payload_bytes).min(fulmar_core::limits::PAYLOAD_BYTES);
+        it.subscribe = self.subscribe;
+        it.publish = self.publish;
+        it
+    }
+}
+
+fn read(path: &Path) -> Result<File, ConfigError> {
+    let text = fs::read_to_string(path)
+        .map_err(|why| ConfigError(format!("cannot read the configuration {}: {why}", path.display())))?;
+    toml::from_str(&text)
+        .map_err(|why| ConfigError(format!("in the configuration {}: {why}", path.display())))
+}
+
+fn read_key(path: &Path) -> Result<String, ConfigError> {
+    let shown = path.display();
+    let unreadable = |why| ConfigError(format!("cannot read api.key_file {shown}: {why}"));
+    let mode = fs::metadata(path).map_err(unreadable)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        return Err(ConfigError(format!(
+            "{shown} can be read by others than its owner; run: chmod 600 {shown}"
+        )));
+    }
+    let key = fs::read_to_string(path).map_err(unreadable)?.trim().to_owned();
+    if key.len() < 16 {
+        return Err(ConfigError(format!(
+            "the key in {shown} has fewer than 16 characters; make a longer one"
+        )));
+    }
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(overrides: Overrides) -> Result<Config, String> {
+        Config::load(overrides).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn development_mode_is_on_exactly_without_configuration_and_certificate() {
+        assert!(load(Overrides::default()).expect("defaults").development);
+        let named = Overrides {
+            tls_cert: Some("cert.pem".into()),
+            tls_key: Some("key.pem".into()),
+            ..Overrides::default()
+        };
+        let config = load(named).expect("files are read later");
+        assert!(!config.development);
+        assert!(matches!(config.api, ApiAccess::Closed));
+        let half = Overrides { tls_cert: Some("cert.pem".into()), ..Overrides::default() };
+        assert!(load(half).expect_err("half a pair").contains("both"));
+    }
+
+    #[test]
+    fn development_mode_binds_loopback_only() {
+        for address in ["0.0.0.0:0", "192.0.2.1:80", "[::]:80"] {
+            let address = address.parse().expect("an address");
+            let http = Overrides { http: Some(address), ..Overrides::default() };
+            let quic = Overrides { quic: Some(address), ..Overrides::default() };
+            for overrides in [http, quic] {
+                assert!(load(overrides).expect_err("not loopback").contains("loopback"), "{address}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_allows_what_it_says_and_no_more() {
+        let file: File = toml::from_str(
+            "hosts = ['game.example']\n[namespaces.chat]\nclass = 'event'\nsubscribe = true\ncount = 5",
+        )
+        .expect("parses");
+        let mut config = Config::development();
+        config.configure(file, &Overrides::default()).expect("configures");
+        let of = |name: &str| config.namespaces.of(&fulmar_core::ChannelName::parse(name).expect("a name"));
+        let chat = of("chat:1");
+        assert_eq!((chat.subscribe, chat.publish, chat.bounds.count), (true, false, 5));
+        let other = of("other");
+        assert_eq!((other.subscribe, other.publish), (false, false));
+        assert!(toml::from_str::<File>("colour = 'red'").is_err(), "unknown settings are refused");
+    }
+}

@@ -1,0 +1,58 @@
+//! `/api/*`: for operators.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Request, State},
+    http::HeaderMap,
+    response::Response,
+};
+use fulmar_core::{Code, Problem, codec::json};
+use serde_json::{Map, Value, json};
+
+use super::{
+    ApiAccess, App,
+    problem::Failure,
+    sessions::{bearer, json_response, read_body},
+};
+
+/// The scope of publication ids of this API.
+const PUBLISHER: &str = "api";
+
+pub(super) async fn publish(State(app): State<Arc<App>>, request: Request) -> Result<Response, Failure> {
+    let (parts, body) = request.into_parts();
+    authorize(&app, &parts.headers)?;
+    let (channel, draft) = json::decode_publish(&read_body(body).await?)?;
+    let position = app.hub.publish(PUBLISHER, channel, draft).await?;
+    let answer = json!({"epoch": position.epoch.as_str(), "offset": position.offset.get()});
+    Ok(json_response(answer.to_string()))
+}
+
+pub(super) async fn stats(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, Failure> {
+    authorize(&app, &headers)?;
+    let (sessions, channels, bytes) = app.hub.census();
+    let mut all = Map::new();
+    all.insert("sessions".to_owned(), sessions.into());
+    all.insert("channels".to_owned(), channels.into());
+    all.insert("channel_bytes".to_owned(), bytes.into());
+    all.extend(app.hub.counters().all().map(|(name, value)| (name.to_owned(), value.into())));
+    Ok(json_response(Value::Object(all).to_string()))
+}
+
+fn authorize(app: &App, headers: &HeaderMap) -> Result<(), Problem> {
+    match &app.api {
+        ApiAccess::Open => Ok(()),
+        ApiAccess::Closed => Err(Problem::new(
+            Code::NoKeyConfigured,
+            "the API is closed; set api.key_file in the configuration to open it",
+        )),
+        ApiAccess::Key(key) => {
+            let given = bearer(headers)?;
+            if fulmar_core::secrets_match(key, given) {
+                Ok(())
+            } else {
+                Err(Problem::new(Code::Unauthorized, "that is not the API key"))
+            }
+        }
+    }
+}

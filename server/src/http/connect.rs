@@ -1,0 +1,63 @@
+//! `GET /connect`: where each transport is, and how to trust it.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{
+    extract::{Request, State},
+    http::{Uri, header, uri::Authority},
+    response::Response,
+};
+use serde_json::json;
+
+use super::{App, problem::Failure, sessions::json_response};
+use crate::tls::Certificates;
+
+/// What clients are told of the server's addresses.
+#[derive(Debug)]
+pub struct Directory {
+    /// Where QUIC is bound.
+    pub quic: SocketAddr,
+    /// Whether the sidecar speaks TLS.
+    pub secure: bool,
+    /// What QUIC's certificates are pinned by.
+    pub certificates: Arc<Certificates>,
+}
+
+pub(super) async fn connect(State(app): State<Arc<App>>, request: Request) -> Result<Response, Failure> {
+    let directory = &app.directory;
+    // The guard has seen to it that this is a name of ours.
+    let authority = authority(&request).unwrap_or_else(|| "localhost".to_owned());
+    let (http, ws) = if directory.secure { ("https", "wss") } else { ("http", "ws") };
+    let hashes: Vec<_> = directory
+        .certificates
+        .hashes()
+        .into_iter()
+        .map(|value| json!({"algorithm": "sha-256", "value": value}))
+        .collect();
+    let answer = json!({
+        "webtransport": {
+            "url": format!("https://{}/wt", quic_authority(directory.quic, &authority)),
+            "certificate_hashes": hashes,
+        },
+        "websocket": {"url": format!("{ws}://{authority}/ws")},
+        "sse": {"url": format!("{http}://{authority}/sse")},
+        "poll": {"url": format!("{http}://{authority}/poll")},
+    });
+    Ok(json_response(answer.to_string()))
+}
+
+fn authority(request: &Request) -> Option<String> {
+    let of_uri = |uri: &Uri| uri.authority().map(|it| it.as_str().to_owned());
+    let of_host = || Some(request.headers().get(header::HOST)?.to_str().ok()?.to_owned());
+    of_uri(request.uri()).or_else(of_host)
+}
+
+/// QUIC's address as the client reaches it: the one that is bound, since a name such as `localhost` may mean another
+/// of the machine's addresses; with every address bound, the name by which the client reached the sidecar.
+fn quic_authority(quic: SocketAddr, authority: &str) -> String {
+    if !quic.ip().is_unspecified() {
+        return quic.to_string();
+    }
+    let host = authority.parse::<Authority>().map(|it| it.host().to_owned());
+    format!("{}:{}", host.unwrap_or_else(|_| "localhost".to_owned()), quic.port())
+}

@@ -1,0 +1,127 @@
+//! The HTTP contract: PROTOCOL.md, sections 6 and 7. One router, whatever version of HTTP brought the request.
+
+mod api;
+mod connect;
+mod guard;
+mod problem;
+mod query;
+mod read;
+mod serve;
+mod sessions;
+mod upgrade;
+
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{HeaderValue, header},
+    middleware,
+    response::{IntoResponse, Response},
+    routing::{any, get, post},
+};
+use bytes::Bytes;
+use fulmar_core::{Code, Problem};
+use tokio_util::task::TaskTracker;
+
+use self::problem::Failure;
+pub use self::{connect::Directory, serve::Sidecar};
+use crate::{access::Access, hub::Hub};
+
+/// A file that is served as it is.
+#[derive(Clone, Debug)]
+pub struct Asset {
+    /// Where, beginning with `/`.
+    pub path: Cow<'static, str>,
+    /// As what.
+    pub content_type: &'static str,
+    /// What.
+    pub body: Bytes,
+}
+
+/// Who may use `/api/*`.
+#[derive(Clone, Debug)]
+pub enum ApiAccess {
+    /// Anyone who reaches it: development mode.
+    Open,
+    /// Nobody.
+    Closed,
+    /// Whoever has this key.
+    Key(String),
+}
+
+/// What the routes need.
+#[derive(Debug)]
+pub struct App {
+    /// Channels and sessions.
+    pub hub: Arc<Hub>,
+    /// Who may call.
+    pub access: Access,
+    /// Who may use `/api/*`.
+    pub api: ApiAccess,
+    /// What `/connect` says.
+    pub directory: Directory,
+    /// Owns the tasks of upgraded connections.
+    pub tasks: TaskTracker,
+    /// Whether the server is stopping.
+    pub stopping: AtomicBool,
+}
+
+/// The routes.
+pub fn router(app: Arc<App>, assets: Vec<Asset>) -> Router {
+    let mut router = Router::new()
+        .route("/connect", get(connect::connect))
+        // Any method: HTTP/2 upgrades by CONNECT.
+        .route("/ws", any(upgrade::websocket))
+        .route("/sse", get(read::sse))
+        .route("/poll", get(read::poll))
+        .route("/session", post(sessions::create))
+        .route("/session/ticket", post(sessions::ticket))
+        .route("/send", post(sessions::send))
+        .route("/api/publish", post(api::publish))
+        .route("/api/stats", get(api::stats))
+        .route("/healthz", get(|| async { "ok" }))
+        .route("/readyz", get(ready));
+    // Of two assets with one path the later one stands.
+    let assets: HashMap<_, _> = assets.into_iter().map(|asset| (asset.path.clone(), asset)).collect();
+    for (path, asset) in assets {
+        router = router.route(&path, get(move || serve_asset(asset.clone())));
+    }
+    router
+        .fallback(|| async { Failure::from(Problem::new(Code::NotFound, "nothing is here")) })
+        .method_not_allowed_fallback(|| async {
+            Failure::from(Problem::new(Code::MethodNotAllowed, "this route takes another method"))
+        })
+        .layer(middleware::from_fn_with_state(app.clone(), guard::guard))
+        .with_state(app)
+}
+
+async fn ready(State(app): State<Arc<App>>) -> Result<&'static str, Failure> {
+    if app.stopping.load(Ordering::Relaxed) {
+        return Err(Problem::new(Code::ShuttingDown, "the server is stopping").into());
+    }
+    Ok("ok")
+}
+
+async fn serve_asset(asset: Asset) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static(asset.content_type)),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (
+            header::CONTENT_SECURITY_POLICY,
+            // The page talks to this server only; WebTransport's port is another one, and so another source.
+            HeaderValue::from_static(
+                "default-src 'self'; connect-src 'self' https: ws: wss:; frame-ancestors 'none'",
+            ),
+        ),
+    ];
+    (headers, asset.body).into_response()
+}

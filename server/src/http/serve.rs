@@ -1,0 +1,140 @@
+//! The sidecar's listener: HTTP/1.1 and HTTP/2, plain or over TLS.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::Router;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::limits;
+
+/// A bound listener.
+#[derive(Debug)]
+pub struct Sidecar {
+    listener: TcpListener,
+}
+
+impl Sidecar {
+    /// Binds `address`. Accepts nothing yet.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        // Accepted connections inherit it.
+        socket.set_send_buffer_size(limits::TCP_SEND_BUFFER)?;
+        socket.bind(&address.into())?;
+        socket.listen(1024)?;
+        Ok(Self { listener: TcpListener::from_std(socket.into())? })
+    }
+
+    /// Where it is bound.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until `stop`, then lets connections under way finish; `tasks` owns them.
+    pub async fn serve(
+        self,
+        router: Router,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) {
+        let connections = Arc::new(Semaphore::new(limits::TCP_CONNECTIONS));
+        let acceptor = tls.map(TlsAcceptor::from);
+        loop {
+            let Ok(permit) = connections.clone().acquire_owned().await else { return };
+            let stream = tokio::select! {
+                () = stop.cancelled() => return,
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, _)) => stream,
+                    Err(error) => {
+                        pause_after(&error).await;
+                        continue;
+                    }
+                },
+            };
+            let (router, acceptor, stop) = (router.clone(), acceptor.clone(), stop.clone());
+            tasks.spawn(async move {
+                // Boxed, so that what TLS needs is not part of every connection's task.
+                match acceptor {
+                    None => serve_plain(stream, router, stop).await,
+                    Some(acceptor) => Box::pin(serve_tls(stream, acceptor, router, stop)).await,
+                }
+                drop(permit);
+            });
+        }
+    }
+}
+
+/// Out of descriptors or memory is nothing that trying again at once would mend.
+async fn pause_after(error: &io::Error) {
+    if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+        return;
+    }
+    tracing::warn!(%error, "cannot accept a connection");
+    time::sleep(Duration::from_millis(100)).await;
+}
+
+async fn serve_plain(stream: TcpStream, router: Router, stop: CancellationToken) {
+    let _ = stream.set_nodelay(true);
+    serve_http(stream, router, stop).await;
+}
+
+async fn serve_tls(stream: TcpStream, acceptor: TlsAcceptor, router: Router, stop: CancellationToken) {
+    let _ = stream.set_nodelay(true);
+    if let Ok(Ok(stream)) = time::timeout(limits::TLS_DEADLINE, acceptor.accept(stream)).await {
+        serve_http(stream, router, stop).await;
+    }
+}
+
+async fn serve_http<S>(stream: S, router: Router, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits::HEADER_DEADLINE)
+        .max_buf_size(limits::HTTP1_BUFFER);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .enable_connect_protocol()
+        .max_concurrent_streams(limits::HTTP2_STREAMS)
+        .initial_stream_window_size(limits::HTTP2_STREAM_WINDOW)
+        .initial_connection_window_size(limits::HTTP2_CONNECTION_WINDOW)
+        .max_header_list_size(limits::HTTP2_HEADER_LIST)
+        .max_send_buf_size(limits::HTTP2_SEND_BUFFER)
+        .keep_alive_interval(limits::HEARTBEAT)
+        .keep_alive_timeout(limits::HEARTBEAT_DEADLINE);
+    let service = TowerToHyperService::new(router);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+    }
+}

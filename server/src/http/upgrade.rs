@@ -1,0 +1,62 @@
+//! `GET /ws`.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{FromRequestParts as _, Request, State, WebSocketUpgrade},
+    http::header,
+    response::Response,
+};
+use fulmar_core::{Code, Encoding, Problem, limits as core_limits};
+
+use super::{App, problem::Failure, query::ReadQuery};
+use crate::{
+    hub::{Connection, Feed, Order},
+    limits,
+    transport::websocket::{self, subprotocol},
+};
+
+pub(super) async fn websocket(State(app): State<Arc<App>>, request: Request) -> Result<Response, Failure> {
+    let (mut parts, _) = request.into_parts();
+    let query = ReadQuery::parse(&parts.uri)?;
+    let encoding = encoding(parts.headers.get_all(header::SEC_WEBSOCKET_PROTOCOL))?;
+    let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &())
+        .await
+        .map_err(|why| Problem::new(Code::BadRequest, format!("not a WebSocket handshake: {why}")))?;
+    let connection = Connection::open(&app.hub)?;
+    let feed = Feed::new(Order::Turns);
+    let greeting = connection.subscribe_all(&feed.handle(), &query.channels, &query.after)?;
+    let tasks = app.tasks.clone();
+    Ok(upgrade
+        .read_buffer_size(limits::WEBSOCKET_READ_BUFFER)
+        .write_buffer_size(limits::WEBSOCKET_WRITE_BUFFER)
+        .max_write_buffer_size(limits::WEBSOCKET_WRITE_BUFFER + 2 * core_limits::MESSAGE_BYTES * 4)
+        .max_message_size(core_limits::MESSAGE_BYTES)
+        .max_frame_size(core_limits::MESSAGE_BYTES)
+        .protocols([subprotocol(Encoding::Json), subprotocol(Encoding::Binary)])
+        .on_upgrade(move |socket| {
+            tasks.track_future(websocket::serve(socket, connection, feed, encoding, greeting))
+        }))
+}
+
+/// The encoding of the first subprotocol that is spoken here; JSON when none is named.
+fn encoding<'a>(offered: impl IntoIterator<Item = &'a axum::http::HeaderValue>) -> Result<Encoding, Problem> {
+    let mut named = false;
+    for value in offered {
+        for name in value.to_str().unwrap_or("?").split(',').map(str::trim) {
+            named = true;
+            for encoding in [Encoding::Json, Encoding::Binary] {
+                if name == subprotocol(encoding) {
+                    return Ok(encoding);
+                }
+            }
+        }
+    }
+    if named {
+        return Err(Problem::new(
+            Code::UnknownSubprotocol,
+            "the subprotocols are fulmar.v1.json and fulmar.v1.bin; name one of them or none",
+        ));
+    }
+    Ok(Encoding::Json)
+}

@@ -1,0 +1,284 @@
+//! Connections: what a transport holds of the hub.
+
+use std::sync::{Arc, Mutex};
+
+use fulmar_core::{
+    ChannelName, ClientMessage, CloseCode, Code, Cursor, Problem, Ref, Rejection, Resume, ServerMessage,
+    Start, StartRequest,
+    log::Class,
+    message::Mark,
+    registry::{Attachment, SessionId},
+};
+
+use super::{
+    Caller, Delivery, Feed, FeedEnd, FeedHandle, Hub, Order, ReadBudget,
+    feed::Ready,
+    forbidden, lock,
+    session::{CloseSignal, Session},
+};
+use crate::clock::entropy;
+
+/// A transport's hold on a session. Dropping it detaches the session, which ends with it unless it can be resumed.
+#[derive(Debug)]
+pub struct Connection {
+    hub: Arc<Hub>,
+    attached: Mutex<Attached>,
+    signal: Arc<CloseSignal>,
+    /// Where the transport sends datagrams from, if it has them.
+    datagrams: Option<Arc<Ready>>,
+}
+
+#[derive(Clone, Debug)]
+struct Attached {
+    session: Arc<Session>,
+    attachment: Attachment,
+}
+
+impl Connection {
+    /// A connection with a session of its own, which ends with it.
+    ///
+    /// # Errors
+    /// `too_many_sessions`.
+    pub fn open(hub: &Arc<Hub>) -> Result<Self, Problem> {
+        let session = Session::new(SessionId::from_entropy(entropy()));
+        let attachment = lock(&hub.registry).insert_bare(session.id(), session.clone())?;
+        Ok(Self::on(hub, session, attachment, &Arc::default()))
+    }
+
+    /// A connection that goes on with the session of a ticket, whose subscriptions are read through `feed`.
+    ///
+    /// # Errors
+    /// `bad_ticket`.
+    pub fn open_by_ticket(hub: &Arc<Hub>, ticket: &str, feed: &Feed) -> Result<Self, Problem> {
+        let (_, session, attachment) = lock(&hub.registry).redeem(ticket, hub.now())?;
+        Ok(Self::on(hub, session, attachment, &feed.ready))
+    }
+
+    fn on(hub: &Arc<Hub>, session: Arc<Session>, attachment: Attachment, ready: &Arc<Ready>) -> Self {
+        let signal = Arc::default();
+        session.attach(&signal, ready, hub.now());
+        let attached = Mutex::new(Attached { session, attachment });
+        Self { hub: hub.clone(), attached, signal, datagrams: None }
+    }
+
+    /// Lets state and signals go by datagram: the feed that gives them.
+    pub fn with_datagrams(mut self) -> (Self, Feed) {
+        let feed = Feed::new(Order::Turns);
+        self.datagrams = Some(feed.ready.clone());
+        (self, feed)
+    }
+
+    /// The hub.
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.hub
+    }
+
+    /// Waits until the server wants this connection closed.
+    pub async fn closed(&self) -> CloseCode {
+        self.signal.fired().await
+    }
+
+    /// Does what a client's message asks, and gives the answer, if it wants one. Subscriptions that it makes are read
+    /// through `feed`.
+    pub async fn execute(&self, feed: &FeedHandle, message: ClientMessage) -> Option<ServerMessage> {
+        let (r#ref, result) = match message {
+            ClientMessage::Subscribe { r#ref, channel, start } => {
+                (r#ref, self.subscribe(feed, r#ref, &channel, &start))
+            }
+            ClientMessage::Unsubscribe { r#ref, channel } => {
+                let done = self.session().unsubscribe(&channel, self.hub.now());
+                (r#ref, done.map(|()| ServerMessage::Unsubscribed { r#ref, channel }))
+            }
+            ClientMessage::Publish { r#ref, channel, draft } => {
+                let publisher = self.session().id().to_string();
+                let done = self.hub.publish_as(Caller::Client, &publisher, channel.clone(), draft).await;
+                (r#ref, done.map(|position| ServerMessage::Published { r#ref, channel, position }))
+            }
+            ClientMessage::Attach { r#ref, id, secret } => (r#ref, self.attach(feed, r#ref, &id, &secret)),
+            ClientMessage::Ping { r#ref } => (r#ref, Ok(ServerMessage::Pong { r#ref })),
+            ClientMessage::Pong { .. } => return None,
+        };
+        Some(result.unwrap_or_else(|problem| ServerMessage::Error(Rejection { r#ref, problem })))
+    }
+
+    fn subscribe(
+        &self,
+        feed: &FeedHandle,
+        r#ref: Ref,
+        channel: &ChannelName,
+        request: &StartRequest,
+    ) -> Result<ServerMessage, Problem> {
+        if let StartRequest::Cursor(cursor) = request
+            && cursor.get(channel).is_none()
+        {
+            return Err(Problem::new(Code::BadCursor, "the cursor does not name this channel"));
+        }
+        let start = request.resume(channel).map_or(Start::Afresh, Start::After);
+        self.subscribe_at(feed, r#ref, channel, &start)
+    }
+
+    fn subscribe_at(
+        &self,
+        feed: &FeedHandle,
+        r#ref: Ref,
+        name: &ChannelName,
+        start: &Start,
+    ) -> Result<ServerMessage, Problem> {
+        let namespace = self.hub.namespace(name);
+        if !namespace.subscribe {
+            return Err(forbidden("subscribe", name));
+        }
+        let ready = match &self.datagrams {
+            Some(datagrams) if namespace.class == Class::Signal => datagrams,
+            _ => &feed.ready,
+        };
+        let (channel, position) = self.session().subscribe(&self.hub, name, ready, start)?;
+        let mark = Mark { channel: name.clone(), alias: channel.alias(), position };
+        Ok(ServerMessage::Subscribed { r#ref, mark })
+    }
+
+    /// Subscribes to the channels of a request, all with one cursor.
+    ///
+    /// # Errors
+    /// The first problem; what was subscribed before it stays and ends with the connection.
+    pub fn subscribe_all(
+        &self,
+        feed: &FeedHandle,
+        channels: &[ChannelName],
+        request: &CursorRequest,
+    ) -> Result<Vec<ServerMessage>, Problem> {
+        let start = |channel: &ChannelName| match request {
+            CursorRequest::Afresh => Start::Afresh,
+            CursorRequest::After(cursor) => cursor.get(channel).cloned().map_or(Start::Afresh, Start::After),
+            CursorRequest::Unusable => Start::Unusable,
+        };
+        channels.iter().map(|channel| self.subscribe_at(feed, None, channel, &start(channel))).collect()
+    }
+
+    fn attach(
+        &self,
+        feed: &FeedHandle,
+        r#ref: Ref,
+        id: &str,
+        secret: &str,
+    ) -> Result<ServerMessage, Problem> {
+        if self.session().is_subscribed() {
+            return Err(Problem::new(Code::BadMessage, "attach before you subscribe"));
+        }
+        let mut registry = lock(&self.hub.registry);
+        let (known, ..) = registry.authenticate(secret)?;
+        if known.to_string() != id {
+            return Err(Problem::new(Code::UnknownSession, "no such session; make one with POST /session"));
+        }
+        let (_, session, attachment) = registry.attach(secret)?;
+        drop(registry);
+        let before =
+            std::mem::replace(&mut *lock(&self.attached), Attached { session: session.clone(), attachment });
+        if !Arc::ptr_eq(&before.session, &session) {
+            self.release(before);
+        }
+        session.attach(&self.signal, &feed.ready, self.hub.now());
+        Ok(ServerMessage::Attached { r#ref, session: id.to_owned() })
+    }
+
+    /// Where the session's reading stands in each of its channels.
+    pub fn positions(&self) -> Vec<(ChannelName, Resume)> {
+        self.session().positions()
+    }
+
+    /// Moves the session's subscriptions to where a cursor says that its client has read to.
+    pub fn seek(&self, cursor: Cursor) {
+        self.session().seek(&StartRequest::Cursor(cursor));
+    }
+
+    /// Reads on for `feed`.
+    pub fn read(&self, feed: &mut Feed, budget: ReadBudget, out: &mut Vec<Delivery>) -> FeedEnd {
+        let (lanes, now) = (self.datagrams.as_ref(), self.hub.now());
+        self.session().read(feed, lanes, budget, now, &self.hub.counters, out)
+    }
+
+    /// Waits until there is something to read in `feed`. Cancel-safe.
+    pub async fn ready(&self, feed: &mut Feed) {
+        feed.ready(self.hub.now().monotonic).await;
+    }
+
+    /// A publication does not fit a datagram: sends it reliably, without delay.
+    pub fn expedite(&self, delivery: &Delivery) {
+        self.hub.counters.oversize.increment();
+        self.session().expedite(&delivery.channel, delivery.item.resume().0);
+    }
+
+    /// The stream that `feed` was read for has ended, and its subscriptions with it.
+    pub fn end_feed(&self, feed: &Feed) {
+        self.session().end_feed(&feed.ready, self.hub.now());
+    }
+
+    fn session(&self) -> Arc<Session> {
+        lock(&self.attached).session.clone()
+    }
+
+    fn release(&self, attached: Attached) {
+        let now = self.hub.now();
+        attached.session.detach(&self.signal, now);
+        let ended = lock(&self.hub.registry).detach(attached.session.id(), attached.attachment, now);
+        if let Some(session) = ended {
+            session.end(CloseCode::SessionExpired, now);
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let attached = lock(&self.attached).clone();
+        self.release(attached);
+    }
+}
+
+/// What a request over several channels says of where to begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CursorRequest {
+    /// Nothing.
+    Afresh,
+    /// After this cursor.
+    After(Cursor),
+    /// After something that cannot be used, to be answered with gap or reset.
+    Unusable,
+}
+
+impl Hub {
+    /// Does what a message of a session's owner asks, whatever the session is attached to. A new subscription is read
+    /// by the attached connection.
+    ///
+    /// # Errors
+    /// `unknown_session`, or the message's own problem.
+    pub async fn execute_for(
+        self: &Arc<Self>,
+        secret: &str,
+        message: ClientMessage,
+    ) -> Result<ServerMessage, Problem> {
+        let (_, session) = lock(&self.registry).authenticate(secret)?;
+        match message {
+            ClientMessage::Subscribe { r#ref, channel: name, start } => {
+                if !self.namespace(&name).subscribe {
+                    return Err(forbidden("subscribe", &name));
+                }
+                let start = start.resume(&name).map_or(Start::Afresh, Start::After);
+                let (channel, position) = session.subscribe_where_attached(self, &name, &start)?;
+                let mark = Mark { channel: name, alias: channel.alias(), position };
+                Ok(ServerMessage::Subscribed { r#ref, mark })
+            }
+            ClientMessage::Unsubscribe { r#ref, channel } => {
+                session.unsubscribe(&channel, self.now())?;
+                Ok(ServerMessage::Unsubscribed { r#ref, channel })
+            }
+            ClientMessage::Publish { r#ref, channel, draft } => {
+                let publisher = session.id().to_string();
+                let position = self.publish_as(Caller::Client, &publisher, channel.clone(), draft).await?;
+                Ok(ServerMessage::Published { r#ref, channel, position })
+            }
+            ClientMessage::Attach { .. } | ClientMessage::Ping { .. } | ClientMessage::Pong { .. } => {
+                Err(Problem::new(Code::BadMessage, "POST /send takes subscribe, unsubscribe and publish"))
+            }
+        }
+    }
+}

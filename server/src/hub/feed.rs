@@ -1,0 +1,185 @@
+//! Feeds: subscriptions that are read together, in turn.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use fulmar_core::{
+    Encoding, Epoch, Item, Position, ServerMessage,
+    codec::{binary, json},
+    message::Mark,
+};
+use tokio::sync::Notify;
+
+use super::{channel::Channel, lock};
+use crate::{limits, telemetry::Counters};
+
+/// Which subscriptions of a feed have something to read. A subscription stands in it at most once, since a channel wakes
+/// it once until it has drained; so its length is bounded by the session's subscriptions.
+#[derive(Debug, Default)]
+pub(super) struct Ready {
+    queue: Mutex<VecDeque<usize>>,
+    notify: Notify,
+}
+
+impl Ready {
+    pub(super) fn push(&self, key: usize) {
+        let mut queue = lock(&self.queue);
+        if !queue.contains(&key) {
+            queue.push_back(key);
+        }
+        drop(queue);
+        self.notify.notify_one();
+    }
+
+    pub(super) fn push_front(&self, key: usize) {
+        lock(&self.queue).push_front(key);
+    }
+
+    pub(super) fn push_back(&self, key: usize) {
+        lock(&self.queue).push_back(key);
+    }
+
+    pub(super) fn pop(&self) -> Option<usize> {
+        lock(&self.queue).pop_front()
+    }
+
+    fn is_empty(&self) -> bool {
+        lock(&self.queue).is_empty()
+    }
+}
+
+/// What a transport reads from: the subscriptions of one connection, or of one of its streams.
+#[derive(Debug)]
+pub struct Feed {
+    pub(super) ready: Arc<Ready>,
+    pub(super) order: Order,
+    /// Subscriptions whose next values have yet to rest, and when the first of them has.
+    pub(super) resting: Vec<usize>,
+    pub(super) rested: Option<Duration>,
+}
+
+/// How a feed takes turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Subscriptions in turn, by bytes.
+    Turns,
+    /// As turns, but a snapshot that began is finished first: a cursor can describe one at most.
+    SnapshotsWhole,
+    /// As turns; state goes by datagram once it is in sync, and only what has rested goes here.
+    BesideDatagrams,
+}
+
+/// What a feed gives at most in one reading, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadBudget(pub usize);
+
+/// How a reading of a feed ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FeedEnd {
+    /// Nothing is left until [`Feed::ready`].
+    Drained,
+    /// The budget was used up.
+    More,
+}
+
+impl Feed {
+    /// A feed without subscriptions.
+    pub fn new(order: Order) -> Self {
+        Self { ready: Arc::default(), order, resting: Vec::new(), rested: None }
+    }
+
+    /// What [`super::Connection::execute`] needs of it, so that commands can run while the feed is read.
+    pub fn handle(&self) -> FeedHandle {
+        FeedHandle { ready: self.ready.clone() }
+    }
+
+    /// Waits until there is something to read. `now` is the node's monotonic clock. Cancel-safe.
+    pub async fn ready(&mut self, now: Duration) {
+        if let Some(at) = self.rested {
+            tokio::select! {
+                () = wait(&self.ready) => {}
+                () = tokio::time::sleep(at.saturating_sub(now)) => {
+                    self.rested = None;
+                    for key in self.resting.drain(..) {
+                        self.ready.push(key);
+                    }
+                }
+            }
+        } else {
+            wait(&self.ready).await;
+        }
+    }
+
+    /// Keeps a subscription until its first value, accepted at `accepted`, has rested.
+    pub(super) fn rest(&mut self, key: usize, accepted: Duration) {
+        if !self.resting.contains(&key) {
+            self.resting.push(key);
+        }
+        let at = accepted + limits::STATE_REST;
+        self.rested = Some(self.rested.map_or(at, |first| first.min(at)));
+    }
+}
+
+async fn wait(ready: &Ready) {
+    while ready.is_empty() {
+        ready.notify.notified().await;
+    }
+}
+
+/// Names a feed.
+#[derive(Clone, Debug)]
+pub struct FeedHandle {
+    pub(super) ready: Arc<Ready>,
+}
+
+/// Something to be sent to a subscriber.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    pub(super) channel: Arc<Channel>,
+    /// What.
+    pub item: Item,
+}
+
+impl Delivery {
+    /// The channel's name.
+    pub fn channel(&self) -> &fulmar_core::ChannelName {
+        self.channel.name()
+    }
+
+    /// The channel's epoch.
+    pub fn epoch(&self) -> &Epoch {
+        self.channel.epoch()
+    }
+
+    /// Names channel and epoch in the binary encoding.
+    pub fn alias(&self) -> u32 {
+        self.channel.alias()
+    }
+
+    /// The message in an encoding. A publication is encoded by the first who asks, for all.
+    pub fn frame(&self, encoding: Encoding, counters: &Counters) -> Bytes {
+        let message = match &self.item {
+            Item::Publication(publication, _) => {
+                return publication.encoded(encoding, || match encoding {
+                    Encoding::Json => counters.encoded_json.increment(),
+                    Encoding::Binary => counters.encoded_binary.increment(),
+                });
+            }
+            Item::Gap(position, _) => ServerMessage::Gap(self.mark(position)),
+            Item::Reset(position) => ServerMessage::Reset(self.mark(position)),
+            Item::Synced(position) => ServerMessage::Synced(self.mark(position)),
+        };
+        match encoding {
+            Encoding::Json => json::encode(&message),
+            Encoding::Binary => binary::encode(&message),
+        }
+    }
+
+    fn mark(&self, position: &Position) -> Mark {
+        Mark { channel: self.channel.name().clone(), alias: self.channel.alias(), position: position.clone() }
+    }
+}

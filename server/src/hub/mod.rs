@@ -1,0 +1,259 @@
+//! Channels, sessions and what flows between them.
+//!
+//! A transport opens a [`Connection`], turns its bytes into [`Connection::execute`], and turns what
+//! [`Connection::read`] gives for a [`Feed`] into bytes. It knows nothing of channels.
+//!
+//! Locks, always taken in this order and never across an await: the registry; a session; the table of channels; a
+//! channel; a ready queue.
+
+mod channel;
+mod connection;
+mod feed;
+mod session;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use fulmar_core::{
+    ChannelName, CloseCode, Code, Draft, Epoch, Now, Position, Problem,
+    registry::{Registry, Secret, SessionId, Ticket},
+};
+
+use self::{
+    channel::{Channel, Publisher},
+    session::Session,
+};
+pub use self::{
+    connection::{Connection, CursorRequest},
+    feed::{Delivery, Feed, FeedEnd, FeedHandle, Order, ReadBudget},
+};
+use crate::{
+    clock::{Clock, entropy},
+    limits,
+    namespace::{Namespace, Namespaces},
+    telemetry::Counters,
+};
+
+/// The node's channels and its one session registry.
+#[derive(Debug)]
+pub struct Hub {
+    clock: Clock,
+    namespaces: Namespaces,
+    channels: Mutex<Channels>,
+    /// Bytes that all channels hold together.
+    bytes: AtomicUsize,
+    registry: Mutex<Registry<Arc<Session>>>,
+    counters: Counters,
+}
+
+#[derive(Debug, Default)]
+struct Channels {
+    by_name: HashMap<ChannelName, Arc<Channel>>,
+    aliases: u32,
+}
+
+/// On whose behalf something is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// A client's session: what the namespace allows to clients.
+    Client,
+    /// The process that embeds the server, or a holder of an API key.
+    Operator,
+}
+
+impl Hub {
+    /// A hub without channels or sessions.
+    pub fn new(namespaces: Namespaces) -> Arc<Self> {
+        Arc::new(Self {
+            clock: Clock::start(),
+            namespaces,
+            channels: Mutex::default(),
+            bytes: AtomicUsize::new(0),
+            registry: Mutex::new(Registry::new(limits::SESSIONS)),
+            counters: Counters::default(),
+        })
+    }
+
+    /// This moment, on the node's clock.
+    pub fn now(&self) -> Now {
+        self.clock.now()
+    }
+
+    /// What the node has done.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// How many sessions, channels and bytes of channels there are.
+    pub fn census(&self) -> (usize, usize, usize) {
+        let sessions = lock(&self.registry).len();
+        (sessions, lock(&self.channels).by_name.len(), self.bytes.load(Ordering::Relaxed))
+    }
+
+    /// Publishes as an operator. `publisher` scopes the draft's id. The position is where the publication stands, or
+    /// the first one's, when the same id was published before.
+    ///
+    /// It is async because a backplane will give the position.
+    ///
+    /// # Errors
+    /// A [`Problem`] that says what the draft or the node lacks.
+    pub async fn publish(
+        &self,
+        publisher: &str,
+        channel: ChannelName,
+        draft: Draft,
+    ) -> Result<Position, Problem> {
+        self.publish_as(Caller::Operator, publisher, channel, draft).await
+    }
+
+    async fn publish_as(
+        &self,
+        caller: Caller,
+        publisher: &str,
+        name: ChannelName,
+        draft: Draft,
+    ) -> Result<Position, Problem> {
+        let namespace = self.namespaces.of(&name);
+        if caller == Caller::Client && !namespace.publish {
+            return Err(forbidden("publish", &name));
+        }
+        let draft = namespace.check(draft)?;
+        self.make_room(draft.cost())?;
+        let publisher = Publisher { name: publisher, counters: &self.counters, bytes: &self.bytes };
+        self.with_channel(&name, |channel| channel.publish(&publisher, draft.clone(), self.now()))
+    }
+
+    /// Makes a session that can be resumed: its id and its secret, to be told to its owner once.
+    ///
+    /// # Errors
+    /// `too_many_sessions`.
+    pub fn create_session(&self) -> Result<(SessionId, String), Problem> {
+        let (id, secret) = (SessionId::from_entropy(entropy()), Secret::from_entropy(entropy()));
+        let text = secret.reveal(id);
+        lock(&self.registry).insert_resumable(id, secret, Session::new(id), self.now())?;
+        Ok((id, text))
+    }
+
+    /// A ticket that attaches the session of `secret` once.
+    ///
+    /// # Errors
+    /// `unknown_session`, or too many tickets wait.
+    pub fn issue_ticket(&self, secret: &str) -> Result<String, Problem> {
+        let mut registry = lock(&self.registry);
+        let (id, _) = registry.authenticate(secret)?;
+        let ticket = Ticket::from_entropy(entropy());
+        registry.issue(id, ticket, self.now())?;
+        Ok(ticket.reveal())
+    }
+
+    /// What time does: forgets old history, ends sessions past their grace period, evicts channels above the node's
+    /// bound. To be called about once a second.
+    pub fn maintain(&self) {
+        let now = self.now();
+        let ended = lock(&self.registry).reap(now);
+        for session in ended {
+            session.end(CloseCode::SessionExpired, now);
+        }
+        let channels: Vec<_> = lock(&self.channels).by_name.values().cloned().collect();
+        for channel in channels {
+            channel.trim(&self.bytes, now);
+        }
+        if self.bytes.load(Ordering::Relaxed) > limits::NODE_BYTES {
+            self.evict(0);
+        }
+    }
+
+    /// Tells every connection to close.
+    pub fn close_all(&self, code: CloseCode) {
+        let sessions: Vec<_> = lock(&self.registry).handles().cloned().collect();
+        for session in sessions {
+            session.close(code);
+        }
+    }
+
+    fn namespace(&self, name: &ChannelName) -> Arc<Namespace> {
+        self.namespaces.of(name)
+    }
+
+    /// Runs `act` on the channel of this name, which is made if need be. `act` gives `None` on a channel that was
+    /// evicted meanwhile, and is run again.
+    fn with_channel<T>(
+        &self,
+        name: &ChannelName,
+        mut act: impl FnMut(&Arc<Channel>) -> Result<Option<T>, Problem>,
+    ) -> Result<T, Problem> {
+        loop {
+            let channel = {
+                let mut channels = lock(&self.channels);
+                match channels.by_name.get(name) {
+                    Some(channel) => channel.clone(),
+                    None => {
+                        channels.aliases = channels.aliases.wrapping_add(1);
+                        let epoch = Epoch::from_entropy(u64::from_be_bytes(entropy()));
+                        let channel =
+                            Channel::new(name.clone(), channels.aliases, epoch, self.namespaces.of(name));
+                        self.bytes.fetch_add(limits::CHANNEL_OVERHEAD, Ordering::Relaxed);
+                        channels.by_name.insert(name.clone(), channel.clone());
+                        channel
+                    }
+                }
+            };
+            if let Some(done) = act(&channel)? {
+                return Ok(done);
+            }
+        }
+    }
+
+    /// Sees to it that `bytes` more can be held.
+    fn make_room(&self, bytes: usize) -> Result<(), Problem> {
+        let fits =
+            || self.bytes.load(Ordering::Relaxed) + bytes + limits::CHANNEL_OVERHEAD <= limits::NODE_BYTES;
+        if fits() {
+            return Ok(());
+        }
+        self.evict(bytes);
+        if fits() {
+            Ok(())
+        } else {
+            Err(Problem::new(Code::NodeFull, "the node holds as much history as it may; try again later"))
+        }
+    }
+
+    /// Evicts the channels that nobody subscribes to, those unused longest first, until there is room to spare. Their
+    /// next life has another epoch, so whoever comes back is told of the loss.
+    fn evict(&self, bytes: usize) {
+        let target = (limits::NODE_BYTES / 10 * 9).saturating_sub(bytes);
+        let mut channels = lock(&self.channels);
+        let mut idle: Vec<_> = channels
+            .by_name
+            .values()
+            .filter_map(|channel| Some((channel.idle_since()?, channel.clone())))
+            .collect();
+        idle.sort_by_key(|(since, _)| *since);
+        for (_, channel) in idle {
+            if self.bytes.load(Ordering::Relaxed) <= target {
+                break;
+            }
+            if let Some(freed) = channel.retire() {
+                channels.by_name.remove(channel.name());
+                self.bytes.fetch_sub(freed + limits::CHANNEL_OVERHEAD, Ordering::Relaxed);
+                self.counters.evictions.increment();
+            }
+        }
+    }
+}
+
+fn forbidden(what: &str, name: &ChannelName) -> Problem {
+    let namespace = name.namespace();
+    Problem::new(Code::Forbidden, format!("clients may not {what} in the namespace {namespace}"))
+}
+
+/// Locks, also after a panic elsewhere: every change under these locks leaves what they guard whole.
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,66 @@
+//! Counters of a node. Relaxed atomics: they are read by people and tests, nothing is decided on them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// What a node has done since it started.
+        #[derive(Debug, Default)]
+        pub struct Counters { $($(#[$doc])* pub $name: Counter,)* }
+
+        impl Counters {
+            /// Every counter's name and value.
+            pub fn all(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name.get()),)*].into_iter()
+            }
+        }
+    };
+}
+
+/// One counter.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds one.
+    pub fn increment(&self) {
+        self.add(1);
+    }
+
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// The value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+counters! {
+    /// Publications accepted.
+    publications,
+    /// Publishes answered from the idempotency window.
+    repeats,
+    /// Publications encoded as JSON.
+    encoded_json,
+    /// Publications encoded as binary frames.
+    encoded_binary,
+    /// Publications given to connections.
+    deliveries,
+    /// Gaps told to subscribers.
+    gaps,
+    /// Snapshots begun.
+    resets,
+    /// Times a parked subscription was woken.
+    wakes,
+    /// Channels evicted.
+    evictions,
+    /// WebTransport datagrams sent.
+    datagrams,
+    /// Publications that did not fit a datagram.
+    oversize,
+    /// Connections that ended because nothing was heard from their client.
+    dead_peers,
+}

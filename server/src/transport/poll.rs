@@ -1,0 +1,107 @@
+//! Long-polling and polling: one read, one answer.
+
+use std::time::Duration;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use fulmar_core::{ChannelName, Encoding, Item, Problem, codec::json};
+use tokio::time;
+
+use super::progress::Progress;
+use crate::{
+    hub::{Connection, CursorRequest, Feed, FeedEnd, ReadBudget},
+    limits,
+};
+
+/// Room in an answer for its cursor and the largest publication that one more read can bring.
+const RESERVE: usize = 8 * 1024;
+
+/// Reads `channels` on from `request`, waiting up to `wait` if there is nothing, and gives the body of the answer.
+///
+/// # Errors
+/// A subscription's problem.
+pub async fn answer(
+    connection: Connection,
+    mut feed: Feed,
+    channels: &[ChannelName],
+    request: &CursorRequest,
+    wait: Duration,
+) -> Result<Bytes, Problem> {
+    let subscribed = connection.subscribe_all(&feed.handle(), channels, request)?;
+    let mut progress = Progress::begin(&connection, &subscribed, request);
+    let mut answer = Answer::default();
+    let deadline = time::sleep(wait);
+    tokio::pin!(deadline);
+    loop {
+        answer.more = answer.fill(&connection, &mut feed, &mut progress);
+        if !answer.is_empty() {
+            break;
+        }
+        tokio::select! {
+            () = connection.ready(&mut feed) => {}
+            _ = connection.closed() => break,
+            () = &mut deadline => break,
+        }
+    }
+    Ok(answer.render(&progress.cursor()))
+}
+
+#[derive(Debug, Default)]
+struct Answer {
+    publications: BytesMut,
+    control: BytesMut,
+    more: bool,
+}
+
+impl Answer {
+    fn is_empty(&self) -> bool {
+        self.publications.is_empty() && self.control.is_empty()
+    }
+
+    /// Takes in what there is, up to the bound, and says whether there is more.
+    fn fill(&mut self, connection: &Connection, feed: &mut Feed, progress: &mut Progress) -> bool {
+        let mut deliveries = Vec::new();
+        loop {
+            // Base64 and escapes make an encoding longer than what it is read as, so each read is small and the
+            // largest publication always has room.
+            let largest = fulmar_core::limits::PAYLOAD_BYTES * 6 + RESERVE;
+            if self.publications.len() + self.control.len() + largest > limits::POLL_BYTES {
+                return true;
+            }
+            let end = connection.read(feed, ReadBudget(1), &mut deliveries);
+            for delivery in deliveries.drain(..) {
+                progress.deliver(&delivery);
+                let frame = delivery.frame(Encoding::Json, connection.hub().counters());
+                let (open, rest): (&[u8], &[u8]) = match &delivery.item {
+                    Item::Publication(..) => json::object_of(&frame),
+                    Item::Gap(..) | Item::Reset(_) | Item::Synced(_) => (b"", &frame),
+                };
+                let list = match &delivery.item {
+                    Item::Publication(..) => &mut self.publications,
+                    Item::Gap(..) | Item::Reset(_) | Item::Synced(_) => &mut self.control,
+                };
+                if !list.is_empty() {
+                    list.put_u8(b',');
+                }
+                list.put_slice(open);
+                list.put_slice(rest);
+            }
+            if end == FeedEnd::Drained {
+                return false;
+            }
+        }
+    }
+
+    fn render(self, cursor: &str) -> Bytes {
+        let mut out =
+            BytesMut::with_capacity(self.publications.len() + self.control.len() + cursor.len() + 80);
+        // A cursor has no character that JSON escapes.
+        out.put_slice(b"{\"cursor\":\"");
+        out.put_slice(cursor.as_bytes());
+        out.put_slice(b"\",\"publications\":[");
+        out.put_slice(&self.publications);
+        out.put_slice(b"],\"control\":[");
+        out.put_slice(&self.control);
+        out.put_slice(if self.more { b"],\"more\":true}" } else { b"],\"more\":false}" });
+        out.freeze()
+    }
+}

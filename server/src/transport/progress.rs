@@ -1,0 +1,60 @@
+//! How far a client of SSE or polling has read, for its cursor.
+
+use fulmar_core::{ChannelName, Epoch, Offset, Position, Resume, ServerMessage, cursor::CursorWriter};
+
+use crate::hub::{Connection, CursorRequest, Delivery};
+
+/// A position per channel, moved on by what is delivered.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    channels: Vec<(ChannelName, Resume)>,
+}
+
+impl Progress {
+    /// Takes in the channels that a connection reads, just now subscribed to or not. Until the first delivery the
+    /// cursor says what the client asked for, so that a gap or reset which is lost on the way comes again.
+    pub(super) fn begin(
+        connection: &Connection,
+        subscribed: &[ServerMessage],
+        request: &CursorRequest,
+    ) -> Self {
+        let mut channels = connection.positions();
+        for message in subscribed {
+            let ServerMessage::Subscribed { mark, .. } = message else { continue };
+            let Some((name, at)) = channels.iter_mut().find(|(name, _)| *name == mark.channel) else {
+                continue;
+            };
+            match request {
+                CursorRequest::Afresh => {}
+                CursorRequest::After(cursor) => *at = cursor.get(name).cloned().unwrap_or_else(|| at.clone()),
+                CursorRequest::Unusable => at.position = nowhere(),
+            }
+        }
+        Self { channels }
+    }
+
+    /// Moves on.
+    pub(super) fn deliver(&mut self, delivery: &Delivery) {
+        let (offset, base) = delivery.item.resume();
+        let resume = Resume { position: Position { epoch: delivery.epoch().clone(), offset }, base };
+        match self.channels.iter_mut().find(|(channel, _)| channel == delivery.channel()) {
+            Some((_, at)) => *at = resume,
+            // Subscribed to meanwhile, by POST /send.
+            None => self.channels.push((delivery.channel().clone(), resume)),
+        }
+    }
+
+    /// The cursor.
+    pub(super) fn cursor(&self) -> String {
+        let mut writer = CursorWriter::default();
+        for (channel, Resume { position, base }) in &self.channels {
+            writer.push(channel, &position.epoch, position.offset, *base);
+        }
+        writer.finish()
+    }
+}
+
+/// A position of no epoch that a channel ever has: theirs have eleven characters.
+fn nowhere() -> Position {
+    Position { epoch: Epoch::parse("none").expect("a valid epoch"), offset: Offset::ZERO }
+}
