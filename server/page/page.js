@@ -2,7 +2,7 @@
  * The development page: the figures of this machine over four transports side by side. Each panel is a client of its
  * own, with its own connection, its own view of the state and its own cursor; they share the feed of events.
  */
-import { FulmarError, StateView, advice, buildCursor, open } from '/client/fulmar.js';
+import { FulmarError, StateView, advice, buildCursor, open, parseCursor } from '/client/fulmar.js';
 
 const STATE = ['host:cpu', 'host:memory', 'host:network', 'host:load', 'host:info'];
 const EVENTS = 'event:host';
@@ -44,8 +44,13 @@ const perSecond = (bytes) => {
   return `${amount >= 10 ? Math.round(amount) : amount} ${unit}/s`;
 };
 
-/** @param {string | null} cursor */
-const shortened = (cursor) => (cursor && cursor.length > 30 ? `${cursor.slice(0, 14)}…${cursor.slice(-12)}` : cursor ?? '–');
+/** Of a cursor over several channels the entry that moves the most. @param {string | null} cursor */
+function shortened(cursor) {
+  if (!cursor) return '–';
+  const entries = parseCursor(cursor);
+  const { hash, epoch, offset } = entries.reduce((most, entry) => (entry.offset > most.offset ? entry : most));
+  return `${hash.slice(0, 4)}….${epoch}.${offset.toString(36)}${entries.length > 1 ? ` +${entries.length - 1}` : ''}`;
+}
 
 /** Why a transport does not work here and what can be done about it. */
 function explain(transport, error) {

@@ -157,8 +157,15 @@ impl Node {
 
         let mut tasks = JoinSet::new();
         let router = http::router(app.clone(), assets);
+        let quic = listener.serve(
+            hub.clone(),
+            Arc::new(access),
+            router.clone(),
+            connections.clone(),
+            accepting.clone(),
+        );
+        tasks.spawn(quic);
         tasks.spawn(sidecar.serve(router, tls, connections.clone(), accepting.clone()));
-        tasks.spawn(listener.serve(hub.clone(), Arc::new(access), connections.clone(), accepting.clone()));
         tasks.spawn(maintain(hub.clone(), certificates));
         if config.development {
             tasks.spawn(development::publish_figures(hub.clone()));

@@ -1,13 +1,81 @@
-//! Workloads that print figures.
+//! `fulmar bench`: workloads that start a server of their own on loopback, load it, and print figures. They assert
+//! nothing. Figures of one run compare with figures of the same run.
+
+mod client;
+mod fanout;
+mod idle;
+mod server;
+mod stall;
+mod summary;
+
+use std::{
+    error::Error,
+    io::{IsTerminal as _, Write as _},
+};
 
 /// What to measure.
 #[derive(Debug, clap::Args)]
-pub struct Arguments {}
+pub struct Arguments {
+    #[command(subcommand)]
+    workload: Workload,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Workload {
+    /// Memory of idle WebSocket sessions with one subscription each, by the slope between two counts
+    Idle(idle::Idle),
+    /// Publishing to many WebSocket subscribers: CPU per delivery, latency, encodings per publication
+    Fanout(fanout::Fanout),
+    /// What one subscriber that stops reading costs the others
+    Stall(stall::Stall),
+}
+
+type Outcome = Result<(), Box<dyn Error>>;
 
 /// Runs a workload.
 ///
 /// # Errors
 /// What keeps it from being measured.
-pub fn run(_arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
-    Ok(())
+pub fn run(arguments: Arguments) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match arguments.workload {
+            Workload::Idle(it) => it.run().await,
+            Workload::Fanout(it) => it.run().await,
+            Workload::Stall(it) => it.run().await,
+        }
+    })
+}
+
+/// A line on the terminal that tells how far a long step has come. Silent where nobody watches.
+#[derive(Debug)]
+struct Progress {
+    what: &'static str,
+    total: u64,
+    shown: u64,
+    watched: bool,
+}
+
+impl Progress {
+    fn new(what: &'static str, total: u64) -> Self {
+        Self { what, total, shown: u64::MAX, watched: std::io::stderr().is_terminal() }
+    }
+
+    fn at(&mut self, done: u64) {
+        let percent = done * 100 / self.total.max(1);
+        if self.watched && percent != self.shown {
+            self.shown = percent;
+            let bar = "#".repeat(percent as usize / 4);
+            eprint!("\r{} [{bar:<25}] {percent:3} %", self.what);
+            let _ = std::io::stderr().flush();
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.watched {
+            eprint!("\r\x1b[2K");
+        }
+    }
 }

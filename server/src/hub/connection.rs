@@ -78,6 +78,11 @@ impl Connection {
         self.signal.fired().await
     }
 
+    /// Asks this connection to close.
+    pub fn close(&self, code: CloseCode) {
+        self.signal.fire(code);
+    }
+
     /// Does what a client's message asks, and gives the answer, if it wants one. Subscriptions that it makes are read
     /// through `feed`.
     pub async fn execute(&self, feed: &FeedHandle, message: ClientMessage) -> Option<ServerMessage> {

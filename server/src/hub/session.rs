@@ -65,7 +65,7 @@ pub(super) struct CloseSignal {
 }
 
 impl CloseSignal {
-    fn fire(&self, code: CloseCode) {
+    pub(super) fn fire(&self, code: CloseCode) {
         if self.code.set(code).is_ok() {
             self.notify.notify_waiters();
         }

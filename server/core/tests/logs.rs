@@ -1,0 +1,301 @@
+//! Logs against a simple model, for any interleaving of publishes, reads, trims and resumes.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use fulmar_core::{
+    ChannelName, Class, Cursor, Draft, Epoch, Item, Key, Log, Now, Offset, Payload, Position, Publication,
+    Reader, Resume, Start,
+    cursor::CursorWriter,
+    log::{Bounds, Hold, ReadEnd, ReadLimit},
+};
+use proptest::prelude::*;
+
+const BOUNDS: Bounds = Bounds { count: 6, bytes: usize::MAX, age: Duration::from_millis(50) };
+const READERS: usize = 3;
+
+#[derive(Clone, Debug)]
+enum Op {
+    /// Publishes to a key (or removes it), leaving out some offsets before.
+    Publish { key: u8, remove: bool, skip: u64 },
+    /// Time passes.
+    Pass { ms: u64 },
+    /// A reader reads, and its client gets only the first items if the connection breaks.
+    Read { reader: usize, bytes: usize, hold: bool, arrives: Option<usize> },
+    /// A reader begins anew, without a position.
+    Begin { reader: usize },
+    /// All history is lost: another epoch.
+    Restart,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let reader = 0..READERS;
+    prop_oneof![
+        6 => (0..5u8, prop::bool::weighted(0.3), 0..3u64)
+            .prop_map(|(key, remove, skip)| Op::Publish { key, remove, skip }),
+        2 => (0..40u64).prop_map(|ms| Op::Pass { ms }),
+        6 => (reader.clone(), 1..1500usize, any::<bool>(), prop::option::of(0..4usize))
+            .prop_map(|(reader, bytes, hold, arrives)| Op::Read { reader, bytes, hold, arrives }),
+        1 => reader.prop_map(|reader| Op::Begin { reader }),
+        1 => Just(Op::Restart),
+    ]
+}
+
+/// A log, and beside it everything that was ever published.
+struct System {
+    log: Log,
+    class: Class,
+    now: u64,
+    epochs: u64,
+    /// Of this epoch: what was published, and when.
+    history: Vec<(Offset, u64)>,
+    /// Of this epoch: the newest of every key; `None` once removed.
+    newest: BTreeMap<Key, Option<Offset>>,
+}
+
+impl System {
+    fn new(class: Class) -> Self {
+        let log = Log::new(class, Epoch::from_entropy(0), BOUNDS);
+        Self { log, class, now: 0, epochs: 0, history: Vec::new(), newest: BTreeMap::new() }
+    }
+
+    fn now(&self) -> Now {
+        Now::from_millis(self.now)
+    }
+
+    fn publish(&mut self, key: u8, remove: bool, skip: u64) {
+        let key = if key == 0 { Key::default() } else { Key::parse(&key.to_string()).expect("a key") };
+        let remove = remove && self.class == Class::State;
+        let payload = (!remove).then(|| Payload::text("x".repeat(100)));
+        let draft = Draft { key: key.clone(), id: None, payload, ttl: None };
+        if self.log.admits(&draft).is_err() {
+            return;
+        }
+        let offset = Offset::new(self.log.head().get() + 1 + skip).expect("small");
+        let epoch = self.log.epoch().clone();
+        let publication = Publication::new(name(), 1, epoch, offset, self.now(), draft);
+        self.log.apply(Arc::new(publication), self.now());
+        self.history.push((offset, self.now));
+        self.newest.insert(key, (!remove).then_some(offset));
+    }
+
+    fn restart(&mut self) {
+        self.epochs += 1;
+        self.log = Log::new(self.class, Epoch::from_entropy(self.epochs), BOUNDS);
+        self.history.clear();
+        self.newest.clear();
+    }
+
+    /// What an event log holds by its bounds: the newest six, none older than 50 ms.
+    fn held(&self) -> VecDeque<Offset> {
+        let young = self.history.iter().filter(|(_, at)| self.now - at < 50);
+        let mut held: VecDeque<_> = young.map(|(offset, _)| *offset).collect();
+        while held.len() > BOUNDS.count {
+            held.pop_front();
+        }
+        held
+    }
+}
+
+fn name() -> ChannelName {
+    ChannelName::parse("model").expect("a name")
+}
+
+/// What a client makes of what it gets, as PROTOCOL.md tells it to.
+#[derive(Clone, Debug, Default)]
+struct Client {
+    epoch: Option<Epoch>,
+    /// Events: everything up to here was seen or told lost.
+    at: Offset,
+    /// State: what is held.
+    values: BTreeMap<Key, Offset>,
+    synced: bool,
+    resume: Option<Resume>,
+}
+
+impl Client {
+    fn begin_events(position: Position) -> Self {
+        let (epoch, at) = (Some(position.epoch.clone()), position.offset);
+        Self { epoch, at, resume: Some(position.into()), ..Self::default() }
+    }
+
+    fn apply(&mut self, system: &System, item: &Item) {
+        let (offset, base) = item.resume();
+        self.resume = Some(Resume { position: Position { epoch: system.log.epoch().clone(), offset }, base });
+        match (system.class, item) {
+            (Class::Event, Item::Publication(it, _)) => {
+                assert_eq!(self.epoch.as_ref(), Some(&it.epoch), "a change of epoch is told");
+                let next = system.history.iter().map(|(offset, _)| *offset).find(|offset| *offset > self.at);
+                assert_eq!(Some(it.offset), next, "after {} comes what was published next", self.at);
+                self.at = it.offset;
+            }
+            (Class::Event, Item::Gap(position, _)) => {
+                let known = self.epoch.as_ref() == Some(&position.epoch);
+                if known {
+                    let next =
+                        system.history.iter().map(|(offset, _)| *offset).find(|offset| *offset > self.at);
+                    let lost = next.is_some_and(|next| !system.held().contains(&next));
+                    assert!(lost, "a gap after {} although {next:?} is held", self.at);
+                    assert!(position.offset > self.at);
+                }
+                self.epoch = Some(position.epoch.clone());
+                self.at = position.offset;
+            }
+            (_, Item::Reset(position)) => {
+                if self.epoch.as_ref() != Some(&position.epoch) {
+                    self.values.clear();
+                }
+                self.values.retain(|_, offset| *offset > position.offset);
+                self.epoch = Some(position.epoch.clone());
+                self.synced = false;
+            }
+            (_, Item::Synced(_)) => self.synced = true,
+            (_, Item::Publication(it, _)) => {
+                assert_eq!(self.epoch.as_ref(), Some(&it.epoch), "a change of epoch is told");
+                let held = self.values.get(&it.draft.key).copied().unwrap_or_default();
+                assert!(it.offset > held, "key {:?} goes back from {held} to {}", it.draft.key, it.offset);
+                if it.is_removal() {
+                    self.values.remove(&it.draft.key);
+                } else {
+                    self.values.insert(it.draft.key.clone(), it.offset);
+                }
+            }
+            (_, Item::Gap(..)) => panic!("only events have gaps"),
+        }
+    }
+}
+
+struct Subscriber {
+    reader: Reader,
+    client: Client,
+}
+
+fn begin(system: &System) -> Subscriber {
+    let reader = system.log.reader(&Start::Afresh);
+    let client = match system.class {
+        Class::State => Client::default(),
+        _ => Client::begin_events(system.log.begins(&reader)),
+    };
+    Subscriber { reader, client }
+}
+
+/// What a reconnect does: the client's cursor, through its text, makes a new reader.
+fn resume(system: &System, client: &Client) -> Reader {
+    let Some(Resume { position, base }) = &client.resume else { return system.log.reader(&Start::Afresh) };
+    let mut writer = CursorWriter::default();
+    writer.push(&name(), &position.epoch, position.offset, *base);
+    let cursor = Cursor::parse(&writer.finish()).expect("its own writing");
+    system.log.reader(&Start::After(cursor.get(&name()).expect("the channel").clone()))
+}
+
+fn run(class: Class, ops: Vec<Op>) {
+    let mut system = System::new(class);
+    let mut subscribers: Vec<_> = (0..READERS).map(|_| begin(&system)).collect();
+    for op in ops {
+        match op {
+            Op::Publish { key, remove, skip } => system.publish(key, remove, skip),
+            Op::Pass { ms } => {
+                system.now += ms;
+                system.log.trim(system.now());
+            }
+            Op::Read { reader, bytes, hold, arrives } => {
+                let Subscriber { reader, client } = &mut subscribers[reader];
+                let rested = Duration::from_millis(system.now.saturating_sub(10));
+                let hold = if hold { Hold::Unless { rested, through: Offset::ZERO } } else { Hold::Nothing };
+                let mut items = Vec::new();
+                system.log.read(reader, system.now(), ReadLimit { bytes, hold }, &mut items);
+                let arrives = arrives.unwrap_or(items.len()).min(items.len());
+                for item in &items[..arrives] {
+                    client.apply(&system, item);
+                }
+                if arrives < items.len() {
+                    *reader = resume(&system, client);
+                }
+            }
+            Op::Begin { reader } => subscribers[reader] = begin(&system),
+            Op::Restart => {
+                system.restart();
+                for Subscriber { reader, client } in &mut subscribers {
+                    *reader = resume(&system, client);
+                }
+            }
+        }
+    }
+    for mut subscriber in subscribers {
+        drain(&system, &mut subscriber);
+        match class {
+            Class::State => {
+                let newest = system.newest.iter().filter_map(|(key, offset)| Some((key.clone(), (*offset)?)));
+                assert_eq!(
+                    subscriber.client.values,
+                    newest.collect(),
+                    "a reader ends with the newest of every key"
+                );
+                assert!(subscriber.client.synced);
+            }
+            _ => {
+                let last = system.history.last().map_or(subscriber.client.at, |(offset, _)| *offset);
+                assert_eq!(subscriber.client.at, last, "a reader ends at the head");
+            }
+        }
+    }
+}
+
+fn drain(system: &System, Subscriber { reader, client }: &mut Subscriber) {
+    let mut items = Vec::new();
+    loop {
+        let end =
+            system.log.read(reader, system.now(), ReadLimit { bytes: 300, hold: Hold::Nothing }, &mut items);
+        for item in items.drain(..) {
+            client.apply(system, &item);
+        }
+        match end {
+            ReadEnd::CaughtUp => break,
+            ReadEnd::More => {}
+            ReadEnd::Held(_) => panic!("nothing was to be held back"),
+        }
+    }
+    assert!(system.log.is_caught_up(reader));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn an_event_reader_sees_every_publication_once_and_in_order_or_a_gap(
+        ops in prop::collection::vec(op(), 0..80)
+    ) {
+        run(Class::Event, ops);
+    }
+
+    #[test]
+    fn a_state_reader_ends_with_the_newest_of_every_key(ops in prop::collection::vec(op(), 0..80)) {
+        run(Class::State, ops);
+    }
+}
+
+#[test]
+fn a_signal_that_has_expired_is_never_given() {
+    let mut log = Log::new(Class::Signal, Epoch::from_entropy(0), BOUNDS);
+    let mut reader = log.reader(&Start::Afresh);
+    for (offset, ttl) in [(1, 10), (2, 30)] {
+        let draft = Draft {
+            key: Key::default(),
+            id: None,
+            payload: Some(Payload::text("x")),
+            ttl: Some(Duration::from_millis(ttl)),
+        };
+        let offset = Offset::new(offset).expect("small");
+        let publication =
+            Publication::new(name(), 1, log.epoch().clone(), offset, Now::from_millis(0), draft);
+        log.apply(Arc::new(publication), Now::from_millis(0));
+    }
+    let mut items = Vec::new();
+    let limit = ReadLimit { bytes: usize::MAX, hold: Hold::Nothing };
+    let end = log.read(&mut reader, Now::from_millis(10), limit, &mut items);
+    let offsets: Vec<_> = items.iter().map(|item| item.resume().0.get()).collect();
+    assert_eq!((end, offsets), (ReadEnd::CaughtUp, vec![2]));
+}

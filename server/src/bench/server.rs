@@ -1,0 +1,110 @@
+//! The server under load: this program, as a process of its own.
+
+use std::{
+    error::Error,
+    fs,
+    io::{self, Write as _},
+    net::SocketAddr,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::PathBuf,
+    process::Stdio,
+};
+
+use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::TcpStream,
+    process::{Child, Command},
+};
+
+const KEY: &str = "a key that guards a loopback server for one run";
+
+/// A running server. Dropping it ends the process.
+#[derive(Debug)]
+pub(super) struct Server {
+    child: Child,
+    /// Where its sidecar is.
+    pub(super) address: SocketAddr,
+    directory: PathBuf,
+}
+
+impl Server {
+    /// Starts one whose namespaces `event` and `state` are open to clients.
+    pub(super) async fn start() -> Result<Self, Box<dyn Error>> {
+        let name =
+            format!("fulmar-bench-{}-{}", std::process::id(), u32::from_ne_bytes(crate::clock::entropy()));
+        let directory = std::env::temp_dir().join(name);
+        fs::DirBuilder::new().mode(0o700).create(&directory)?;
+        let key = directory.join("key");
+        fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&key)?
+            .write_all(KEY.as_bytes())?;
+        let config = directory.join("fulmar.toml");
+        let namespace =
+            |name| format!("[namespaces.{name}]\nclass = '{name}'\nsubscribe = true\npublish = true\n");
+        let text =
+            format!("[api]\nkey_file = '{}'\n{}{}", key.display(), namespace("event"), namespace("state"));
+        fs::write(&config, text)?;
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["serve", "--http", "127.0.0.1:0", "--quic", "127.0.0.1:0", "--config"])
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let stdout = child.stdout.take().ok_or("the server has no output")?;
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line).await?;
+        let address = line
+            .split_whitespace()
+            .find_map(|word| word.strip_prefix("http://")?.strip_suffix('/')?.parse().ok())
+            .ok_or_else(|| format!("the server did not start: {line:?}"))?;
+        Ok(Self { child, address, directory })
+    }
+
+    fn proc(&self, file: &str) -> io::Result<String> {
+        let pid = self.child.id().ok_or_else(|| io::Error::other("the server has ended"))?;
+        fs::read_to_string(format!("/proc/{pid}/{file}"))
+    }
+
+    /// Its proportional set size, in bytes.
+    pub(super) fn pss(&self) -> io::Result<u64> {
+        let text = self.proc("smaps_rollup")?;
+        let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+        let kilobytes = line.and_then(|rest| rest.trim().trim_end_matches(" kB").trim().parse::<u64>().ok());
+        kilobytes.map(|it| it * 1024).ok_or_else(|| io::Error::other("smaps_rollup has no Pss"))
+    }
+
+    /// Processor time that it has used, in seconds.
+    pub(super) fn cpu_seconds(&self) -> io::Result<f64> {
+        let stat = self.proc("stat")?;
+        // The name of the program is in parentheses and may hold spaces.
+        let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+        let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+        Ok(ticks as f64 / 100.0)
+    }
+
+    /// Its counters.
+    pub(super) async fn stats(&self) -> Result<Value, Box<dyn Error>> {
+        let mut stream = TcpStream::connect(self.address).await?;
+        let request = format!(
+            "GET /api/stats HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {KEY}\r\nConnection: close\r\n\r\n",
+            self.address
+        );
+        stream.write_all(request.as_bytes()).await?;
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await?;
+        let (_, body) = response.split_once("\r\n\r\n").ok_or("no answer from /api/stats")?;
+        Ok(serde_json::from_str(body)?)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.start_kill();
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
