@@ -26,6 +26,21 @@ pub struct Draft {
 }
 
 impl Draft {
+    /// A publication of `payload`.
+    pub fn new(payload: Payload) -> Self {
+        Self { key: Key::default(), id: None, payload: Some(payload), ttl: None }
+    }
+
+    /// The new value of a key of a state channel.
+    pub fn value(key: Key, payload: Payload) -> Self {
+        Self { key, ..Self::new(payload) }
+    }
+
+    /// The removal of a key of a state channel.
+    pub fn removal(key: Key) -> Self {
+        Self { key, id: None, payload: None, ttl: None }
+    }
+
     /// What it is taken to occupy while it is held, in bytes.
     pub fn cost(&self) -> usize {
         limits::PUBLICATION_OVERHEAD

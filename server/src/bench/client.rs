@@ -4,7 +4,7 @@ use std::{error::Error, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use fulmar_core::{
-    ChannelName, ClientMessage, Draft, Encoding, Key, Payload,
+    ChannelName, ClientMessage, Draft, Encoding, Payload,
     codec::{binary, varint},
 };
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -62,8 +62,7 @@ impl Client {
 
     /// Publishes a payload, without waiting for the answer.
     pub(super) async fn publish(&mut self, channel: &str, payload: Vec<u8>) -> Result<(), Box<dyn Error>> {
-        let payload = Some(Payload::Binary(payload.into()));
-        let draft = Draft { key: Key::default(), id: None, payload, ttl: None };
+        let draft = Draft::new(Payload::Binary(payload.into()));
         let message = ClientMessage::Publish { r#ref: None, channel: ChannelName::parse(channel)?, draft };
         Ok(self.socket.send(Message::Binary(binary::encode_client(&message))).await?)
     }

@@ -47,8 +47,7 @@ async fn publish(hub: &Hub, figure: Figure) {
     let Ok(channel) = ChannelName::parse(channel) else { return };
     let key = Key::parse(&key).unwrap_or_default();
     let Ok(payload) = Payload::json(value.to_string().as_bytes()) else { return };
-    let draft = Draft { key, id: None, payload: Some(payload), ttl: None };
-    if let Err(problem) = hub.publish("host", channel, draft).await {
+    if let Err(problem) = hub.publish("host", channel, Draft::value(key, payload)).await {
         tracing::debug!(%problem, "a figure was not published");
     }
 }

@@ -1,0 +1,169 @@
+//! WebTransport as a client of another stack meets it, over real sockets.
+
+mod support;
+
+use fulmar_core::{ClientMessage, CloseCode, Draft, Payload};
+use support::{Running, Session, binary_payload, frames, publication, within};
+use tokio::{sync::watch, task::JoinSet};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_events_reach_fifty_sessions_in_order_once() {
+    const EVENTS: u64 = 10_000;
+    const SESSIONS: usize = 50;
+    /// Less than the history holds, so that nobody has a reason to see a gap.
+    const WINDOW: u64 = 5_000;
+    let node = Running::start();
+    let (progress, _) = watch::channel([0u64; SESSIONS]);
+    let mut readers = JoinSet::new();
+    for n in 0..SESSIONS {
+        let session = Session::open(&node.url).await;
+        let mut stream = session.subscribe("event:many").await;
+        let progress = progress.clone();
+        readers.spawn(async move {
+            for expected in 1..=EVENTS {
+                let frame = stream.frame().await;
+                let (offset, payload) = publication(&frame);
+                assert_eq!((offset, payload), (expected, expected.to_string().as_bytes()), "session {n}");
+                if expected % 500 == 0 {
+                    progress.send_modify(|progress| progress[n] = expected);
+                }
+            }
+            drop(session);
+        });
+    }
+    let mut slowest = progress.subscribe();
+    for event in 1..=EVENTS {
+        let caught_up =
+            slowest.wait_for(|progress| progress.iter().all(|at| at + WINDOW >= event));
+        within("progress of every session", caught_up).await.expect("readers live");
+        node.publish("event:many", binary_payload(event.to_string())).await;
+    }
+    while let Some(done) = within("the last event", readers.join_next()).await {
+        done.expect("no reader failed");
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn state_goes_by_datagram_and_what_rests_by_stream_too() {
+    let node = Running::start();
+    node.publish("state:small", binary_payload("first")).await;
+    let session = Session::open(&node.url).await;
+    let mut stream = session.subscribe("state:small").await;
+    for kind in [0x05, 0x01, 0x06] {
+        assert_eq!(stream.frame().await[0], kind, "reset, the value, synced");
+    }
+    node.publish("state:small", binary_payload("second")).await;
+    let datagram = within("a datagram", session.connection.receive_datagram()).await.expect("open");
+    let frames = frames(&datagram);
+    assert_eq!(frames.iter().map(|frame| publication(frame)).collect::<Vec<_>>(), [(2, &b"second"[..])]);
+    // Were the datagram lost, this would make it good.
+    let frame = stream.frame().await;
+    assert_eq!(publication(&frame), (2, &b"second"[..]));
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn state_that_does_not_fit_a_datagram_goes_by_stream() {
+    let node = Running::start();
+    let session = Session::open(&node.url).await;
+    let mut stream = session.subscribe("state:large").await;
+    for kind in [0x05, 0x06] {
+        assert_eq!(stream.frame().await[0], kind, "reset, synced");
+    }
+    let large = vec![b'x'; 20_000];
+    node.publish("state:large", binary_payload(large.clone())).await;
+    let frame = stream.frame().await;
+    assert_eq!(publication(&frame), (1, &large[..]));
+    assert_eq!(node.hub.counters().datagrams.get(), 0);
+    assert_eq!(node.hub.counters().oversize.get(), 1);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_goes_by_datagram() {
+    let node = Running::start();
+    let session = Session::open(&node.url).await;
+    let _stream = session.subscribe("signal:now").await;
+    let signal = Draft { ttl: Some(support::PATIENCE), ..Draft::new(Payload::text("hey")) };
+    node.publish("signal:now", signal).await;
+    let datagram = within("a datagram", session.connection.receive_datagram()).await.expect("open");
+    assert_eq!(publication(&frames(&datagram)[0]), (1, &b"hey"[..]));
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_stream_waits_for_another() {
+    let node = Running::start();
+    let session = Session::open(&node.url).await;
+    // A stream that says nothing, not even whose it is.
+    let mut silent = session.connection.quic_connection().open_bi().await.expect("open");
+    silent.0.write_all(&[0x40]).await.expect("half a type");
+    // A subscription whose stream nobody reads, with more than any window holds.
+    let mut unread = session.stream().await;
+    let message = ClientMessage::Subscribe {
+        r#ref: None,
+        channel: fulmar_core::ChannelName::parse("event:unread").expect("a name"),
+        start: fulmar_core::StartRequest::Afresh,
+    };
+    unread.send(&message).await;
+    unread.frame().await;
+    for _ in 0..200 {
+        node.publish("event:unread", binary_payload(vec![b'x'; 50_000])).await;
+    }
+    let mut stream = session.subscribe("event:read").await;
+    node.publish("event:read", binary_payload("through")).await;
+    let frame = stream.frame().await;
+    assert_eq!(publication(&frame), (1, &b"through"[..]));
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ending_a_stream_ends_its_subscription_and_no_other() {
+    let node = Running::start();
+    let session = Session::open(&node.url).await;
+    let mut first = session.subscribe("event:first").await;
+    let mut second = session.subscribe("event:second").await;
+    first.send.finish().await.expect("finished");
+    assert_eq!(within("the end of the stream", first.try_frame()).await, None);
+    // The name is free again, on another stream.
+    let mut again = session.subscribe("event:first").await;
+    node.publish("event:first", binary_payload("again")).await;
+    node.publish("event:second", binary_payload("still")).await;
+    assert_eq!(publication(&again.frame().await).1, b"again");
+    assert_eq!(publication(&second.frame().await).1, b"still");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_tells_the_client_on_its_control_stream() {
+    let node = Running::start();
+    let session = Session::open(&node.url).await;
+    let mut control = session.stream().await;
+    control.send(&ClientMessage::Ping { r#ref: None }).await;
+    assert_eq!(control.frame().await[0], 0x0a, "pong");
+    let (_, close) = tokio::join!(node.stop(), control.frame());
+    let reason = CloseCode::GoingAway.reason();
+    let mut expected = vec![0x0b];
+    fulmar_core::codec::varint::write(&mut expected, u64::from(CloseCode::GoingAway.code()));
+    expected.push(reason.len() as u8);
+    expected.extend_from_slice(reason.as_bytes());
+    assert_eq!(close, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_leaves_nothing_behind() {
+    let node = Running::start();
+    for _ in 0..20 {
+        let session = Session::open(&node.url).await;
+        session.subscribe("event:gone").await;
+        session.connection.close(0u32.into(), b"");
+    }
+    within("the end of every session", async {
+        while node.hub.census().0 > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    node.stop().await;
+}
