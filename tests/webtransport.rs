@@ -33,8 +33,7 @@ async fn ten_thousand_events_reach_fifty_sessions_in_order_once() {
     }
     let mut slowest = progress.subscribe();
     for event in 1..=EVENTS {
-        let caught_up =
-            slowest.wait_for(|progress| progress.iter().all(|at| at + WINDOW >= event));
+        let caught_up = slowest.wait_for(|progress| progress.iter().all(|at| at + WINDOW >= event));
         within("progress of every session", caught_up).await.expect("readers live");
         node.publish("event:many", binary_payload(event.to_string())).await;
     }

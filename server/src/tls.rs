@@ -171,7 +171,8 @@ impl Rotation {
         make: impl FnOnce(Duration) -> Result<Made, CertificateError>,
     ) -> Result<bool, CertificateError> {
         let age = |made: &Made| now.saturating_sub(made.at);
-        let before = (self.made.len(), self.serving);
+        let shown = |it: &Self| (it.made.iter().map(|made| made.at).collect::<Vec<_>>(), it.serving);
+        let before = shown(self);
         if self.made.back().is_none_or(|newest| age(newest) >= RENEW) {
             self.made.push_back(make(now)?);
         }
@@ -181,7 +182,7 @@ impl Rotation {
             self.made.pop_front();
         }
         self.serving = self.made.iter().rposition(|made| age(made) >= LEAD).unwrap_or(0);
-        Ok(before != (self.made.len(), self.serving))
+        Ok(before != shown(self))
     }
 }
 

@@ -9,7 +9,9 @@ use fulmar_core::{
     codec::{binary, varint},
 };
 use tokio::{sync::oneshot, task::JoinHandle, time};
-use wtransport::{ClientConfig, Connection, Endpoint, RecvStream, SendStream, endpoint::endpoint_side::Client};
+use wtransport::{
+    ClientConfig, Connection, Endpoint, RecvStream, SendStream, endpoint::endpoint_side::Client,
+};
 
 /// Longer than anything here takes; a test that waits so long has failed.
 pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -106,7 +106,7 @@ pub struct Mark {
     /// Whose.
     pub channel: ChannelName,
     /// What stands for channel and epoch.
-    pub alias: u32,
+    pub alias: u64,
     /// The position that the control gives.
     pub position: Position,
 }
@@ -155,7 +155,10 @@ pub enum ServerMessage {
     /// Something was wrong with a message.
     Error(Rejection),
     /// To be answered with a pong.
-    Ping,
+    Ping {
+        /// Comes back in the answer.
+        r#ref: Ref,
+    },
     /// Answers `ping`.
     Pong {
         /// The message's.

@@ -9,6 +9,9 @@ macro_rules! codes {
         pub enum Code { $($(#[$doc])* $name,)* }
 
         impl Code {
+            /// Every code.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
             /// The snake_case text that travels.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }

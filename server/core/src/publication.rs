@@ -56,7 +56,7 @@ pub struct Publication {
     /// The channel.
     pub channel: ChannelName,
     /// What stands for (channel, epoch) in the binary encoding, on this node.
-    pub alias: u32,
+    pub alias: u64,
     /// The history it belongs to.
     pub epoch: Epoch,
     /// Its place in that history.
@@ -74,7 +74,7 @@ impl Publication {
     /// A publication with its place.
     pub fn new(
         channel: ChannelName,
-        alias: u32,
+        alias: u64,
         epoch: Epoch,
         offset: Offset,
         now: crate::Now,

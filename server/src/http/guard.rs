@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
+    body::{Body, to_bytes},
     extract::{Request, State},
     http::{HeaderMap, Method, header},
     middleware::Next,
@@ -10,21 +11,44 @@ use axum::{
 };
 use fulmar_core::{Code, Problem};
 
+use tokio::time;
+
 use super::{App, problem::Failure};
+use crate::limits;
 
 pub(super) async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    match check(&app, &request) {
-        Ok(()) => next.run(request).await,
-        Err(problem) => Failure(problem).into_response(),
+    // The body of a POST is taken before anything is answered. Were it left in the connection, an early answer would
+    // be lost when the connection is reset for it.
+    let (request, body) = match take_body(request).await {
+        Ok((request, body)) => (request, body),
+        Err(problem) => return Failure(problem).into_response(),
+    };
+    if let Err(problem) = check(&app, &request) {
+        return Failure(problem).into_response();
     }
+    next.run(request.map(|()| body)).await
 }
 
-fn check(app: &App, request: &Request) -> Result<(), Problem> {
+async fn take_body(request: Request) -> Result<(axum::http::Request<()>, Body), Problem> {
+    let (parts, body) = request.into_parts();
+    let body = if parts.method == Method::POST {
+        let taken = time::timeout(limits::HEADER_DEADLINE, to_bytes(body, limits::BODY_BYTES)).await;
+        Body::from(taken.ok().and_then(Result::ok).ok_or_else(|| {
+            let message = format!("the body came too slowly or has more than {} bytes", limits::BODY_BYTES);
+            Problem::new(Code::MessageTooLarge, message)
+        })?)
+    } else {
+        body
+    };
+    Ok((axum::http::Request::from_parts(parts, ()), body))
+}
+
+fn check(app: &App, request: &axum::http::Request<()>) -> Result<(), Problem> {
     let headers = request.headers();
     // HTTP/2 has :authority, which hyper puts into the URI; where both are given they must agree, so the stricter of
     // both is checked.
     let authority = request.uri().authority().map(|it| it.as_str());
-    let host = headers.get(header::HOST).map(|host| host.to_str().unwrap_or_default());
+    let host = single(headers, &header::HOST)?.map(|host| std::str::from_utf8(host).unwrap_or_default());
     let origin = single(headers, &header::ORIGIN)?;
     app.access.check(authority.or(host), origin)?;
     if authority.is_some() && host.is_some() {

@@ -54,8 +54,8 @@ pub(super) fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
 
 /// A request's body, within its bound.
 pub(super) async fn read_body(body: Body) -> Result<Bytes, Problem> {
-    to_bytes(body, limits::BODY_BYTES).await.map_err(|_| {
-        let message = format!("the body ended early or has more than {} bytes", limits::BODY_BYTES);
-        Problem::new(Code::MessageTooLarge, message)
-    })
+    // The guard has taken it whole.
+    to_bytes(body, limits::BODY_BYTES)
+        .await
+        .map_err(|_| Problem::new(Code::BadRequest, "the body ended early"))
 }

@@ -22,7 +22,7 @@ use crate::{namespace::Namespace, telemetry::Counters};
 #[derive(Debug)]
 pub(super) struct Channel {
     name: ChannelName,
-    alias: u32,
+    alias: u64,
     epoch: Epoch,
     namespace: Arc<Namespace>,
     state: Mutex<State>,
@@ -71,7 +71,7 @@ impl State {
 }
 
 impl Channel {
-    pub(super) fn new(name: ChannelName, alias: u32, epoch: Epoch, namespace: Arc<Namespace>) -> Arc<Self> {
+    pub(super) fn new(name: ChannelName, alias: u64, epoch: Epoch, namespace: Arc<Namespace>) -> Arc<Self> {
         let log = Log::new(namespace.class, epoch.clone(), namespace.bounds);
         let state = State {
             log,
@@ -87,7 +87,7 @@ impl Channel {
         &self.name
     }
 
-    pub(super) fn alias(&self) -> u32 {
+    pub(super) fn alias(&self) -> u64 {
         self.alias
     }
 

@@ -1,6 +1,12 @@
 //! Connections: what a transport holds of the hub.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use fulmar_core::{
     ChannelName, ClientMessage, CloseCode, Code, Cursor, Problem, Ref, Rejection, Resume, ServerMessage,
@@ -26,6 +32,8 @@ pub struct Connection {
     signal: Arc<CloseSignal>,
     /// Where the transport sends datagrams from, if it has them.
     datagrams: Option<Arc<Ready>>,
+    /// When its client was last heard, in milliseconds of the node's monotonic clock.
+    heard: AtomicU64,
 }
 
 #[derive(Clone, Debug)]
@@ -58,7 +66,19 @@ impl Connection {
         let signal = Arc::default();
         session.attach(&signal, ready, hub.now());
         let attached = Mutex::new(Attached { session, attachment });
-        Self { hub: hub.clone(), attached, signal, datagrams: None }
+        let it = Self { hub: hub.clone(), attached, signal, datagrams: None, heard: AtomicU64::new(0) };
+        it.hear();
+        it
+    }
+
+    /// Its client gave a sign of life, on any of its streams.
+    pub fn hear(&self) {
+        self.heard.store(self.hub.now().monotonic.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// When its client last gave a sign of life, on the node's monotonic clock.
+    pub fn heard(&self) -> Duration {
+        Duration::from_millis(self.heard.load(Ordering::Relaxed))
     }
 
     /// Lets state and signals go by datagram: the feed that gives them.
@@ -142,10 +162,11 @@ impl Connection {
         Ok(ServerMessage::Subscribed { r#ref, mark })
     }
 
-    /// Subscribes to the channels of a request, all with one cursor.
+    /// Subscribes to the channels of a request, all with one cursor. A subscription that the session brought along goes on
+    /// as it is.
     ///
     /// # Errors
-    /// The first problem; what was subscribed before it stays and ends with the connection.
+    /// The first problem; what was subscribed before it stays.
     pub fn subscribe_all(
         &self,
         feed: &FeedHandle,
@@ -157,7 +178,10 @@ impl Connection {
             CursorRequest::After(cursor) => cursor.get(channel).cloned().map_or(Start::Afresh, Start::After),
             CursorRequest::Unusable => Start::Unusable,
         };
-        channels.iter().map(|channel| self.subscribe_at(feed, None, channel, &start(channel))).collect()
+        let subscribed =
+            channels.iter().map(|channel| self.subscribe_at(feed, None, channel, &start(channel)));
+        let new = |result: &Result<_, Problem>| !matches!(result, Err(problem) if problem.code == Code::AlreadySubscribed);
+        subscribed.filter(new).collect()
     }
 
     fn attach(
@@ -210,7 +234,9 @@ impl Connection {
     /// A publication does not fit a datagram: sends it reliably, without delay.
     pub fn expedite(&self, delivery: &Delivery) {
         self.hub.counters.oversize.increment();
-        self.session().expedite(&delivery.channel, delivery.item.resume().0);
+        if let Some(item) = delivery.item() {
+            self.session().expedite(&delivery.channel, item.resume().0);
+        }
     }
 
     /// The stream that `feed` was read for has ended, and its subscriptions with it.

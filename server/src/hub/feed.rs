@@ -140,8 +140,15 @@ pub struct FeedHandle {
 #[derive(Clone, Debug)]
 pub struct Delivery {
     pub(super) channel: Arc<Channel>,
-    /// What.
-    pub item: Item,
+    pub(super) what: What,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum What {
+    /// The connection reads this channel from here on, though it did not ask in-band: `POST /send` did, or the session
+    /// had the subscription when it was attached.
+    Subscribed(Position),
+    Item(Item),
 }
 
 impl Delivery {
@@ -156,22 +163,33 @@ impl Delivery {
     }
 
     /// Names channel and epoch in the binary encoding.
-    pub fn alias(&self) -> u32 {
+    pub fn alias(&self) -> u64 {
         self.channel.alias()
+    }
+
+    /// What was read of the channel's log; `None` for the news of a subscription, which only in-band transports get.
+    pub fn item(&self) -> Option<&Item> {
+        match &self.what {
+            What::Subscribed(_) => None,
+            What::Item(item) => Some(item),
+        }
     }
 
     /// The message in an encoding. A publication is encoded by the first who asks, for all.
     pub fn frame(&self, encoding: Encoding, counters: &Counters) -> Bytes {
-        let message = match &self.item {
-            Item::Publication(publication, _) => {
+        let message = match &self.what {
+            What::Subscribed(position) => {
+                ServerMessage::Subscribed { r#ref: None, mark: self.mark(position) }
+            }
+            What::Item(Item::Publication(publication, _)) => {
                 return publication.encoded(encoding, || match encoding {
                     Encoding::Json => counters.encoded_json.increment(),
                     Encoding::Binary => counters.encoded_binary.increment(),
                 });
             }
-            Item::Gap(position, _) => ServerMessage::Gap(self.mark(position)),
-            Item::Reset(position) => ServerMessage::Reset(self.mark(position)),
-            Item::Synced(position) => ServerMessage::Synced(self.mark(position)),
+            What::Item(Item::Gap(position, _)) => ServerMessage::Gap(self.mark(position)),
+            What::Item(Item::Reset(position)) => ServerMessage::Reset(self.mark(position)),
+            What::Item(Item::Synced(position)) => ServerMessage::Synced(self.mark(position)),
         };
         match encoding {
             Encoding::Json => json::encode(&message),

@@ -54,7 +54,7 @@ pub struct Hub {
 #[derive(Debug, Default)]
 struct Channels {
     by_name: HashMap<ChannelName, Arc<Channel>>,
-    aliases: u32,
+    aliases: u64,
 }
 
 /// On whose behalf something is done.

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use super::{
     Delivery, Feed, FeedEnd, Hub, ReadBudget,
     channel::{Channel, Subscribed},
-    feed::{Order, Ready},
+    feed::{Order, Ready, What},
     lock,
 };
 use crate::{limits, namespace::Overflow, telemetry::Counters};
@@ -42,6 +42,8 @@ struct Subscription {
     reader: Reader,
     ready: Arc<Ready>,
     role: Role,
+    /// The connection that reads it has yet to be told of it.
+    unannounced: bool,
 }
 
 #[derive(Debug)]
@@ -107,6 +109,7 @@ impl Session {
         state.drop_lanes(now);
         for (key, subscription) in &mut state.subscriptions {
             subscription.ready = ready.clone();
+            subscription.unannounced = true;
             subscription.channel.rebind(subscription.slot, ready, key);
         }
     }
@@ -164,7 +167,29 @@ impl Session {
         ready: &Arc<Ready>,
         start: &Start,
     ) -> Result<(Arc<Channel>, Position), Problem> {
+        self.add(hub, name, Some(ready), start)
+    }
+
+    /// Adds a subscription that is read by whatever connection attached last, which is told of it.
+    pub(super) fn subscribe_where_attached(
+        &self,
+        hub: &Hub,
+        name: &ChannelName,
+        start: &Start,
+    ) -> Result<(Arc<Channel>, Position), Problem> {
+        self.add(hub, name, None, start)
+    }
+
+    fn add(
+        &self,
+        hub: &Hub,
+        name: &ChannelName,
+        ready: Option<&Arc<Ready>>,
+        start: &Start,
+    ) -> Result<(Arc<Channel>, Position), Problem> {
         let mut state = lock(&self.state);
+        let unannounced = ready.is_none();
+        let ready = ready.cloned().unwrap_or_else(|| state.main.clone());
         if state.find(name).is_some() {
             let message = format!("this session has a subscription to {name}; unsubscribe first");
             return Err(Problem::new(Code::AlreadySubscribed, message));
@@ -176,22 +201,11 @@ impl Session {
         }
         let entry = state.subscriptions.vacant_entry();
         let (channel, Subscribed { slot, reader, begins }) = hub.with_channel(name, |channel| {
-            Ok(channel.subscribe(ready, entry.key(), start).map(|subscribed| (channel.clone(), subscribed)))
+            Ok(channel.subscribe(&ready, entry.key(), start).map(|subscribed| (channel.clone(), subscribed)))
         })?;
         let role = Role::Reliable { through: Offset::ZERO, lane: None };
-        entry.insert(Subscription { channel: channel.clone(), slot, reader, ready: ready.clone(), role });
+        entry.insert(Subscription { channel: channel.clone(), slot, reader, ready, role, unannounced });
         Ok((channel, begins))
-    }
-
-    /// Adds a subscription that is read by whatever connection attached last.
-    pub(super) fn subscribe_where_attached(
-        &self,
-        hub: &Hub,
-        name: &ChannelName,
-        start: &Start,
-    ) -> Result<(Arc<Channel>, Position), Problem> {
-        let ready = lock(&self.state).main.clone();
-        self.subscribe(hub, name, &ready, start)
     }
 
     /// Ends a subscription.
@@ -251,6 +265,10 @@ impl Session {
             if !Arc::ptr_eq(&it.ready, &feed.ready) {
                 continue;
             }
+            if std::mem::take(&mut it.unannounced) && feed.order != Order::SnapshotsWhole {
+                let what = What::Subscribed(it.channel.begins(&it.reader));
+                out.push(Delivery { channel: it.channel.clone(), what });
+            }
             let limit = ReadLimit { bytes: left.min(limits::TURN_BYTES), hold: it.hold(feed.order, now) };
             let end = it.channel.read(it.slot, &mut it.reader, now, limit, &mut items);
             match end {
@@ -279,13 +297,15 @@ impl Session {
                             if let Some(attached) = &state.attached {
                                 attached.fire(CloseCode::FellBehind);
                             }
-                            return FeedEnd::Drained;
+                            // Nothing of the channel may follow what was missed without a word.
+                            state.remove(key, now);
+                            break;
                         }
                     }
                     Item::Reset(_) => counters.resets.increment(),
                     Item::Synced(_) => {}
                 }
-                out.push(Delivery { channel: channel.clone(), item });
+                out.push(Delivery { channel: channel.clone(), what: What::Item(item) });
             }
             if let Some(lanes) = lanes.filter(|_| wants_lane) {
                 state.open_lane(key, &channel, at, lanes);
@@ -336,7 +356,7 @@ impl State {
         let start = Start::After(position.into());
         let Some(Subscribed { slot, reader, .. }) = channel.subscribe(ready, key, &start) else { return };
         let (channel, ready) = (channel.clone(), ready.clone());
-        entry.insert(Subscription { channel, slot, reader, ready, role: Role::Lane });
+        entry.insert(Subscription { channel, slot, reader, ready, role: Role::Lane, unannounced: false });
         if let Some(Role::Reliable { lane, .. }) = self.subscriptions.get_mut(of).map(|it| &mut it.role) {
             *lane = Some(key);
         }

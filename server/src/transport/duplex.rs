@@ -31,6 +31,8 @@ pub enum Incoming {
     Alive,
     /// The peer is done.
     Ended,
+    /// The peer broke the transport's rules; nothing more can be read.
+    Broken(u16),
 }
 
 /// Where messages come from.
@@ -65,6 +67,8 @@ pub enum End {
     Peer,
     /// The server wants it closed.
     Server(CloseCode),
+    /// The peer broke the transport's rules, and is told by this code of the transport.
+    Broken(u16),
 }
 
 /// Whether the server asks for signs of life here.
@@ -135,8 +139,8 @@ pub struct Duplex<'a> {
     encoding: Encoding,
     heartbeat: Heartbeat,
     replies: Replies,
-    /// When the peer was last heard, in milliseconds of the node's monotonic clock.
-    heard: AtomicU64,
+    /// When the peer had last been heard when it was asked for a sign of life, in milliseconds.
+    asked: AtomicU64,
 }
 
 impl<'a> Duplex<'a> {
@@ -149,30 +153,29 @@ impl<'a> Duplex<'a> {
     ) -> Self {
         let queue = greeting.iter().map(|message| encode(encoding, message)).collect();
         let replies = Replies { queue: Mutex::new(queue), changed: Notify::new() };
-        let it = Self { connection, encoding, heartbeat, replies, heard: AtomicU64::new(0) };
-        it.hear();
-        it
+        Self { connection, encoding, heartbeat, replies, asked: AtomicU64::new(u64::MAX) }
     }
 
     /// Runs it.
     pub async fn run(&self, feed: &mut Feed, source: &mut impl Source, sink: &mut impl Sink) -> End {
         let handle = feed.handle();
         tokio::select! {
-            () = self.receive(&handle, source) => End::Peer,
+            end = self.receive(&handle, source) => end,
             end = self.send(feed, sink) => end,
             code = self.connection.closed() => End::Server(code),
         }
     }
 
-    async fn receive(&self, feed: &FeedHandle, source: &mut impl Source) {
+    async fn receive(&self, feed: &FeedHandle, source: &mut impl Source) -> End {
         loop {
             let incoming = source.next().await;
-            self.hear();
+            self.connection.hear();
             let reply = match incoming {
                 Incoming::Message(Ok(message)) => self.connection.execute(feed, message).await,
                 Incoming::Message(Err(rejection)) => Some(ServerMessage::Error(rejection)),
                 Incoming::Alive => None,
-                Incoming::Ended => return,
+                Incoming::Ended => return End::Peer,
+                Incoming::Broken(code) => return End::Broken(code),
             };
             if let Some(reply) = reply {
                 self.replies.push(encode(self.encoding, &reply)).await;
@@ -183,7 +186,6 @@ impl<'a> Duplex<'a> {
     async fn send(&self, feed: &mut Feed, sink: &mut impl Sink) -> End {
         let mut frames = Vec::new();
         let mut deliveries = Vec::new();
-        let mut asked = false;
         loop {
             self.replies.drain(&mut frames);
             self.connection.read(feed, ReadBudget(limits::BATCH_BYTES), &mut deliveries);
@@ -192,6 +194,7 @@ impl<'a> Duplex<'a> {
             if !frames.is_empty() {
                 let sent = tokio::select! {
                     sent = sink.send(&mut frames) => sent,
+                    // Who takes nothing cannot be asked either.
                     () = self.silence(limits::HEARTBEAT + limits::HEARTBEAT_DEADLINE) => return self.dead(),
                 };
                 if sent.is_err() {
@@ -199,35 +202,33 @@ impl<'a> Duplex<'a> {
                 }
                 continue;
             }
-            let patience =
-                if asked { limits::HEARTBEAT + limits::HEARTBEAT_DEADLINE } else { limits::HEARTBEAT };
             tokio::select! {
                 () = self.replies.filled() => {}
                 () = self.connection.ready(feed) => {}
-                () = self.silence(patience) => {
-                    if asked {
+                () = self.silence(limits::HEARTBEAT) => {
+                    if self.was_asked() {
                         return self.dead();
                     }
-                    asked = true;
+                    self.asked.store(self.connection.heard().as_millis() as u64, Ordering::Relaxed);
                     if sink.ping().await.is_err() {
                         return End::Peer;
                     }
-                    continue;
                 }
-            }
-            if self.silent_for() < limits::HEARTBEAT {
-                asked = false;
             }
         }
     }
 
-    /// Waits until nothing was heard for `patience`; for ever where another stream asks.
+    /// Waits until nothing was heard for `patience`, and if the peer was asked, for the deadline of its answer too. For
+    /// ever where another stream asks.
     async fn silence(&self, patience: Duration) {
         if self.heartbeat == Heartbeat::Elsewhere {
             return std::future::pending().await;
         }
         loop {
-            let left = patience.saturating_sub(self.silent_for());
+            let patience =
+                if self.was_asked() { limits::HEARTBEAT + limits::HEARTBEAT_DEADLINE } else { patience };
+            let silent = self.connection.hub().now().since(self.connection.heard());
+            let left = patience.saturating_sub(silent);
             if left.is_zero() {
                 return;
             }
@@ -235,20 +236,13 @@ impl<'a> Duplex<'a> {
         }
     }
 
+    /// Whether the peer was asked for a sign of life and has given none since.
+    fn was_asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed) == self.connection.heard().as_millis() as u64
+    }
+
     fn dead(&self) -> End {
         self.connection.hub().counters().dead_peers.increment();
         End::Server(CloseCode::NoHeartbeat)
-    }
-
-    fn hear(&self) {
-        self.heard.store(self.now().as_millis() as u64, Ordering::Relaxed);
-    }
-
-    fn silent_for(&self) -> Duration {
-        self.now().saturating_sub(Duration::from_millis(self.heard.load(Ordering::Relaxed)))
-    }
-
-    fn now(&self) -> Duration {
-        self.connection.hub().now().monotonic
     }
 }

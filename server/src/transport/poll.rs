@@ -71,13 +71,9 @@ impl Answer {
             for delivery in deliveries.drain(..) {
                 progress.deliver(&delivery);
                 let frame = delivery.frame(Encoding::Json, connection.hub().counters());
-                let (open, rest): (&[u8], &[u8]) = match &delivery.item {
-                    Item::Publication(..) => json::object_of(&frame),
-                    Item::Gap(..) | Item::Reset(_) | Item::Synced(_) => (b"", &frame),
-                };
-                let list = match &delivery.item {
-                    Item::Publication(..) => &mut self.publications,
-                    Item::Gap(..) | Item::Reset(_) | Item::Synced(_) => &mut self.control,
+                let (list, (open, rest)) = match delivery.item() {
+                    Some(Item::Publication(..)) => (&mut self.publications, json::object_of(&frame)),
+                    _ => (&mut self.control, (&b""[..], &frame[..])),
                 };
                 if !list.is_empty() {
                     list.put_u8(b',');

@@ -1,6 +1,6 @@
 //! How far a client of SSE or polling has read, for its cursor.
 
-use fulmar_core::{ChannelName, Epoch, Offset, Position, Resume, ServerMessage, cursor::CursorWriter};
+use fulmar_core::{ChannelName, Epoch, Item, Offset, Position, Resume, ServerMessage, cursor::CursorWriter};
 
 use crate::hub::{Connection, CursorRequest, Delivery};
 
@@ -35,7 +35,7 @@ impl Progress {
 
     /// Moves on.
     pub(super) fn deliver(&mut self, delivery: &Delivery) {
-        let (offset, base) = delivery.item.resume();
+        let Some((offset, base)) = delivery.item().map(Item::resume) else { return };
         let resume = Resume { position: Position { epoch: delivery.epoch().clone(), offset }, base };
         match self.channels.iter_mut().find(|(channel, _)| channel == delivery.channel()) {
             Some((_, at)) => *at = resume,

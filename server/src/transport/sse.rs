@@ -90,14 +90,15 @@ impl EventStream {
             out.put_slice(b"id: ");
             out.put_slice(self.progress.cursor().as_bytes());
             out.put_u8(b'\n');
-            match &delivery.item {
-                Item::Publication(..) => {
+            match delivery.item() {
+                None => {}
+                Some(Item::Publication(..)) => {
                     let (open, rest) = json::object_of(&frame);
                     put_data(&mut out, open, rest);
                 }
-                Item::Gap(..) => put_named(&mut out, "gap", &frame),
-                Item::Reset(_) => put_named(&mut out, "reset", &frame),
-                Item::Synced(_) => put_named(&mut out, "synced", &frame),
+                Some(Item::Gap(..)) => put_named(&mut out, "gap", &frame),
+                Some(Item::Reset(_)) => put_named(&mut out, "reset", &frame),
+                Some(Item::Synced(_)) => put_named(&mut out, "synced", &frame),
             }
         }
         out.freeze()

@@ -11,6 +11,7 @@ use futures_util::{
     stream::{SplitSink, SplitStream},
 };
 use tokio::time;
+use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 
 use super::duplex::{self, Duplex, End, Gone, Heartbeat, Incoming};
 use crate::{
@@ -46,13 +47,22 @@ pub async fn serve(
 
 /// The closing handshake, RFC 6455 section 7: tungstenite answers a peer's close on its own as long as it is polled.
 async fn close(mut sink: Outgoing, mut source: IncomingFrames, end: End) {
-    if let End::Server(code) = end {
-        let frame = duplex::encode(sink.encoding, &close_message(code));
-        let _ = sink.send_frames(&mut vec![frame]).await;
-        let close = CloseFrame { code: code.code(), reason: Utf8Bytes::from_static(code.reason()) };
-        let _ = sink.sink.send(Message::Close(Some(close))).await;
-    } else {
-        let _ = sink.sink.flush().await;
+    match end {
+        End::Server(code) => {
+            let frame = duplex::encode(sink.encoding, &close_message(code));
+            let _ = sink.send_frames(&mut vec![frame]).await;
+            let close = CloseFrame { code: code.code(), reason: Utf8Bytes::from_static(code.reason()) };
+            let _ = sink.sink.send(Message::Close(Some(close))).await;
+        }
+        End::Broken(code) => {
+            let close = CloseFrame { code, reason: Utf8Bytes::from_static("the message cannot be taken") };
+            let _ = sink.sink.send(Message::Close(Some(close))).await;
+            // What is left unread would make the system reset the connection, and the peer might not see the close.
+            time::sleep(limits::CLOSE_DEADLINE / 3).await;
+        }
+        End::Peer => {
+            let _ = sink.sink.flush().await;
+        }
     }
     while let Some(Ok(_)) = source.stream.next().await {}
 }
@@ -108,7 +118,22 @@ impl duplex::Source for IncomingFrames {
                 ))))
             }
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => Incoming::Alive,
-            Some(Ok(Message::Close(_)) | Err(_)) | None => Incoming::Ended,
+            Some(Err(error)) => {
+                let error = error.into_inner().downcast::<tungstenite::Error>();
+                error.ok().and_then(|error| close_code(&error)).map_or(Incoming::Ended, Incoming::Broken)
+            }
+            Some(Ok(Message::Close(_))) | None => Incoming::Ended,
         }
+    }
+}
+
+/// The code by which a peer learns what it did wrong. RFC 6455, section 7.4.1.
+fn close_code(error: &tungstenite::Error) -> Option<u16> {
+    match error {
+        tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,
+        tungstenite::Error::Protocol(_) => Some(1002),
+        tungstenite::Error::Utf8(_) => Some(1007),
+        tungstenite::Error::Capacity(_) => Some(1009),
+        _ => None,
     }
 }

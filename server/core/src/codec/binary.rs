@@ -47,7 +47,7 @@ pub fn publication(publication: &Publication) -> Bytes {
     let Publication { alias, offset, time, draft, .. } = publication;
     let mut out = Vec::with_capacity(draft.cost() - crate::limits::PUBLICATION_OVERHEAD + 24);
     out.push(PUBLICATION);
-    varint::write(&mut out, u64::from(*alias));
+    varint::write(&mut out, *alias);
     varint::write(&mut out, offset.get());
     varint::write(&mut out, *time);
     body(&mut out, draft, false, |_| {});
@@ -63,7 +63,7 @@ pub fn encode(message: &ServerMessage) -> Bytes {
         ServerMessage::Reset(mark) => write_mark(&mut out, RESET, mark),
         ServerMessage::Synced(mark) => {
             out.push(SYNCED);
-            varint::write(&mut out, u64::from(mark.alias));
+            varint::write(&mut out, mark.alias);
             varint::write(&mut out, mark.position.offset.get());
         }
         ServerMessage::Subscribed { r#ref, mark } => {
@@ -93,7 +93,10 @@ pub fn encode(message: &ServerMessage) -> Bytes {
             write_string(&mut out, problem.code.as_str());
             write_string(&mut out, &problem.message);
         }
-        ServerMessage::Ping => out.extend_from_slice(&[PING, 0]),
+        ServerMessage::Ping { r#ref } => {
+            out.push(PING);
+            write_ref(&mut out, *r#ref);
+        }
         ServerMessage::Pong { r#ref } => {
             out.push(PONG);
             write_ref(&mut out, *r#ref);
@@ -252,7 +255,7 @@ fn write_mark(out: &mut Vec<u8>, kind: u8, mark: &Mark) {
 }
 
 fn write_mark_fields(out: &mut Vec<u8>, mark: &Mark) {
-    varint::write(out, u64::from(mark.alias));
+    varint::write(out, mark.alias);
     write_string(out, mark.channel.as_str());
     write_position(out, &mark.position);
 }

@@ -73,7 +73,7 @@ pub fn encode(message: &ServerMessage) -> Bytes {
         ServerMessage::Error(Rejection { r#ref, problem }) => {
             out.open("error", *r#ref).raw(",\"error\":").problem(problem)
         }
-        ServerMessage::Ping => out.open("ping", None),
+        ServerMessage::Ping { r#ref } => out.open("ping", *r#ref),
         ServerMessage::Pong { r#ref } => out.open("pong", *r#ref),
         ServerMessage::Close { code, reason } => out
             .open("close", None)

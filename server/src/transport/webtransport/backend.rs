@@ -2,8 +2,9 @@
 //!
 //! It stands between quinn and h3 to see every incoming bidirectional stream first: one that begins with the
 //! WebTransport signal value goes to its session and never into h3, which would wait for it before the next stream and
-//! keep a record of it for the connection's life. All accepting is polled from the one task that drives the
-//! connection.
+//! keep a record of it for the connection's life. Unidirectional streams of a session are refused here too: the
+//! protocol has none, and h3 would hold one until more of it comes than its header. All accepting is polled from the
+//! one task that drives the connection.
 
 use std::{
     collections::VecDeque,
@@ -27,6 +28,8 @@ use crate::limits;
 
 /// What a bidirectional stream of a session begins with, before the session's id.
 const WEBTRANSPORT_STREAM: u64 = 0x41;
+/// What a unidirectional one begins with.
+const WEBTRANSPORT_UNI_STREAM: u64 = 0x54;
 /// The longest beginning of a stream: two integers.
 const HEAD: usize = 16;
 /// What one read of a stream takes at most.
@@ -43,6 +46,7 @@ pub(super) struct Backend {
     opener: Opener,
     /// Streams that have not said yet what they are. Bounded by the credit that the client has.
     undecided: Vec<Undecided>,
+    undecided_uni: Vec<Head>,
     /// Streams of sessions, for [`Self::next_session_stream`].
     session_streams: VecDeque<SessionStream>,
     /// The connection's age, told by its driver.
@@ -68,8 +72,13 @@ impl SessionStream {
 
 struct Undecided {
     send: quinn::SendStream,
+    head: Head,
+}
+
+/// The beginning of a stream, as far as it has come.
+struct Head {
     recv: quinn::RecvStream,
-    head: [u8; HEAD],
+    bytes: [u8; HEAD],
     length: usize,
     since: Duration,
 }
@@ -92,6 +101,7 @@ impl Backend {
             incoming_bidi,
             incoming_uni,
             undecided: Vec::new(),
+            undecided_uni: Vec::new(),
             session_streams: VecDeque::new(),
             age: Duration::ZERO,
         }
@@ -106,33 +116,69 @@ impl Backend {
     pub(super) fn expire(&mut self, age: Duration) {
         self.age = age;
         self.undecided.retain_mut(|it| {
-            let keep = age.saturating_sub(it.since) < limits::STREAM_HEADER_DEADLINE;
+            let keep = it.head.is_young(age);
             if !keep {
-                refuse(&mut it.send, &mut it.recv, Code::H3_REQUEST_REJECTED);
+                refuse(&mut it.send, &mut it.head.recv, Code::H3_REQUEST_REJECTED);
             }
             keep
         });
+        // Dropping one stops it.
+        self.undecided_uni.retain(|head| head.is_young(age));
     }
 }
 
 impl Undecided {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Decision> {
         loop {
-            let head = &self.head[..self.length];
+            let head = self.head.bytes();
             if let Some((kind, after)) = varint::read(head) {
                 if kind != WEBTRANSPORT_STREAM {
                     return Poll::Ready(Decision::Request(Bytes::copy_from_slice(head)));
                 }
                 if let Some((session, length)) = varint::read(&head[after..]) {
-                    return Poll::Ready(Decision::Session(
-                        session,
-                        Bytes::copy_from_slice(&head[after + length..]),
-                    ));
+                    let rest = Bytes::copy_from_slice(&head[after + length..]);
+                    return Poll::Ready(Decision::Session(session, rest));
                 }
             }
-            match ready!(self.recv.poll_read(cx, &mut self.head[self.length..])) {
-                Ok(0) | Err(_) => return Poll::Ready(Decision::Broken),
-                Ok(n) => self.length += n,
+            if ready!(self.head.poll_more(cx)).is_none() {
+                return Poll::Ready(Decision::Broken);
+            }
+        }
+    }
+}
+
+impl Head {
+    fn new(recv: quinn::RecvStream, since: Duration) -> Self {
+        Self { recv, bytes: [0; HEAD], length: 0, since }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+
+    fn is_young(&self, age: Duration) -> bool {
+        age.saturating_sub(self.since) < limits::STREAM_HEADER_DEADLINE
+    }
+
+    /// Reads on; `None` when the stream has ended.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Option<()>> {
+        Poll::Ready(match ready!(self.recv.poll_read(cx, &mut self.bytes[self.length..])) {
+            Ok(0) | Err(_) => None,
+            Ok(n) => {
+                self.length += n;
+                Some(())
+            }
+        })
+    }
+
+    /// The type of a unidirectional stream; `None` when it has ended without one.
+    fn poll_type(&mut self, cx: &mut Context<'_>) -> Poll<Option<u64>> {
+        loop {
+            if let Some((kind, _)) = varint::read(self.bytes()) {
+                return Poll::Ready(Some(kind));
+            }
+            if ready!(self.poll_more(cx)).is_none() {
+                return Poll::Ready(None);
             }
         }
     }
@@ -153,12 +199,33 @@ impl<B: Buf> quic::Connection<B> for Backend {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<RecvStream, ConnectionErrorIncoming>> {
-        let accepted = ready!(self.incoming_uni.poll_next_unpin(cx));
-        Poll::Ready(match accepted {
-            Some(Ok(stream)) => Ok(RecvStream::new(Bytes::new(), stream)),
-            Some(Err(error)) => Err(connection_error(error)),
-            None => Err(never_ends()),
-        })
+        while let Poll::Ready(accepted) = self.incoming_uni.poll_next_unpin(cx) {
+            match accepted {
+                Some(Ok(recv)) => self.undecided_uni.push(Head::new(recv, self.age)),
+                Some(Err(error)) => return Poll::Ready(Err(connection_error(error))),
+                None => return Poll::Ready(Err(never_ends())),
+            }
+        }
+        let mut at = 0;
+        while at < self.undecided_uni.len() {
+            let Poll::Ready(kind) = self.undecided_uni[at].poll_type(cx) else {
+                at += 1;
+                continue;
+            };
+            let mut head = self.undecided_uni.swap_remove(at);
+            match kind {
+                Some(WEBTRANSPORT_UNI_STREAM) | None => {
+                    let code =
+                        VarInt::from_u64(Code::H3_STREAM_CREATION_ERROR.value()).unwrap_or(VarInt::MAX);
+                    let _ = head.recv.stop(code);
+                }
+                Some(_) => {
+                    let read = Bytes::copy_from_slice(head.bytes());
+                    return Poll::Ready(Ok(RecvStream::new(read, head.recv)));
+                }
+            }
+        }
+        Poll::Pending
     }
 
     fn poll_accept_bidi(
@@ -168,8 +235,7 @@ impl<B: Buf> quic::Connection<B> for Backend {
         while let Poll::Ready(accepted) = self.incoming_bidi.poll_next_unpin(cx) {
             match accepted {
                 Some(Ok((send, recv))) => {
-                    let since = self.age;
-                    self.undecided.push(Undecided { send, recv, head: [0; HEAD], length: 0, since });
+                    self.undecided.push(Undecided { send, head: Head::new(recv, self.age) });
                 }
                 Some(Err(error)) => return Poll::Ready(Err(connection_error(error))),
                 None => return Poll::Ready(Err(never_ends())),
@@ -181,7 +247,7 @@ impl<B: Buf> quic::Connection<B> for Backend {
                 at += 1;
                 continue;
             };
-            let Undecided { mut send, mut recv, .. } = self.undecided.swap_remove(at);
+            let Undecided { mut send, head: Head { mut recv, .. } } = self.undecided.swap_remove(at);
             match decision {
                 Decision::Request(head) => {
                     return Poll::Ready(Ok(BidiStream {

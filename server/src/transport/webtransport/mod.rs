@@ -300,7 +300,8 @@ impl Driver {
         let session = session.clone();
         self.streams += 1;
         // A subscription has a stream, so a session with many of them needs more; idle ones need not pay for it.
-        let wanted = (self.streams + 2)
+        // The margin is for the CONNECT stream, streams that have ended and are not yet forgotten, and those on their way.
+        let wanted = (self.streams + 8)
             .next_power_of_two()
             .clamp(limits::QUIC_BIDI_STREAMS, fulmar_core::limits::SUBSCRIPTIONS as u32 * 2);
         self.quic.set_max_concurrent_bi_streams(wanted.into());

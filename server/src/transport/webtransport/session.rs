@@ -94,6 +94,13 @@ impl Session {
             end = duplex.run(&mut feed, &mut source, &mut sink) => end,
             () = self.ended.cancelled() => return,
         };
+        let end = match end {
+            End::Broken(_) => {
+                self.connection.close(CloseCode::ProtocolError);
+                End::Server(CloseCode::ProtocolError)
+            }
+            end => end,
+        };
         match end {
             End::Peer => self.connection.end_feed(&feed),
             End::Server(code) if control => {
@@ -108,7 +115,7 @@ impl Session {
                 }
                 self.ended.cancelled().await;
             }
-            End::Server(_) => {}
+            End::Server(_) | End::Broken(_) => {}
         }
         let _ = sink.send.finish();
     }
@@ -136,7 +143,7 @@ impl Session {
         let counters = self.connection.hub().counters();
         let mut packet = BytesMut::new();
         for delivery in deliveries.drain(..) {
-            if !matches!(delivery.item, Item::Publication(..)) {
+            if !matches!(delivery.item(), Some(Item::Publication(..))) {
                 continue;
             }
             let room = self.quic.max_datagram_size().unwrap_or(0);
@@ -228,8 +235,7 @@ impl duplex::Source for Frames {
     async fn next(&mut self) -> Incoming {
         loop {
             if self.state.broken {
-                self.recv.stop_sending(u64::from(CloseCode::ProtocolError.code()));
-                return Incoming::Ended;
+                return Incoming::Broken(CloseCode::ProtocolError.code());
             }
             if let Some(incoming) = self.state.next() {
                 return incoming;
@@ -258,6 +264,6 @@ impl duplex::Sink for Outgoing {
     }
 
     async fn ping(&mut self) -> Result<(), Gone> {
-        self.send(&mut vec![binary::encode(&ServerMessage::Ping)]).await
+        self.send(&mut vec![binary::encode(&ServerMessage::Ping { r#ref: None })]).await
     }
 }

@@ -1,0 +1,213 @@
+/**
+ * What all connections have in common, and what those have that carry requests in-band (WebSocket, WebTransport).
+ *
+ * @typedef {import('./wire.js').Message} Message
+ * @typedef {{code: number, reason: string, error?: unknown, retry?: number}} Close
+ * @typedef {{data?: unknown, key?: string, id?: string, removed?: boolean, ttl_ms?: number}} Content
+ * @typedef {{after?: string | null, position?: {epoch: string, offset: number}}} From
+ */
+import { CloseCode, FulmarError, closedError } from './errors.js';
+import { entryOf } from './cursor.js';
+import { Positions } from './positions.js';
+
+/** @abstract */
+export class Connection {
+  /**
+   * Called with each publication, gap, reset and synced, and with an error that answers nothing.
+   * @type {((message: Message) => void) | null}
+   */
+  onmessage = null;
+  /** What has been received: bytes of the transport's payload, and datagrams among them. */
+  received = { bytes: 0, publications: 0, datagrams: 0 };
+  /** @type {Promise<Close>} Never rejects. */
+  closed;
+  #finish;
+  #finished = false;
+
+  /** @param {string} transport @param {string} encoding */
+  constructor(transport, encoding) {
+    this.transport = transport;
+    this.encoding = encoding;
+    this.closed = new Promise((resolve) => (this.#finish = resolve));
+  }
+
+  get open() {
+    return !this.#finished;
+  }
+
+  /** @protected @param {Close} close */
+  finish(close) {
+    if (this.#finished) return;
+    this.#finished = true;
+    this.release(close);
+    this.#finish(close);
+  }
+
+  /** Lets go of what the connection holds. @protected @abstract @param {Close} close */
+  release(close) {}
+
+  /** @protected @param {Message} message */
+  deliver(message) {
+    if (message.type === 'publication') this.received.publications++;
+    try {
+      this.onmessage?.(message);
+    } catch (error) {
+      // The application's mistake is the application's to see, and must not stop the reading.
+      setTimeout(() => { throw error; });
+    }
+  }
+}
+
+/** @abstract */
+export class InbandConnection extends Connection {
+  /** @protected @type {Positions} */
+  positions;
+  /** What the server said it is about to close with. @protected @type {Close | null} */
+  closing = null;
+  /** @type {Map<number, {resolve: (answer: Message) => void, reject: (error: Error) => void}>} */
+  #waiting = new Map();
+  /** @type {Set<string>} */
+  #channels = new Set();
+  #ref = 0;
+
+  /** @param {string} transport @param {string} encoding */
+  constructor(transport, encoding) {
+    super(transport, encoding);
+    this.positions = new Positions();
+  }
+
+  /** A cursor over all channels; null while there is none to be had. @returns {string | null} */
+  get cursor() {
+    return this.positions.cursor;
+  }
+
+  /**
+   * @param {string} channel
+   * @param {From} [from] where to go on; a cursor that does not name the channel is as none
+   * @returns {Promise<Message>} the `subscribed` that answers
+   */
+  async subscribe(channel, { after, position } = {}) {
+    if (this.#channels.has(channel)) {
+      throw new FulmarError('already_subscribed', `The connection has ${channel} already.`);
+    }
+    /** @type {Message} */
+    const message = { type: 'subscribe', channel };
+    const entry = position ?? (after ? entryOf(after, channel) : undefined);
+    if (position) message.position = position;
+    else if (entry) message.after = after;
+    this.#channels.add(channel);
+    if (entry) this.positions.seed(channel, entry);
+    try {
+      return await this.sendSubscribe(message);
+    } catch (error) {
+      this.#channels.delete(channel);
+      // When it is the connection that was lost, the position asked from is still where to go on.
+      if (this.open) this.positions.forget(channel);
+      throw error;
+    }
+  }
+
+  /** @param {string} channel */
+  async unsubscribe(channel) {
+    await this.sendUnsubscribe({ type: 'unsubscribe', channel });
+    this.#channels.delete(channel);
+    this.positions.forget(channel);
+  }
+
+  /** @param {string} channel @param {Content} content @returns {Promise<Message>} the `published` that answers */
+  publish(channel, content) {
+    return this.request({ type: 'publish', channel, ...content });
+  }
+
+  /** @returns {Promise<Message>} */
+  ping() {
+    return this.request({ type: 'ping' });
+  }
+
+  /** @protected @abstract @param {Message} message */
+  send(message) {}
+
+  /** @protected @param {Message} message @returns {Promise<Message>} */
+  sendSubscribe(message) {
+    return this.request(message);
+  }
+
+  /** @protected @param {Message} message @returns {Promise<Message>} */
+  sendUnsubscribe(message) {
+    return this.request(message);
+  }
+
+  /**
+   * Sends a message with a `ref` and waits for what answers it.
+   * @protected @param {Message} message @param {(message: Message) => void} [send]
+   * @returns {Promise<Message>}
+   */
+  request(message, send = (numbered) => this.send(numbered)) {
+    if (!this.open) return Promise.reject(new FulmarError('closed', 'The connection is closed.'));
+    const ref = (this.#ref = (this.#ref % 0xffffffff) + 1);
+    return new Promise((resolve, reject) => {
+      this.#waiting.set(ref, { resolve, reject });
+      try {
+        send({ ...message, ref });
+      } catch (error) {
+        this.#waiting.delete(ref);
+        reject(error);
+      }
+    });
+  }
+
+  /** @protected @param {Message} message of the server, without alias @param {boolean} [datagram] */
+  receive(message, datagram = false) {
+    switch (message.type) {
+      case 'publication':
+      case 'gap':
+      case 'reset':
+      case 'synced':
+        this.deliver(message);
+        this.positions.note(message, datagram);
+        break;
+      case 'subscribed':
+        this.positions.note(message);
+        this.#answer(message);
+        break;
+      case 'unsubscribed':
+      case 'published':
+      case 'attached':
+      case 'pong': this.#answer(message); break;
+      case 'error':
+        if (message.ref === undefined) this.deliver(message);
+        else this.#answer(message, new FulmarError(message.error.code, message.error.message));
+        break;
+      case 'ping': this.send({ type: 'pong', ref: message.ref }); break;
+      case 'close': this.closing ??= { code: message.code, reason: message.reason }; break;
+      // A type that is not known is of a later minor version.
+    }
+  }
+
+  #answer(message, error) {
+    const waiting = this.#waiting.get(message.ref);
+    if (!waiting) return;
+    this.#waiting.delete(message.ref);
+    if (error) waiting.reject(error);
+    else waiting.resolve(message);
+  }
+
+  /** @protected @param {Close} close */
+  release(close) {
+    const error = closedError(close);
+    for (const { reject } of this.#waiting.values()) reject(error);
+    this.#waiting.clear();
+  }
+
+  /** Closed because the server cannot be followed any more. @protected @param {unknown} error */
+  fail(error) {
+    if (!this.open) return;
+    const reason = error instanceof Error ? error.message : String(error);
+    const broken = error instanceof FulmarError && error.code === 'malformed';
+    this.finish(this.closing ?? { code: broken ? CloseCode.PROTOCOL_ERROR : CloseCode.LOST, reason, error });
+    this.close(broken ? CloseCode.PROTOCOL_ERROR : CloseCode.NORMAL, reason);
+  }
+
+  /** @abstract @param {number} [code] @param {string} [reason] */
+  close(code, reason) {}
+}

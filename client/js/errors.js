@@ -1,0 +1,76 @@
+/** What can go wrong, and what a close code advises. */
+
+/** An error with the protocol's code; `status` where it came as an HTTP answer. */
+export class FulmarError extends Error {
+  /**
+   * @param {string} code snake_case, from the server or one of `unsupported`, `unreachable`, `closed`, `malformed`
+   * @param {string} message
+   * @param {{status?: number, cause?: unknown}} [more]
+   */
+  constructor(code, message, { status, cause } = {}) {
+    super(message, cause === undefined ? undefined : { cause });
+    this.name = 'FulmarError';
+    this.code = code;
+    this.status = status;
+  }
+}
+
+export const CloseCode = Object.freeze({
+  NORMAL: 1000,
+  /** Never sent: the connection was lost without a close. */
+  LOST: 1006,
+  GOING_AWAY: 4000,
+  NO_HEARTBEAT: 4001,
+  SESSION_EXPIRED: 4500,
+  FELL_BEHIND: 4501,
+  REPLACED: 4900,
+  PROTOCOL_ERROR: 4901,
+  REFUSED: 4902,
+});
+
+/**
+ * What a client should do after a close: come back with its cursor, come back without one, or stay away.
+ * @param {number} code
+ * @returns {'resume' | 'afresh' | 'stop'}
+ */
+export function advice(code) {
+  if (code === CloseCode.NORMAL || (code >= 4900 && code <= 4999)) return 'stop';
+  if (code >= 4500 && code <= 4899) return 'afresh';
+  return 'resume';
+}
+
+/**
+ * The error that an HTTP answer carries, whatever its body turns out to be.
+ * @param {Response} response
+ */
+export async function errorOf(response) {
+  const { status } = response;
+  try {
+    const { error } = await response.json();
+    return new FulmarError(error.code, error.message, { status });
+  } catch {
+    return new FulmarError('unreachable', `The server answered ${status}.`, { status });
+  }
+}
+
+/**
+ * The close that stands for an error on a transport that has no close codes of its own.
+ * @param {unknown} error
+ * @returns {{code: number, reason: string, error: unknown}}
+ */
+export function closeFor(error) {
+  const reason = error instanceof Error ? error.message : String(error);
+  /** @type {number} */
+  let code = CloseCode.LOST;
+  if (error instanceof FulmarError) {
+    if (error.code === 'bad_cursor') code = CloseCode.SESSION_EXPIRED;
+    else if (error.code === 'malformed') code = CloseCode.PROTOCOL_ERROR;
+    else if (error.status >= 400 && error.status < 500 && error.status !== 429) code = CloseCode.REFUSED;
+  }
+  return { code, reason, error };
+}
+
+/** What is left of a request when its connection closes. @param {{code: number, reason: string}} close */
+export function closedError({ code, reason }) {
+  return new FulmarError('closed', `The connection was closed: ${code} ${reason}`.trim());
+}

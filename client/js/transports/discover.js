@@ -1,0 +1,19 @@
+import { FulmarError, errorOf } from '../errors.js';
+import { urlOf } from '../http.js';
+
+/**
+ * Where the server's transports are, by its own word (`GET /connect`).
+ * @param {import('../fulmar.js').Options} options
+ * @returns {Promise<{webtransport: {url: string, certificate_hashes?: {algorithm: string, value: string}[]},
+ *   websocket: {url: string}, sse: {url: string}, poll: {url: string}}>}
+ */
+export async function discover({ base, fetch = globalThis.fetch }) {
+  let response;
+  try {
+    response = await fetch(urlOf(base, '/connect'), { cache: 'no-store', signal: AbortSignal.timeout(10_000) });
+  } catch (cause) {
+    throw new FulmarError('unreachable', `No answer from ${base}.`, { cause });
+  }
+  if (!response.ok) throw await errorOf(response);
+  return response.json();
+}

@@ -1,0 +1,60 @@
+/** Long-polling, and plain polling where `wait` is 0. */
+import { CloseCode } from '../errors.js';
+import { HttpConnection } from '../http.js';
+import { fromJson } from '../json.js';
+
+class PollConnection extends HttpConnection {
+  #wait;
+  #interval;
+
+  /** @param {import('../fulmar.js').Options} options */
+  constructor(options) {
+    super('poll', options);
+    this.#wait = options.wait ?? 25;
+    this.#interval = options.interval ?? (this.#wait ? 0 : 1000);
+  }
+
+  async run(signal, joined) {
+    // The first request of a set of channels does not wait: its answer tells where reading begins.
+    let wait = 0;
+    for (;;) {
+      const response = await this.get('/poll', signal, wait);
+      const text = await response.text();
+      if (signal.aborted) break;
+      this.count(text);
+      const more = this.#answer(JSON.parse(text));
+      joined();
+      wait = this.#wait;
+      if (!more && this.#interval) await sleep(this.#interval, signal);
+      if (signal.aborted) break;
+    }
+    return { code: CloseCode.NORMAL, reason: '' };
+  }
+
+  #answer({ cursor, publications, control, more }) {
+    // `synced` closes the publications of its channel, the others precede them.
+    for (const json of control) if (json.type !== 'synced') this.deliver(fromJson(json));
+    for (const json of publications) this.deliver(fromJson(json, 'publication'));
+    for (const json of control) if (json.type === 'synced') this.deliver(fromJson(json));
+    this.cursor = cursor;
+    return more;
+  }
+}
+
+/** @param {number} ms @param {AbortSignal} signal */
+function sleep(ms, signal) {
+  return new Promise((resolve) => {
+    const timer = setTimeout(done, ms);
+    signal.addEventListener('abort', done, { once: true });
+    function done() {
+      clearTimeout(timer);
+      signal.removeEventListener('abort', done);
+      resolve();
+    }
+  });
+}
+
+/** @param {import('../fulmar.js').Options} options */
+export async function openPoll(options) {
+  return new PollConnection(options);
+}

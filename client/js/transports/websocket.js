@@ -1,0 +1,86 @@
+/** WebSocket, in both subprotocols. */
+import { CloseCode, FulmarError } from '../errors.js';
+import { InbandConnection } from '../connection.js';
+import { fromJson, toJson } from '../json.js';
+import { AliasTable, decodeServer, encodeClient } from '../wire.js';
+import { urlOf } from '../http.js';
+
+/** A page may not close with other codes. */
+const closable = (code) => code === 1000 || (code >= 3000 && code <= 4999);
+
+const codecs = {
+  json: () => ({
+    encode: (message) => JSON.stringify(toJson(message)),
+    decode(data) {
+      if (typeof data !== 'string') throw new FulmarError('malformed', 'a binary message came in JSON');
+      try {
+        return fromJson(JSON.parse(data));
+      } catch (cause) {
+        throw new FulmarError('malformed', 'a message is not JSON', { cause });
+      }
+    },
+  }),
+  bin() {
+    const aliases = new AliasTable();
+    return {
+      encode: encodeClient,
+      decode(data) {
+        if (typeof data === 'string') throw new FulmarError('malformed', 'a text message came in binary');
+        const message = aliases.resolve(decodeServer(new Uint8Array(data)));
+        if (!message) throw new FulmarError('malformed', 'a frame names an alias that stands for nothing');
+        return message;
+      },
+    };
+  },
+};
+
+class WebSocketConnection extends InbandConnection {
+  #socket;
+  #codec;
+
+  /** @param {WebSocket} socket that is open @param {'json' | 'bin'} encoding */
+  constructor(socket, encoding) {
+    super('websocket', encoding);
+    this.#socket = socket;
+    this.#codec = codecs[encoding]();
+    socket.onmessage = ({ data }) => this.#message(data);
+    socket.onclose = ({ code, reason }) => {
+      const abnormal = code === CloseCode.LOST || code === 1005;
+      this.finish(abnormal && this.closing ? this.closing : { code, reason });
+    };
+  }
+
+  #message(data) {
+    if (!this.open) return;
+    this.received.bytes += typeof data === 'string' ? data.length : data.byteLength;
+    try {
+      this.receive(this.#codec.decode(data));
+    } catch (error) {
+      this.fail(error);
+    }
+  }
+
+  send(message) {
+    this.#socket.send(this.#codec.encode(message));
+  }
+
+  close(code = CloseCode.NORMAL, reason = '') {
+    this.#socket.close(closable(code) ? code : CloseCode.NORMAL, reason.slice(0, 40));
+  }
+}
+
+/** @param {import('../fulmar.js').Options} options */
+export async function openWebSocket(options) {
+  const { base, encoding = 'json' } = options;
+  const WebSocket = options.WebSocket ?? globalThis.WebSocket;
+  if (!WebSocket) throw new FulmarError('unsupported', 'There is no WebSocket here.');
+  const socket = new WebSocket(urlOf(base, '/ws').replace(/^http/, 'ws'), [`fulmar.v1.${encoding}`]);
+  socket.binaryType = 'arraybuffer';
+  await new Promise((resolve, reject) => {
+    socket.onopen = resolve;
+    socket.onclose = ({ reason }) => {
+      reject(new FulmarError('unreachable', reason || 'The WebSocket could not be opened.'));
+    };
+  });
+  return new WebSocketConnection(socket, encoding);
+}

@@ -1,0 +1,259 @@
+/** WebTransport: a control stream, a stream for each subscription, and datagrams for the newest state. */
+import { CloseCode, FulmarError, closedError } from '../errors.js';
+import { InbandConnection } from '../connection.js';
+import { FrameSplitter, prefixed, splitDatagram } from '../framing.js';
+import { fromBase64 } from '../json.js';
+import { AliasTable, decodeServer, encodeClient } from '../wire.js';
+import { discover } from './discover.js';
+
+/** Datagrams that may wait in the browser while the page is busy. State heals, so the oldest may go. */
+const INCOMING_DATAGRAMS = 512;
+/** Datagrams kept because they came before the `subscribed` that names their alias, and for how long. */
+const MAX_EARLY = 64;
+const EARLY_MS = 3000;
+/** How long reading goes on before the page gets its turn. */
+const TURN_MS = 6;
+/** How long a stream's end waits for the session's own, which tells the reason. */
+const GRACE_MS = 1000;
+/** The longest of the pauses between attempts to open a stream. */
+const MAX_STREAM_PAUSE_MS = 1000;
+
+/** A client-opened stream: messages out, frames in. */
+class Pipe {
+  #writer;
+  #splitter = new FrameSplitter();
+
+  /** @param {{readable: ReadableStream, writable: WritableStream}} stream */
+  constructor(stream) {
+    this.readable = stream.readable;
+    this.#writer = stream.writable.getWriter();
+    this.#writer.closed.catch(() => {});
+  }
+
+  send(message) {
+    this.#writer.write(prefixed(encodeClient(message))).catch(() => {});
+  }
+
+  push(chunk) {
+    return this.#splitter.push(chunk);
+  }
+
+  end() {
+    this.#writer.close().catch(() => {});
+  }
+}
+
+class WebTransportConnection extends InbandConnection {
+  #session;
+  #control;
+  #aliases = new AliasTable();
+  /** @type {Map<string, Pipe>} by channel */
+  #pipes = new Map();
+  /** @type {{at: number, messages: import('../wire.js').Message[]}[]} */
+  #early = [];
+  #turnEnds = 0;
+
+  /** @param {WebTransport} session that is ready @param {Pipe} control */
+  constructor(session, control) {
+    super('webtransport', 'bin');
+    this.#session = session;
+    this.#control = control;
+    session.closed.then(
+      ({ closeCode, reason }) => {
+        this.finish(this.closing ?? { code: closeCode || CloseCode.LOST, reason: reason ?? '' });
+      },
+      (error) => this.finish(this.closing ?? { code: CloseCode.LOST, reason: describe(error), error }),
+    );
+    this.#follow(control, 'control', () => true);
+    this.#read(session.datagrams.readable, (datagram) => this.#datagram(datagram));
+  }
+
+  send(message) {
+    this.#control.send(message);
+  }
+
+  async sendSubscribe(message) {
+    const { channel } = message;
+    const pipe = new Pipe(await this.#newStream());
+    this.#pipes.set(channel, pipe);
+    this.#follow(pipe, channel, () => this.#pipes.get(channel) === pipe);
+    try {
+      return await this.request(message, (numbered) => pipe.send(numbered));
+    } catch (error) {
+      this.#drop(channel);
+      throw error;
+    }
+  }
+
+  /**
+   * A server raises its limit of streams as they are used. A browser may wait for that, or refuse at once (Chromium).
+   */
+  async #newStream() {
+    for (let pause = 10; ; pause *= 2) {
+      try {
+        return await this.#session.createBidirectionalStream();
+      } catch (cause) {
+        if (!this.open) throw closedError(this.closing ?? { code: CloseCode.LOST, reason: describe(cause) });
+        if (pause > MAX_STREAM_PAUSE_MS) throw new FulmarError('unreachable', 'No stream could be opened.', { cause });
+        await new Promise((resolve) => setTimeout(resolve, pause));
+      }
+    }
+  }
+
+  async sendUnsubscribe(message) {
+    const pipe = this.#pipes.get(message.channel);
+    if (!pipe) throw new FulmarError('not_subscribed', `The connection does not have ${message.channel}.`);
+    const answer = await this.request(message, (numbered) => pipe.send(numbered));
+    this.#drop(message.channel);
+    return answer;
+  }
+
+  #drop(channel) {
+    const pipe = this.#pipes.get(channel);
+    this.#pipes.delete(channel);
+    pipe?.end();
+  }
+
+  /** Reads to the end, in turns: a flood must not keep the page from painting and from its input. */
+  async #read(readable, take) {
+    const reader = readable.getReader();
+    try {
+      while (this.open) {
+        const { value, done } = await reader.read();
+        if (done || !this.open) return;
+        this.received.bytes += value.byteLength;
+        take(value);
+        const now = performance.now();
+        if (now - this.#turnEnds > TURN_MS * 4) this.#turnEnds = now + TURN_MS;
+        else if (now > this.#turnEnds) {
+          await nextTurn();
+          this.#turnEnds = performance.now() + TURN_MS;
+        }
+      }
+    } catch (error) {
+      if (error instanceof FulmarError) this.fail(error);
+    }
+  }
+
+  #frames(frames) {
+    for (const frame of frames) {
+      const message = this.#aliases.resolve(decodeServer(frame));
+      if (!message) throw new FulmarError('malformed', 'a frame names an alias that stands for nothing');
+      this.receive(message);
+      if (this.#early.length) this.#retryEarly();
+    }
+  }
+
+  #datagram(datagram) {
+    this.received.datagrams++;
+    let messages;
+    try {
+      messages = splitDatagram(datagram).map(decodeServer);
+    } catch {
+      return; // Not one of ours, or of a later version: what it held comes again on the stream.
+    }
+    const early = messages.filter((message) => !this.#take(message));
+    if (!early.length) return;
+    this.#early.push({ at: performance.now(), messages: early });
+    if (this.#early.length > MAX_EARLY) this.#early.shift();
+  }
+
+  /** @returns {boolean} whether the alias is known */
+  #take(message) {
+    const resolved = this.#aliases.resolve(message);
+    // What comes after an unsubscription is dropped; what comes before `subscribed` is for a channel being subscribed.
+    if (resolved && this.#pipes.has(resolved.channel)) this.receive(resolved, true);
+    return resolved !== null;
+  }
+
+  #retryEarly() {
+    const since = performance.now() - EARLY_MS;
+    this.#early = this.#early.filter((early) => {
+      early.messages = early.messages.filter((message) => !this.#take(message));
+      return early.messages.length && early.at >= since;
+    });
+  }
+
+  /**
+   * Takes a stream's frames, and the stream's end as the connection's where it is still in use a moment later: the end
+   * of the session, which tells the reason, comes after those of its streams.
+   * @param {Pipe} pipe @param {string} what @param {() => boolean} inUse
+   */
+  async #follow(pipe, what, inUse) {
+    await this.#read(pipe.readable, (chunk) => this.#frames(pipe.push(chunk)));
+    setTimeout(() => {
+      if (inUse()) this.fail(new FulmarError('unreachable', `The server ended the stream of ${what}.`));
+    }, GRACE_MS);
+  }
+
+  close(code = CloseCode.NORMAL, reason = '') {
+    try {
+      this.#session.close({ closeCode: code, reason });
+    } catch {
+      // It is closed already.
+    }
+    this.finish(this.closing ?? { code, reason });
+  }
+}
+
+/** Lets events and painting go first. Timers would be clamped to 4 ms, and to a second in a hidden page. */
+function nextTurn() {
+  return new Promise((resolve) => {
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = () => {
+      port1.close();
+      resolve();
+    };
+    port2.postMessage(null);
+  });
+}
+
+const describe = (error) => (error instanceof Error && error.message ? error.message : 'The connection was lost.');
+
+/** @param {import('../fulmar.js').Options} options */
+export async function openWebTransport(options) {
+  const { timeout = 8000 } = options;
+  const WebTransport = options.WebTransport ?? globalThis.WebTransport;
+  if (!WebTransport) throw new FulmarError('unsupported', 'There is no WebTransport here.');
+
+  const { webtransport } = await discover(options);
+  const hashes = webtransport.certificate_hashes ?? [];
+  /** @type {Record<string, unknown>} */
+  const init = { congestionControl: 'low-latency' };
+  if (hashes.length) {
+    init.serverCertificateHashes = hashes.map(({ algorithm, value }) => ({ algorithm, value: fromBase64(value) }));
+  }
+  const session = new WebTransport(webtransport.url, init);
+  session.closed.catch(() => {});
+  try {
+    await within(timeout, session.ready);
+  } catch (cause) {
+    try {
+      session.close();
+    } catch {
+      // It never opened.
+    }
+    const { host } = new URL(webtransport.url);
+    throw new FulmarError('unreachable', `No WebTransport session with ${host} over UDP.`, { cause });
+  }
+
+  const { datagrams } = session;
+  // The name in the standard, and the one before it.
+  if ('incomingMaxBufferedDatagrams' in datagrams) datagrams.incomingMaxBufferedDatagrams = INCOMING_DATAGRAMS;
+  else if ('incomingHighWaterMark' in datagrams) datagrams.incomingHighWaterMark = INCOMING_DATAGRAMS;
+
+  const control = new Pipe(await session.createBidirectionalStream());
+  const connection = new WebTransportConnection(session, control);
+  // A stream exists for the server only when something has been sent on it, and the first is the control stream.
+  connection.ping().catch(() => {});
+  return connection;
+}
+
+/** @template T @param {number} ms @param {Promise<T>} promise @returns {Promise<T>} */
+function within(ms, promise) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new FulmarError('unreachable', `Nothing within ${ms} ms.`)), ms);
+  });
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
+}

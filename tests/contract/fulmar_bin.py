@@ -1,0 +1,264 @@
+"""fulmar.v1.bin, written from server/PROTOCOL.md section 5 alone.
+
+`encode` and `decode` turn one frame into a dict of its fields and back. `Connection` adds what a receiver has to
+remember, the aliases, and renders frames as the JSON messages of section 4.
+"""
+
+import base64
+import json
+
+
+class Malformed(ValueError):
+    """Bytes that are not a frame."""
+
+
+def varint(value):
+    for prefix, size in ((0, 1), (1, 2), (2, 4), (3, 8)):
+        if value < 1 << (8 * size - 2):
+            return (value | prefix << (8 * size - 2)).to_bytes(size, "big")
+    raise ValueError(f"{value} does not fit in a variable-length integer")
+
+
+def string(value):
+    raw = value.encode()
+    return varint(len(raw)) + raw
+
+
+def utf8(raw):
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise Malformed(f"not UTF-8: {raw[:20]!r}") from error
+
+
+class Reader:
+    def __init__(self, raw):
+        self.raw, self.at = bytes(raw), 0
+
+    def take(self, size):
+        if self.at + size > len(self.raw):
+            raise Malformed(f"the frame ends at {len(self.raw)}, inside a field that begins at {self.at}")
+        self.at += size
+        return self.raw[self.at - size : self.at]
+
+    def byte(self):
+        return self.take(1)[0]
+
+    def varint(self):
+        first = self.byte()
+        rest = self.take((1 << (first >> 6)) - 1)
+        return int.from_bytes(bytes([first & 0x3F]) + rest, "big")
+
+    def string(self):
+        return utf8(self.take(self.varint()))
+
+    def offset(self):
+        value = self.varint()
+        if value >= 1 << 53:
+            raise Malformed(f"{value} is above the greatest offset")
+        return value
+
+    def rest(self):
+        return self.take(len(self.raw) - self.at)
+
+    def done(self):
+        return self.at == len(self.raw)
+
+
+# Fields of a frame in order: (name, how). "payload" is the rest of the frame and always last.
+FRAMES = {
+    0x01: ("publication", "alias offset time flags ?key ?id payload"),
+    0x02: ("subscribed", "ref alias channel$ epoch$ offset"),
+    0x03: ("unsubscribed", "ref channel$"),
+    0x04: ("gap", "alias channel$ epoch$ offset"),
+    0x05: ("reset", "alias channel$ epoch$ offset"),
+    0x06: ("synced", "alias offset"),
+    0x07: ("published", "ref channel$ epoch$ offset"),
+    0x08: ("error", "ref code$ message$"),
+    0x09: ("ping", "ref"),
+    0x0A: ("pong", "ref"),
+    0x0B: ("close", "code reason$"),
+    0x0C: ("attached", "ref session$"),
+    0x21: ("subscribe", "ref channel$ kind start"),
+    0x22: ("unsubscribe", "ref channel$"),
+    0x23: ("publish", "ref flags channel$ ?key ?id ?ttl_ms payload"),
+    0x24: ("attach", "ref id$ secret$"),
+}
+BYTE_OF = {name: byte for byte, (name, _) in FRAMES.items()}
+OPTIONAL = {"key": 0x04, "id": 0x10, "ttl_ms": 0x20}
+KINDS = {"binary": 0, "text": 1, "json": 2}
+REMOVED = 0x08
+PING, PONG = BYTE_OF["ping"], BYTE_OF["pong"]
+
+
+def encode(fields):
+    """One frame from {"frame": name, field: value, ...}."""
+    byte = BYTE_OF[fields["frame"]]
+    out = bytes([byte])
+    for field in FRAMES[byte][1].split():
+        name = field.strip("?$")
+        if field.startswith("?") and fields.get(name) is None:
+            continue
+        if name == "flags":
+            flags = KINDS[fields.get("kind", "binary")] | (REMOVED if fields.get("removed") else 0)
+            for option, bit in OPTIONAL.items():
+                flags |= bit if fields.get(option) is not None else 0
+            out += bytes([flags | fields.get("extra_flags", 0)])
+        elif name == "payload":
+            out += fields.get("payload", b"")
+        elif name == "kind":
+            out += bytes([fields["kind"]])
+        elif name == "start":
+            if fields["kind"] == 1:
+                out += string(fields["cursor"])
+            elif fields["kind"] == 2:
+                out += string(fields["epoch"]) + varint(fields["offset"])
+        elif field.endswith("$") or name in ("key", "id"):
+            out += string(fields[name])
+        else:
+            out += varint(fields.get(name, 0) if name == "ref" else fields[name])
+    return out
+
+
+def decode(raw, direction=None):
+    """The fields of one frame, as `encode` takes them; with a direction, only of a frame that travels that way."""
+    reader = Reader(raw)
+    byte = reader.byte()
+    if byte not in FRAMES:
+        raise Malformed(f"0x{byte:02x} is not a frame of fulmar.v1.bin")
+    if direction and byte not in (PING, PONG) and (byte > 0x20) != (direction == "client"):
+        raise Malformed(f"0x{byte:02x} does not come from a {direction}")
+    name, layout = FRAMES[byte]
+    fields, flags = {"frame": name}, 0
+    for field in layout.split():
+        name = field.strip("?$")
+        if name == "flags":
+            flags = reader.byte()
+            allowed = 0x1F if byte == 0x01 else 0x3F
+            if flags & ~allowed or flags & 3 == 3:
+                raise Malformed(f"flags 0x{flags:02x} have a bit that must be 0")
+            fields["kind"] = ["binary", "text", "json"][flags & 3]
+            fields["removed"] = bool(flags & REMOVED)
+        elif field.startswith("?"):
+            if flags & OPTIONAL[name]:
+                fields[name] = reader.varint() if name == "ttl_ms" else reader.string()
+        elif name == "payload":
+            fields[name] = reader.rest()
+            if fields["kind"] == "text":
+                utf8(fields[name])
+        elif name == "kind":
+            fields[name] = reader.byte()
+        elif name == "start":
+            if fields["kind"] == 1:
+                fields["cursor"] = reader.string()
+            elif fields["kind"] == 2:
+                fields["epoch"], fields["offset"] = reader.string(), reader.offset()
+            elif fields["kind"] != 0:
+                raise Malformed(f"a subscription cannot start from kind {fields['kind']}")
+        elif field.endswith("$"):
+            fields[name] = reader.string()
+        else:
+            fields[name] = reader.offset() if name == "offset" else reader.varint()
+    if not reader.done():
+        raise Malformed(f"{len(reader.raw) - reader.at} bytes are left over after {fields['frame']}")
+    return fields
+
+
+def payload_to_json(kind, payload):
+    if kind == "binary":
+        return {"b64": base64.b64encode(payload).decode()}
+    return {"data": payload.decode() if kind == "text" else json.loads(payload)}
+
+
+def payload_from_json(message):
+    if "b64" in message:
+        return {"kind": "binary", "payload": base64.b64decode(message["b64"], validate=True)}
+    if isinstance(message.get("data"), str):
+        return {"kind": "text", "payload": message["data"].encode()}
+    if "data" in message:
+        return {"kind": "json", "payload": json.dumps(message["data"], separators=(",", ":"), ensure_ascii=False).encode()}
+    return {"kind": "binary", "payload": b"", "removed": True}
+
+
+def from_json(message, alias=None):
+    """A frame for a message of section 4; `alias` where the frame carries one."""
+    name = message["type"]
+    fields = {k: v for k, v in message.items() if k not in ("type", "data", "b64", "after", "position")}
+    fields["frame"] = name
+    fields.setdefault("ref", 0)
+    if alias is not None:
+        fields["alias"] = alias
+    if name in ("publish", "publication"):
+        fields |= payload_from_json(message)
+    elif name == "subscribe":
+        fields["kind"] = 0
+        if "after" in message:
+            fields |= {"kind": 1, "cursor": message["after"]}
+        elif "position" in message:
+            fields |= {"kind": 2} | message["position"]
+    elif name == "error" and "error" in message:
+        fields |= message["error"]
+    return encode(fields)
+
+
+class Connection:
+    """The aliases of one connection; renders its frames as JSON messages."""
+
+    def __init__(self, direction="server"):
+        self.direction = direction
+        self.aliases = {}
+
+    def to_json(self, raw):
+        fields = decode(raw, self.direction)
+        name = fields.pop("frame")
+        message = {"type": name}
+        alias = fields.pop("alias", None)
+        if name in ("subscribed", "gap", "reset"):
+            self.aliases[alias] = (fields["channel"], fields["epoch"])
+        elif alias is not None:
+            if alias not in self.aliases:
+                raise UnknownAlias(alias)
+            fields["channel"], fields["epoch"] = self.aliases[alias]
+        if fields.get("ref") == 0:
+            del fields["ref"]
+        if name in ("publication", "publish"):
+            kind, payload, removed = fields.pop("kind"), fields.pop("payload"), fields.pop("removed")
+            if removed:
+                if payload:
+                    raise Malformed("a removal carries a payload")
+                fields["removed"] = True
+            else:
+                fields |= payload_to_json(kind, payload)
+        elif name == "error":
+            fields = {"error": {"code": fields["code"], "message": fields["message"]}} | (
+                {"ref": fields["ref"]} if "ref" in fields else {}
+            )
+        elif name == "subscribe":
+            kind = fields.pop("kind")
+            if kind == 1:
+                fields["after"] = fields.pop("cursor")
+            elif kind == 2:
+                fields["position"] = {"epoch": fields.pop("epoch"), "offset": fields.pop("offset")}
+        return message | fields
+
+
+class UnknownAlias(Malformed):
+    """A frame for an alias no frame has assigned yet; in a datagram it may come before its `subscribed`."""
+
+
+def split(buffer):
+    """The complete length-prefixed frames at the start of `buffer`, and what is left of it."""
+    frames = []
+    while buffer:
+        reader = Reader(buffer)
+        try:
+            frame = reader.take(reader.varint())
+        except Malformed:
+            break
+        frames.append(frame)
+        buffer = buffer[reader.at :]
+    return frames, buffer
+
+
+def prefixed(frame):
+    return varint(len(frame)) + frame

@@ -1,0 +1,54 @@
+"""The Python codec against the golden frames, so that three codecs have to agree on the same bytes."""
+
+import json
+import pathlib
+
+import cursors
+import fulmar_bin
+import pytest
+
+VECTORS = pathlib.Path(__file__).resolve().parents[1] / "vectors" / "frames.json"
+
+
+def golden(group):
+    return [pytest.param(entry, id=entry["name"]) for entry in json.loads(VECTORS.read_text())[group]]
+
+
+def test_varint_boundaries():
+    cases = {0: "00", 63: "3f", 64: "4040", 16383: "7fff", 16384: "80004000", 2**30 - 1: "bfffffff", 2**30: "c000000040000000"}
+    cases[2**53 - 1] = "c01fffffffffffff"
+    for value, wire in cases.items():
+        assert fulmar_bin.varint(value).hex() == wire
+        assert fulmar_bin.Reader(bytes.fromhex(wire)).varint() == value
+
+
+@pytest.mark.parametrize("wire", ["", "7f", "0100", "02", "0105000003", "09", "090000"])
+def test_bytes_that_are_not_a_frame(wire):
+    with pytest.raises(fulmar_bin.Malformed):
+        fulmar_bin.decode(bytes.fromhex(wire))
+
+
+@pytest.mark.parametrize("entry", golden("frames"))
+def test_golden_frames(entry):
+    raw, message, alias = bytes.fromhex(entry["bin"]), entry["json"], entry.get("alias")
+    codec = fulmar_bin.Connection(entry["direction"])
+    if alias is not None:
+        codec.aliases[alias] = (message["channel"], message["epoch"])
+    assert codec.to_json(raw) == message
+    assert fulmar_bin.from_json(message, alias).hex() == entry["bin"]
+
+
+@pytest.mark.parametrize("entry", golden("malformed"))
+def test_golden_malformed_frames(entry):
+    with pytest.raises(fulmar_bin.Malformed):
+        fulmar_bin.decode(bytes.fromhex(entry["bin"]), entry["direction"])
+
+
+@pytest.mark.parametrize("entry", golden("cursors"))
+def test_golden_cursors(entry):
+    positions = entry["positions"]
+    parsed = cursors.parse(entry["cursor"])
+    assert list(parsed) == [cursors.fnv1a(p["channel"]) for p in positions]
+    assert list(parsed.values()) == [(p["epoch"], p["offset"], p.get("base")) for p in positions]
+    if not any("base" in p for p in positions):
+        assert cursors.build(*((p["channel"], p["epoch"], p["offset"]) for p in positions)) == entry["cursor"]

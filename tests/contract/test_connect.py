@@ -1,0 +1,78 @@
+"""GET /connect and the certificate whose hash it names."""
+
+import base64
+import datetime
+import hashlib
+from urllib.parse import urlsplit
+
+import wt
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from server import within
+
+LOOPBACK = {"127.0.0.1", "localhost"}
+
+
+async def discovery(server, **headers):
+    async with server.http() as http:
+        response = await http.get("/connect", headers=headers)
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"].startswith("application/json")
+    return response.json()
+
+
+async def test_every_transport_is_named(server):
+    answer = await discovery(server)
+    assert set(answer) >= {"webtransport", "websocket", "sse", "poll"}, answer
+    for transport, scheme, path in (("websocket", "ws", "/ws"), ("sse", "http", "/sse"), ("poll", "http", "/poll")):
+        url = urlsplit(answer[transport]["url"])
+        assert (url.scheme, url.port, url.path) == (scheme, server.port, path), (transport, answer[transport])
+        assert url.hostname in LOOPBACK, answer[transport]
+    url = urlsplit(answer["webtransport"]["url"])
+    assert (url.scheme, url.path) == ("https", "/wt") and url.port and url.hostname in LOOPBACK, answer["webtransport"]
+
+
+async def test_certificate_hashes_are_sha_256(server):
+    hashes = (await discovery(server))["webtransport"]["certificate_hashes"]
+    assert 1 <= len(hashes) <= 2, hashes
+    for entry in hashes:
+        assert entry["algorithm"] == "sha-256", entry
+        assert len(base64.b64decode(entry["value"], validate=True)) == 32, entry
+
+
+async def test_the_served_certificate_has_a_published_hash(server):
+    hashes = {e["value"] for e in (await discovery(server))["webtransport"]["certificate_hashes"]}
+    async with wt.quic(server) as client:
+        served = hashlib.sha256(client.certificate.public_bytes(Encoding.DER)).digest()
+    assert base64.b64encode(served).decode() in hashes
+
+
+async def test_the_certificate_is_one_browsers_take_by_hash(server):
+    async with wt.quic(server) as client:
+        certificate = client.certificate
+    key = certificate.public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1), key
+    assert certificate.version is x509.Version.v3
+    begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    assert ends - begins <= datetime.timedelta(days=14), f"valid from {begins} to {ends}"
+    assert begins <= datetime.datetime.now(datetime.timezone.utc) < ends, f"valid from {begins} to {ends}"
+
+
+async def test_the_url_names_the_host_that_was_asked(server):
+    """A page on localhost must be sent to a name it may call."""
+    answer = await discovery(server, host=f"localhost:{server.port}")
+    for transport in ("websocket", "sse", "poll"):
+        assert urlsplit(answer[transport]["url"]).hostname in LOOPBACK, answer
+
+
+async def test_the_named_urls_work(server):
+    answer = await discovery(server)
+    async with server.http(base_url="") as http:
+        response = await http.get(answer["poll"]["url"], params={"channel": "event:connect"})
+        assert response.status_code == 200, response.text
+        async with within(15, "the head of the SSE stream"):
+            async with http.stream("GET", answer["sse"]["url"], params={"channel": "event:connect"}) as stream:
+                assert stream.status_code == 200
+    async with wt.open_wt(server) as session:
+        await session.open_stream().barrier()

@@ -1,0 +1,292 @@
+"""WebTransport sessions by aioquic: QUIC, HTTP/3 and the WebTransport parts share nothing with the server's."""
+
+import asyncio
+import contextlib
+import ssl
+from urllib.parse import urlsplit
+
+import fulmar_bin
+from aioquic.asyncio.client import connect
+from aioquic.asyncio.protocol import QuicConnectionProtocol
+from aioquic.h3.connection import H3_ALPN, H3Connection
+from aioquic.h3.events import DataReceived, DatagramReceived, HeadersReceived
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.events import ConnectionTerminated, StopSendingReceived, StreamDataReceived, StreamReset
+from server import DEADLINE, within
+
+CLOSE_SESSION = 0x2843
+ENDED = object()
+
+
+def take(item):
+    if isinstance(item, Exception):
+        raise item
+    return item
+
+
+class Stream:
+    """A bidirectional stream of a session, opened by this client."""
+
+    def __init__(self, session, stream_id):
+        self.session, self.id = session, stream_id
+        self.buffer = b""
+        self.inbox = asyncio.Queue()
+        self.kept = []
+
+    def write(self, raw, end=False):
+        self.session.quic.send_stream_data(self.id, raw, end)
+        self.session.client.transmit()
+
+    def send(self, **message):
+        self.write(fulmar_bin.prefixed(fulmar_bin.from_json(message)))
+
+    def fin(self):
+        self.write(b"", end=True)
+
+    def reset(self, code=0):
+        self.session.quic.reset_stream(self.id, code)
+        self.session.client.transmit()
+
+    def _received(self, data, ended):
+        frames, self.buffer = fulmar_bin.split(self.buffer + data)
+        for frame in frames:
+            self.inbox.put_nowait(self.session.codec.to_json(frame))
+        if frames:
+            self.session._retry_datagrams()
+        if ended:
+            self.inbox.put_nowait(ENDED)
+
+    async def recv(self, awaited="a frame"):
+        """The next frame as JSON, or ENDED."""
+        async with within(DEADLINE, f"{awaited} on stream {self.id}"):
+            return take(await self.inbox.get())
+
+    async def until(self, *types, awaited=None, **members):
+        while True:
+            message = await self.recv(awaited or f"{'/'.join(types)} {members}")
+            assert message is not ENDED, f"stream {self.id} ended before {awaited or types}; before that: {self.kept[-5:]}"
+            if message["type"] in types and all(message.get(k) == v for k, v in members.items()):
+                return message
+            self.kept.append(message)
+
+    async def ask(self, **message):
+        message.setdefault("ref", 7)
+        self.send(**message)
+        return await self.until(
+            "subscribed", "unsubscribed", "published", "attached", "pong", "error", ref=message["ref"], awaited=f"the answer to {str(message)[:200]}"
+        )
+
+    async def subscribe(self, channel, **start):
+        answer = await self.ask(type="subscribe", channel=channel, **start)
+        assert answer["type"] == "subscribed" and answer["channel"] == channel, f"subscribe {channel} {start}: {answer}"
+        return answer
+
+    async def barrier(self):
+        answer = await self.ask(type="ping", ref=4242)
+        assert answer["type"] == "pong", answer
+
+    async def publications(self, count, channel=None):
+        got = []
+        while len(got) < count:
+            got.append(await self.until("publication", awaited=f"publication {len(got) + 1} of {count} on {channel}"))
+            assert channel is None or got[-1]["channel"] == channel, got[-1]
+        return got
+
+    async def ended(self):
+        while await self.recv("the end of the stream") is not ENDED:
+            pass
+
+
+class Session:
+    """One WebTransport session: the CONNECT stream, its streams, datagrams and capsules."""
+
+    def __init__(self, client, stream_id):
+        self.client, self.id, self.quic = client, stream_id, client.quic
+        self.codec = fulmar_bin.Connection()
+        self.streams = {}
+        self.datagrams = asyncio.Queue()
+        self.early = []
+        self.capsules = b""
+        self.headers = asyncio.get_running_loop().create_future()
+        self.body = b""
+        self.body_ended = asyncio.Event()
+        self.close_capsule = asyncio.get_running_loop().create_future()
+
+    def status(self):
+        return int(dict(self.headers.result())[b":status"])
+
+    def open_stream(self):
+        stream_id = self.client.h3.create_webtransport_stream(self.id)
+        stream = self.streams[stream_id] = self.client.streams[stream_id] = Stream(self, stream_id)
+        self.client.transmit()
+        return stream
+
+    def send_datagram(self, payload, session_id=None):
+        self.client.h3.send_datagram(self.id if session_id is None else session_id, payload)
+        self.client.transmit()
+
+    def close(self, code, reason=""):
+        """The CLOSE capsule and FIN, as a browser's close() sends them."""
+        value = code.to_bytes(4, "big") + reason.encode()
+        capsule = fulmar_bin.varint(CLOSE_SESSION) + fulmar_bin.prefixed(value)
+        self.client.h3.send_data(self.id, capsule, end_stream=True)
+        self.client.transmit()
+
+    async def closed(self):
+        """(code, reason) of the server's CLOSE capsule."""
+        async with within(DEADLINE, "the server's CLOSE_WEBTRANSPORT_SESSION capsule"):
+            return await asyncio.shield(self.close_capsule)
+
+    async def gone(self):
+        """Returns once the server has ended the CONNECT stream or the QUIC connection."""
+        async with within(DEADLINE, "the server to end the session"):
+            await self.body_ended.wait()
+
+    async def datagram(self, awaited="a publication in a datagram"):
+        async with within(DEADLINE, awaited):
+            return take(await self.datagrams.get())
+
+    def _received(self, data, ended):
+        self.body += data
+        self.capsules += data
+        while self.capsules:
+            reader = fulmar_bin.Reader(self.capsules)
+            try:
+                kind, value = reader.varint(), reader.take(reader.varint())
+            except fulmar_bin.Malformed:
+                break
+            self.capsules = self.capsules[reader.at :]
+            if kind == CLOSE_SESSION and not self.close_capsule.done():
+                self.close_capsule.set_result((int.from_bytes(value[:4], "big"), value[4:].decode()))
+        if ended:
+            self._gone("the CONNECT stream ended")
+
+    def _gone(self, why):
+        self.body_ended.set()
+        if not self.headers.done():
+            self.headers.set_exception(AssertionError(f"{why} before an answer to CONNECT"))
+        if not self.close_capsule.done():
+            self.close_capsule.set_exception(AssertionError(f"{why} without a CLOSE capsule"))
+            self.close_capsule.exception()
+
+    def _datagram(self, data):
+        frames, rest = fulmar_bin.split(data)
+        assert not rest, f"a datagram ends inside a frame: {data!r}"
+        assert frames, "an empty datagram"
+        for frame in frames:
+            try:
+                self.datagrams.put_nowait(self.codec.to_json(frame))
+            except fulmar_bin.UnknownAlias:
+                self.early.append(frame)
+
+    def _retry_datagrams(self):
+        early, self.early = self.early, []
+        for frame in early:
+            try:
+                self.datagrams.put_nowait(self.codec.to_json(frame))
+            except fulmar_bin.UnknownAlias:
+                self.early.append(frame)
+
+
+class Client(QuicConnectionProtocol):
+    """A QUIC connection to the server."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.quic = self._quic
+        self.h3 = H3Connection(self._quic, enable_webtransport=True)
+        self.streams, self.sessions = {}, {}
+        self.stopped = {}
+        self.terminated = None
+        self.failure = None
+
+    def quic_event_received(self, event):
+        try:
+            self._handle(event)
+        except Exception as error:  # a failed check must reach the test, not the event loop's log
+            self.failure = self.failure or error
+            for inbox in [s.inbox for s in self.streams.values()] + [s.datagrams for s in self.sessions.values()]:
+                inbox.put_nowait(error)
+
+    def _handle(self, event):
+        if isinstance(event, ConnectionTerminated):
+            self.terminated = event
+            for stream in self.streams.values():
+                stream._received(b"", True)
+            for session in self.sessions.values():
+                session._gone(f"the connection ended ({event.error_code:#x} {event.reason_phrase})")
+            return
+        if isinstance(event, StopSendingReceived):
+            self.stopped.setdefault(event.stream_id, asyncio.Event()).set()
+        stream = self.streams.get(getattr(event, "stream_id", None))
+        if stream is not None:
+            # The server's half of a stream that this client opened carries no header of its own.
+            if isinstance(event, StreamDataReceived):
+                stream._received(event.data, event.end_stream)
+            elif isinstance(event, StreamReset):
+                stream._received(b"", True)
+            return
+        if isinstance(event, StreamReset) and event.stream_id in self.sessions:
+            self.sessions[event.stream_id]._gone("the CONNECT stream was reset")
+        for event in self.h3.handle_event(event):
+            session = self.sessions.get(event.stream_id)
+            assert session is not None, f"the server opened something of its own: {event}"
+            if isinstance(event, HeadersReceived):
+                if not session.headers.done():
+                    session.headers.set_result(event.headers)
+                if event.stream_ended:
+                    session._received(b"", True)
+            elif isinstance(event, DataReceived):
+                session._received(event.data, event.stream_ended)
+            elif isinstance(event, DatagramReceived):
+                session._datagram(event.data)
+
+    async def request(self, method, path, authority, protocol=None, headers=(), end=True):
+        """Sends a request; returns the Session that collects what comes back on it."""
+        session = Session(self, self.quic.get_next_available_stream_id())
+        self.sessions[session.id] = session
+        pseudo = [(b":method", method.encode()), (b":scheme", b"https"), (b":authority", authority.encode()), (b":path", path.encode())]
+        if protocol:
+            pseudo.append((b":protocol", protocol.encode()))
+        self.h3.send_headers(session.id, pseudo + [(k.encode(), v.encode()) for k, v in headers], end_stream=end)
+        self.transmit()
+        async with within(DEADLINE, f"the answer to {method} {path} over HTTP/3"):
+            await asyncio.shield(session.headers)
+        return session
+
+    async def session(self, path="/wt", authority=None, headers=(), expect=200):
+        """An extended CONNECT for WebTransport."""
+        headers = [("sec-webtransport-http3-draft02", "1"), *headers]
+        session = await self.request("CONNECT", path, authority or self.authority, "webtransport", headers, end=False)
+        assert session.status() == expect, f"CONNECT {path} ({authority}, {headers}): {session.status()} {session.body!r}"
+        return session
+
+    async def get(self, path, authority=None, method="GET", headers=()):
+        session = await self.request(method, path, authority or self.authority, headers=headers)
+        await session.gone()
+        return session
+
+
+@contextlib.asynccontextmanager
+async def quic(server):
+    """A QUIC connection to the address that /connect names."""
+    async with server.http() as http:
+        url = urlsplit((await http.get("/connect")).json()["webtransport"]["url"])
+    configuration = QuicConfiguration(is_client=True, alpn_protocols=H3_ALPN, max_datagram_frame_size=65536, idle_timeout=30)
+    # The certificate is checked by its hash, in test_connect.py; chains are of no use for a self-signed one.
+    configuration.verify_mode = ssl.CERT_NONE
+    async with contextlib.AsyncExitStack() as stack:
+        async with within(DEADLINE, "the QUIC handshake"):
+            connecting = connect(url.hostname, url.port, configuration=configuration, create_protocol=Client)
+            client = await stack.enter_async_context(connecting)
+        client.authority = url.netloc
+        client.certificate = client.quic.tls._peer_certificate
+        yield client
+        if client.failure:
+            raise client.failure
+
+
+@contextlib.asynccontextmanager
+async def open_wt(server, **options):
+    async with quic(server) as client:
+        yield await client.session(**options)

@@ -1,0 +1,110 @@
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { buildCursor } from '../../client/js/cursor.js';
+import { Positions } from '../../client/js/positions.js';
+import { StateView } from '../../client/js/state.js';
+
+const channel = 'state:room';
+const put = (key, offset, data, epoch = 'e1') => (
+  { type: 'publication', channel, epoch, offset, time: 1000 + offset, key, removed: false, data });
+const remove = (key, offset, epoch = 'e1') => (
+  { type: 'publication', channel, epoch, offset, time: 1000 + offset, key, removed: true });
+const control = (type, offset, epoch = 'e1') => ({ type, channel, epoch, offset });
+
+function view(...messages) {
+  const made = new StateView();
+  for (const message of messages) made.apply(message);
+  return made;
+}
+const held = (made) => Object.fromEntries([...made.entries(channel)].map(([key, { data }]) => [key, data]));
+
+describe('StateView', () => {
+  test('the newest of each key is held', () => {
+    const made = view(control('reset', 0), put('a', 1, 1), put('b', 2, 2), put('a', 3, 3), control('synced', 3));
+    assert.deepEqual(held(made), { a: 3, b: 2 });
+    assert.equal(made.synced(channel), true);
+    assert.equal(made.newest, 1003);
+    assert.equal(made.get(channel, 'a'), 3);
+    assert.equal(made.get(channel, 'none'), undefined);
+    assert.equal(made.get('none'), undefined);
+  });
+
+  test('a value that was overtaken is dropped', () => {
+    const made = view(put('a', 5, 'new'));
+    assert.equal(made.apply(put('a', 4, 'old')), false);
+    assert.equal(made.apply(put('a', 5, 'again')), false);
+    assert.deepEqual(held(made), { a: 'new' });
+  });
+
+  test('a removed key is not brought back by what it overtook', () => {
+    const made = view(put('a', 1, 1), remove('a', 3), put('a', 2, 2));
+    assert.deepEqual(held(made), {});
+    made.apply(put('a', 4, 4));
+    assert.deepEqual(held(made), { a: 4 });
+  });
+
+  test('a reset forgets every key but those that overtook it', () => {
+    const made = view(put('a', 1, 1), put('b', 7, 7), remove('c', 8), control('reset', 5));
+    assert.deepEqual(held(made), { b: 7 });
+    assert.equal(made.synced(channel), false);
+    assert.equal(made.apply(put('c', 6, 6)), false, 'the removal overtook the reset too');
+  });
+
+  test('a reset to another epoch forgets all, and stragglers of the old one are dropped', () => {
+    const made = view(put('a', 9, 1), control('reset', 1, 'e2'), put('a', 10, 'old'), put('b', 2, 'new', 'e2'));
+    assert.deepEqual(held(made), { b: 'new' });
+  });
+
+  test('the memory of removals is bounded', () => {
+    const made = new StateView();
+    for (let i = 1; i <= 2000; i++) made.apply(remove(`k${i}`, i));
+    assert.equal(made.apply(put('k1', 1, 'forgotten')), true);
+    assert.equal(made.apply(put('k2000', 1999, 'remembered')), false);
+  });
+});
+
+describe('Positions', () => {
+  const at = (offset, epoch = 'e1') => buildCursor([{ channel, epoch, offset }]);
+
+  test('events move the position, a gap sets it', () => {
+    const positions = new Positions();
+    assert.equal(positions.cursor, null);
+    positions.note(control('subscribed', 4));
+    assert.equal(positions.cursor, at(4));
+    positions.note(put('', 5, 'x'));
+    assert.equal(positions.cursor, at(5));
+    positions.note(control('gap', 90, 'e2'));
+    assert.equal(positions.cursor, at(90, 'e2'));
+  });
+
+  test('a snapshot has no position before it is complete', () => {
+    const positions = new Positions();
+    for (const message of [control('subscribed', 0), control('reset', 0), put('a', 3, 1)]) positions.note(message);
+    assert.equal(positions.cursor, null);
+    positions.note(control('synced', 8));
+    assert.equal(positions.cursor, at(8));
+    positions.note(put('a', 9, 2));
+    assert.equal(positions.cursor, at(9));
+  });
+
+  test('what comes in a datagram does not move it, what comes on the stream does', () => {
+    const positions = new Positions();
+    for (const message of [control('subscribed', 0), control('reset', 0), control('synced', 8)]) positions.note(message);
+    positions.note(put('a', 12, 1), true);
+    assert.equal(positions.cursor, at(8));
+    positions.note(put('b', 11, 1));
+    assert.equal(positions.cursor, at(11));
+  });
+
+  test('until it is answered, a subscription stands where it was asked to go on', () => {
+    const positions = new Positions();
+    positions.seed(channel, { epoch: 'e1', offset: 5, base: 20 });
+    assert.equal(positions.cursor, buildCursor([{ channel, epoch: 'e1', offset: 5, base: 20 }]));
+    positions.note(control('subscribed', 5));
+    assert.equal(positions.cursor, null, 'it goes on within a snapshot');
+    positions.note(control('synced', 21));
+    assert.equal(positions.cursor, at(21));
+    positions.forget(channel);
+    assert.equal(positions.cursor, null);
+  });
+});
