@@ -195,6 +195,25 @@ async def test_attach_moves_the_subscriptions(server, binary):
         assert [m["offset"] for m in new.kept if m["type"] == "publication"] + [got["offset"]] == [second]
 
 
+@ENCODINGS
+async def test_what_was_moved_is_named_to_the_new_connection(server, binary):
+    """A `subscribed` without `ref` for each subscription, and for one that POST /send adds later."""
+    channels = [name() for _ in range(3)]
+    async with server.http() as http, open_ws(server) as old, open_ws(server, binary) as new:
+        session = await new_session(http)
+        await attach(old, session)
+        for channel in channels[:2]:
+            await old.subscribe(channel)
+        await attach(new, session)
+        named = [m for m in new.kept if m["type"] == "subscribed"]
+        while len(named) < 2:
+            named.append(await new.until("subscribed", awaited=f"two subscriptions that were moved; got {named}"))
+        assert {m["channel"] for m in named} == set(channels[:2]) and not [m for m in named if "ref" in m], named
+        assert (await send(http, session, type="subscribe", channel=channels[2])).status_code == 200
+        added = await new.until("subscribed", channel=channels[2])
+        assert "ref" not in added, added
+
+
 async def test_attach_goes_on_where_the_old_connection_ended(server):
     """What was published while nobody was attached is read on."""
     channel, state = name(), name("state")

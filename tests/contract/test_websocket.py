@@ -219,18 +219,18 @@ async def next_frame(connection):
 
 
 @pytest.mark.parametrize(
-    "frame",
+    "frame,code",
     [
-        raw.ws_frame(1, b'{"type":"ping","ref":1}', mask=False),
-        raw.ws_frame(1, b'{"type":"ping","ref":1}', rsv=4),
-        raw.ws_frame(3, b""),
-        raw.ws_frame(9, b"p" * 126),
-        raw.ws_frame(0, b"nothing to continue"),
-        raw.ws_frame(1, b"\xff\xfe"),
+        (raw.ws_frame(1, b'{"type":"ping","ref":1}', mask=False), 1002),
+        (raw.ws_frame(1, b'{"type":"ping","ref":1}', rsv=4), 1002),
+        (raw.ws_frame(3, b""), 1002),
+        (raw.ws_frame(9, b"p" * 126), 1002),
+        (raw.ws_frame(0, b"nothing to continue"), 1002),
+        (raw.ws_frame(1, b"\xff\xfe"), 1007),
     ],
     ids=["unmasked", "reserved bit", "reserved opcode", "long ping", "stray continuation", "text not UTF-8"],
 )
-async def test_broken_websocket_frames_end_the_connection(server, frame):
+async def test_broken_websocket_frames_end_the_connection(server, frame, code):
     headers = [("Host", f"127.0.0.1:{server.port}"), *raw.UPGRADE]
     async with await raw.Connection.open(server.port) as connection:
         await connection.request("GET", "/ws", headers)
@@ -240,6 +240,7 @@ async def test_broken_websocket_frames_end_the_connection(server, frame):
         while (answer := await next_frame(connection)) is not None:
             answers.append(answer)
     assert not [a for a in answers if a[0] in (1, 2, 10) and b"pong" in a[1]], f"the connection went on: {answers}"
+    assert [int.from_bytes(payload[:2], "big") for opcode, payload in answers if opcode == 8] == [code], answers
 
 
 async def test_the_largest_message_is_taken(server):

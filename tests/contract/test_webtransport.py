@@ -177,6 +177,24 @@ async def test_state_reaches_its_newest_value(server):
         assert (await poll(http, channel, after=after))["publications"] == []
 
 
+async def test_state_on_the_stream_is_in_order_and_complete(server):
+    """Whatever went by datagram, a reader of the stream alone ends with the newest value of every key."""
+    channel, view = name("state"), View()
+    async with wt.open_wt(server) as session, open_ws(server, binary=True) as publisher:
+        stream = session.open_stream()
+        await stream.subscribe(channel)
+        await stream.until("synced")
+        # Some fit in a datagram, some do not.
+        changes = [{"channel": channel, "key": f"k{n % 9}", "data": f"{n} " + "x" * (3_000 if n % 4 == 0 else 10)} for n in range(300)]
+        head = (await publisher.publish_many(changes))[-1]["offset"]
+        last = await stream.until("publication", offset=head, awaited="the newest value of all on the stream")
+        came = [m for m in stream.kept if m["type"] == "publication"] + [last]
+    assert offsets(came) == sorted(set(offsets(came))), offsets(came)
+    for message in came:
+        view.take(message)
+    assert view.values() == {c["key"]: c["data"] for c in changes}
+
+
 async def test_state_too_large_for_a_datagram(server):
     channel = name("state")
     async with server.http() as http, wt.open_wt(server) as session:
