@@ -87,6 +87,8 @@ pub const QUIC_IDLE: Duration = Duration::from_secs(30);
 pub const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// How long a QUIC connection may be without a WebTransport session or a request under way.
 pub const QUIC_UNUSED: Duration = Duration::from_secs(10);
+/// How long a QUIC connection stays when its last session has ended, so that the session's close arrives before its own.
+pub const QUIC_LINGER: Duration = Duration::from_secs(1);
 /// How long a stream may take to say what it is.
 pub const STREAM_HEADER_DEADLINE: Duration = Duration::from_secs(5);
 /// Sessions on one QUIC connection.
@@ -99,4 +101,4 @@ pub const HTTP3_FIELD_SECTION: u64 = 16 * 1024;
 pub const STATE_REST: Duration = Duration::from_millis(200);
 
 /// How long the server takes to end its connections.
-pub const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(5);
+pub const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(8);

@@ -170,7 +170,8 @@ struct Driver {
     tasks: JoinSet<Done>,
     /// Streams of sessions that are open.
     streams: u32,
-    /// A session was here. When nothing is left after it, the connection is closed: browsers would keep it.
+    /// A session was here. When nothing is left after it, the connection is closed, since browsers would keep it; not at
+    /// once, since that would overtake the session's own close.
     served: bool,
 }
 
@@ -194,7 +195,7 @@ enum Event {
 
 impl Driver {
     async fn run(mut self) {
-        let (quic, stop) = (self.quic.clone(), self.shared.stop.clone());
+        let quic = self.quic.clone();
         let start = self.shared.hub.now().monotonic;
         let mut ticks = time::interval(Duration::from_secs(1));
         let mut unused = Duration::ZERO;
@@ -211,18 +212,19 @@ impl Driver {
                     self.http.inner.conn.expire(age);
                     if !self.tasks.is_empty() {
                         unused = age;
-                    } else if age.saturating_sub(unused) >= limits::QUIC_UNUSED {
+                    } else if age.saturating_sub(unused) >= self.patience() {
                         break;
                     }
                 }
-                () = stop.cancelled(), if self.tasks.is_empty() => break,
-            }
-            if self.served && self.tasks.is_empty() {
-                break;
             }
         }
         // Dropping the driver ends its tasks, and with them the sessions.
         quic.close(VarInt::from_u32(Code::H3_NO_ERROR.value() as u32), b"");
+    }
+
+    /// How long the connection may be without a session or a request.
+    fn patience(&self) -> Duration {
+        if self.served || self.shared.stop.is_cancelled() { limits::QUIC_LINGER } else { limits::QUIC_UNUSED }
     }
 
     /// Waits for a request's head apart from the driver, so that one which never comes holds up nothing.
