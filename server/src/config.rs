@@ -13,7 +13,7 @@ use fulmar_core::log::Class;
 use serde::Deserialize;
 
 use crate::{
-    http::ApiAccess,
+    http::{ApiAccess, ApiKey},
     namespace::{Namespace, Namespaces, Overflow},
 };
 
@@ -165,7 +165,7 @@ impl Config {
         self.hosts = hosts;
         self.origins = origins;
         self.api = match api.key_file {
-            Some(path) => ApiAccess::Key(read_key(&path)?),
+            Some(path) => ApiAccess::Key(ApiKey(read_key(&path)?)),
             None => ApiAccess::Closed,
         };
         self.namespaces =

@@ -145,7 +145,7 @@ impl Node {
         };
         let access = Access::new(config.hosts, config.origins, scheme, http.port());
         let (connections, accepting) = (TaskTracker::new(), CancellationToken::new());
-        let directory = Directory { quic, secure: tls.is_some(), certificates: certificates.clone() };
+        let directory = Directory { quic, http, secure: tls.is_some(), certificates: certificates.clone() };
         let app = Arc::new(App {
             hub: hub.clone(),
             access: access.clone(),

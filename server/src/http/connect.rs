@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     extract::{Request, State},
-    http::{Uri, header, uri::Authority},
+    http::{Uri, Version, header, uri::Authority},
     response::Response,
 };
 use serde_json::json;
@@ -17,6 +17,8 @@ use crate::tls::Certificates;
 pub struct Directory {
     /// Where QUIC is bound.
     pub quic: SocketAddr,
+    /// Where the sidecar is bound.
+    pub http: SocketAddr,
     /// Whether the sidecar speaks TLS.
     pub secure: bool,
     /// What QUIC's certificates are pinned by.
@@ -26,7 +28,11 @@ pub struct Directory {
 pub(super) async fn connect(State(app): State<Arc<App>>, request: Request) -> Result<Response, Failure> {
     let directory = &app.directory;
     // The guard has seen to it that this is a name of ours.
-    let authority = authority(&request).unwrap_or_else(|| "localhost".to_owned());
+    let mut authority = authority(&request).unwrap_or_else(|| "localhost".to_owned());
+    if request.version() == Version::HTTP_3 {
+        // Asked by way of QUIC's port; the other transports are at the sidecar's.
+        authority = format!("{}:{}", host_of(&authority), directory.http.port());
+    }
     let (http, ws) = if directory.secure { ("https", "wss") } else { ("http", "ws") };
     let hashes: Vec<_> = directory
         .certificates
@@ -52,12 +58,16 @@ fn authority(request: &Request) -> Option<String> {
     of_uri(request.uri()).or_else(of_host)
 }
 
-/// QUIC's address as the client reaches it: the one that is bound, since a name such as `localhost` may mean another
-/// of the machine's addresses; with every address bound, the name by which the client reached the sidecar.
+/// QUIC's address as the client reaches it: a loopback address as it is bound, since `localhost` may mean another one;
+/// else the name by which the client reached the sidecar, which is what the certificate is for.
 fn quic_authority(quic: SocketAddr, authority: &str) -> String {
-    if !quic.ip().is_unspecified() {
+    if quic.ip().is_loopback() {
         return quic.to_string();
     }
+    format!("{}:{}", host_of(authority), quic.port())
+}
+
+fn host_of(authority: &str) -> String {
     let host = authority.parse::<Authority>().map(|it| it.host().to_owned());
-    format!("{}:{}", host.unwrap_or_else(|_| "localhost".to_owned()), quic.port())
+    host.unwrap_or_else(|_| "localhost".to_owned())
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     body::{Body, to_bytes},
     extract::{Request, State},
-    http::{HeaderMap, Method, header},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -13,7 +13,7 @@ use fulmar_core::{Code, Problem};
 
 use tokio::time;
 
-use super::{App, problem::Failure};
+use super::{App, api::authorize, problem::Failure};
 use crate::limits;
 
 pub(super) async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
@@ -26,7 +26,26 @@ pub(super) async fn guard(State(app): State<Arc<App>>, request: Request, next: N
     if let Err(problem) = check(&app, &request) {
         return Failure(problem).into_response();
     }
-    next.run(request.map(|()| body)).await
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let preflight = request.method() == Method::OPTIONS && origin.is_some();
+    let mut response = if preflight {
+        StatusCode::NO_CONTENT.into_response()
+    } else {
+        next.run(request.map(|()| body)).await
+    };
+    if let Some(origin) = origin {
+        share_with(origin, response.headers_mut());
+    }
+    response
+}
+
+/// Lets a page that passed the check read the answer, and no other. Fetch standard, section 3.2 (CORS).
+fn share_with(origin: HeaderValue, headers: &mut HeaderMap) {
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST"));
+    let allowed = HeaderValue::from_static("authorization, content-type, last-event-id");
+    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+    headers.append(header::VARY, HeaderValue::from_static("origin"));
 }
 
 async fn take_body(request: Request) -> Result<(axum::http::Request<()>, Body), Problem> {
@@ -56,6 +75,9 @@ fn check(app: &App, request: &axum::http::Request<()>) -> Result<(), Problem> {
     }
     if request.method() == Method::POST && !is_json(headers) {
         return Err(Problem::new(Code::BadContentType, "send the body as Content-Type: application/json"));
+    }
+    if request.uri().path().starts_with("/api/") && request.method() != Method::OPTIONS {
+        authorize(app, headers)?;
     }
     Ok(())
 }

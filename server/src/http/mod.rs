@@ -13,6 +13,7 @@ mod upgrade;
 use std::{
     borrow::Cow,
     collections::HashMap,
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -46,6 +47,16 @@ pub struct Asset {
     pub body: Bytes,
 }
 
+/// A key to `/api/*`. Never printed by `Debug`.
+#[derive(Clone)]
+pub struct ApiKey(pub String);
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ApiKey(..)")
+    }
+}
+
 /// Who may use `/api/*`.
 #[derive(Clone, Debug)]
 pub enum ApiAccess {
@@ -54,7 +65,7 @@ pub enum ApiAccess {
     /// Nobody.
     Closed,
     /// Whoever has this key.
-    Key(String),
+    Key(ApiKey),
 }
 
 /// What the routes need.

@@ -11,7 +11,8 @@ use crate::{hub::CursorRequest, limits::POLL_WAIT};
 #[derive(Debug)]
 pub(super) struct ReadQuery {
     pub(super) channels: Vec<ChannelName>,
-    pub(super) after: CursorRequest,
+    /// What `after` says; a problem only for who has no better cursor.
+    pub(super) after: Result<CursorRequest, Problem>,
     pub(super) wait: Duration,
     pub(super) ticket: Option<String>,
 }
@@ -20,8 +21,12 @@ impl ReadQuery {
     pub(super) fn parse(uri: &Uri) -> Result<Self, Problem> {
         let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri)
             .map_err(|_| Problem::new(Code::BadRequest, "the query cannot be read"))?;
-        let mut it =
-            Self { channels: Vec::new(), after: CursorRequest::Afresh, wait: Duration::ZERO, ticket: None };
+        let mut it = Self {
+            channels: Vec::new(),
+            after: Ok(CursorRequest::Afresh),
+            wait: Duration::ZERO,
+            ticket: None,
+        };
         let mut after = None;
         for (name, value) in pairs {
             match name.as_str() {
@@ -35,14 +40,14 @@ impl ReadQuery {
                         return Err(Problem::new(Code::TooManyChannels, message));
                     }
                 }
-                "after" => after = Some(Cursor::parse(&value)?),
+                "after" => after = Some(Cursor::parse(&value)),
                 "wait" => it.wait = parse_wait(&value)?,
                 "ticket" => it.ticket = Some(value),
                 _ => {}
             }
         }
         if let Some(after) = after {
-            it.after = CursorRequest::After(it.names_one(after)?);
+            it.after = after.and_then(|cursor| it.names_one(cursor)).map(CursorRequest::After);
         }
         Ok(it)
     }

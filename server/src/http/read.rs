@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use fulmar_core::{Code, Cursor, Problem};
+use fulmar_core::{Code, Cursor, Problem, limits as core_limits};
 
 use super::{App, problem::Failure, query::ReadQuery};
 use crate::{
@@ -17,23 +17,25 @@ use crate::{
 };
 
 pub(super) async fn sse(State(app): State<Arc<App>>, request: Request) -> Result<Response, Failure> {
-    let mut query = ReadQuery::parse(request.uri())?;
+    let query = ReadQuery::parse(request.uri())?;
     query.require_channels()?;
     let last = request.headers().get("last-event-id").filter(|id| !id.is_empty());
-    if let Some(last) = last {
+    let request = if let Some(last) = last {
         // A non-200 would end the EventSource for good, so what cannot be used is answered in the stream.
         let cursor = last.to_str().ok().and_then(|id| Cursor::parse(id).ok());
         let cursor = cursor.and_then(|cursor| query.names_one(cursor).ok());
-        query.after = cursor.map_or(CursorRequest::Unusable, CursorRequest::After);
-    }
-    let (connection, feed) = match open(&app, &query) {
+        cursor.map_or(CursorRequest::Unusable, CursorRequest::After)
+    } else {
+        query.after.clone()?
+    };
+    let (connection, feed) = match open(&app, &query, &request) {
         // The EventSource repeats its URL, and with it a ticket that was used: it should not come back.
         Err(problem) if problem.code == Code::BadTicket && last.is_some() => {
             return Ok(StatusCode::NO_CONTENT.into_response());
         }
         opened => opened?,
     };
-    let stream = EventStream::open(connection, feed, &query.channels, &query.after)?;
+    let stream = EventStream::open(connection, feed, &query.channels, &request)?;
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
@@ -45,8 +47,9 @@ pub(super) async fn sse(State(app): State<Arc<App>>, request: Request) -> Result
 pub(super) async fn poll(State(app): State<Arc<App>>, request: Request) -> Result<Response, Failure> {
     let query = ReadQuery::parse(request.uri())?;
     query.require_channels()?;
-    let (connection, feed) = open(&app, &query)?;
-    let answer = polling::answer(connection, feed, &query.channels, &query.after, query.wait).await?;
+    let request = query.after.clone()?;
+    let (connection, feed) = open(&app, &query, &request)?;
+    let answer = polling::answer(connection, feed, &query.channels, &request, query.wait).await?;
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
@@ -54,14 +57,20 @@ pub(super) async fn poll(State(app): State<Arc<App>>, request: Request) -> Resul
     Ok((headers, Body::from(answer)).into_response())
 }
 
-fn open(app: &App, query: &ReadQuery) -> Result<(Connection, Feed), Problem> {
+fn open(app: &App, query: &ReadQuery, request: &CursorRequest) -> Result<(Connection, Feed), Problem> {
     let feed = Feed::new(Order::SnapshotsWhole);
     let connection = match &query.ticket {
         Some(ticket) => Connection::open_by_ticket(&app.hub, ticket, &feed)?,
         None => Connection::open(&app.hub)?,
     };
-    if let (Some(_), CursorRequest::After(cursor)) = (&query.ticket, &query.after) {
-        connection.seek(cursor.clone());
+    connection.seek(request);
+    let brought = connection.positions().len();
+    if brought > core_limits::CURSOR_CHANNELS {
+        let message = format!(
+            "the session has {brought} subscriptions, and SSE and polling read at most {}; unsubscribe from some",
+            core_limits::CURSOR_CHANNELS
+        );
+        return Err(Problem::new(Code::TooManyChannels, message));
     }
     Ok((connection, feed))
 }

@@ -1,8 +1,17 @@
 //! The sidecar's listener: HTTP/1.1 and HTTP/2, plain or over TLS.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::Router;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -128,10 +137,26 @@ where
         .keep_alive_interval(limits::HEARTBEAT)
         .keep_alive_timeout(limits::HEARTBEAT_DEADLINE);
     let service = TowerToHyperService::new(router);
+    let asked = Arc::new(AtomicBool::new(false));
+    let service = service_fn({
+        let asked = asked.clone();
+        move |request| {
+            asked.store(true, Ordering::Relaxed);
+            service.call(request)
+        }
+    });
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     tokio::pin!(connection);
+    // hyper's deadline for a request's head begins once it knows the version, which takes the peer's first bytes.
+    let silent = async {
+        time::sleep(limits::HEADER_DEADLINE).await;
+        if asked.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    };
     tokio::select! {
         _ = connection.as_mut() => {}
+        () = silent => {}
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             let _ = connection.await;

@@ -25,7 +25,7 @@ pub(super) async fn websocket(State(app): State<Arc<App>>, request: Request) -> 
         .map_err(|why| Problem::new(Code::BadRequest, format!("not a WebSocket handshake: {why}")))?;
     let connection = Connection::open(&app.hub)?;
     let feed = Feed::new(Order::Turns);
-    let greeting = connection.subscribe_all(&feed.handle(), &query.channels, &query.after)?;
+    let greeting = connection.subscribe_all(&feed.handle(), &query.channels, &query.after.clone()?)?;
     let tasks = app.tasks.clone();
     Ok(upgrade
         .read_buffer_size(limits::WEBSOCKET_READ_BUFFER)

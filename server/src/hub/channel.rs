@@ -115,26 +115,11 @@ impl Channel {
             return Ok(None);
         }
         state.used = now.monotonic;
-        let id = draft.id.clone();
-        if let Some(first) = id.as_ref().and_then(|id| state.window.get(publisher.name, id, now)) {
-            publisher.counters.repeats.increment();
-            return Ok(Some(first));
-        }
-        state.log.admits(&draft)?;
-        let offset = state
-            .log
-            .head()
-            .next()
-            .ok_or_else(|| Problem::new(Code::NodeFull, "the channel has used up its offsets"))?;
+        // Looking ids up forgets old ones, so everything from here on is accounted for, whatever comes of it.
         let before = state.bytes();
-        let publication =
-            Publication::new(self.name.clone(), self.alias, self.epoch.clone(), offset, now, draft);
-        state.log.apply(Arc::new(publication), now);
-        let position = Position { epoch: self.epoch.clone(), offset };
-        if let Some(id) = id {
-            state.window.insert(publisher.name, &id, position.clone(), now);
-        }
+        let published = self.append(&mut state, publisher, draft, now);
         account(publisher.bytes, before, state.bytes());
+        let position = published?;
         let parked: Vec<_> = state
             .subscribers
             .iter_mut()
@@ -143,12 +128,54 @@ impl Channel {
             })
             .collect();
         drop(state);
-        publisher.counters.publications.increment();
         publisher.counters.wakes.add(parked.len() as u64);
         for (ready, key) in parked {
             ready.push(key);
         }
         Ok(Some(position))
+    }
+
+    fn append(
+        &self,
+        state: &mut State,
+        publisher: &Publisher<'_>,
+        draft: Draft,
+        now: Now,
+    ) -> Result<Position, Problem> {
+        let id = draft.id.clone();
+        if let Some(first) = id.as_ref().and_then(|id| state.window.get(publisher.name, id, now)) {
+            publisher.counters.repeats.increment();
+            return Ok(first);
+        }
+        state.log.admits(&draft)?;
+        let offset = state
+            .log
+            .head()
+            .next()
+            .ok_or_else(|| Problem::new(Code::NodeFull, "the channel has used up its offsets"))?;
+        let publication =
+            Publication::new(self.name.clone(), self.alias, self.epoch.clone(), offset, now, draft);
+        state.log.apply(Arc::new(publication), now);
+        let position = Position { epoch: self.epoch.clone(), offset };
+        if let Some(id) = id {
+            state.window.insert(publisher.name, &id, position.clone(), now);
+        }
+        publisher.counters.publications.increment();
+        Ok(position)
+    }
+
+    /// Forgets the older half of its events, so that the node has room for others. Who missed them is told of the gap.
+    pub(super) fn halve(&self, bytes: &AtomicUsize) {
+        let mut state = lock(&self.state);
+        let before = state.bytes();
+        let half = state.log.bytes() / 2;
+        state.log.shrink(half);
+        account(bytes, before, state.bytes());
+    }
+
+    /// What its log holds, in bytes.
+    pub(super) fn log_bytes(&self) -> usize {
+        lock(&self.state).log.bytes()
     }
 
     /// Adds a subscriber, to be read at once. `None`: evicted.
@@ -181,6 +208,11 @@ impl Channel {
     /// Where `reader` stands.
     pub(super) fn begins(&self, reader: &Reader) -> Position {
         lock(&self.state).log.begins(reader)
+    }
+
+    /// What `reader` gave may not have arrived.
+    pub(super) fn doubt(&self, reader: &mut Reader) {
+        lock(&self.state).log.doubt(reader);
     }
 
     /// A reader that begins at `start`.

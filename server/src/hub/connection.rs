@@ -16,11 +16,13 @@ use fulmar_core::{
     registry::{Attachment, SessionId},
 };
 
+use tokio::time;
+
 use super::{
     Caller, Delivery, Feed, FeedEnd, FeedHandle, Hub, Order, ReadBudget,
     feed::Ready,
     forbidden, lock,
-    session::{CloseSignal, Session},
+    session::{CloseSignal, Session, Subscriber},
 };
 use crate::clock::entropy;
 
@@ -46,20 +48,32 @@ impl Connection {
     /// A connection with a session of its own, which ends with it.
     ///
     /// # Errors
-    /// `too_many_sessions`.
+    /// `too_many_sessions`, `shutting_down`.
     pub fn open(hub: &Arc<Hub>) -> Result<Self, Problem> {
         let session = Session::new(SessionId::from_entropy(entropy()));
         let attachment = lock(&hub.registry).insert_bare(session.id(), session.clone())?;
-        Ok(Self::on(hub, session, attachment, &Arc::default()))
+        Self::on(hub, session, attachment, &Arc::default()).unless_closing()
     }
 
     /// A connection that goes on with the session of a ticket, whose subscriptions are read through `feed`.
     ///
     /// # Errors
-    /// `bad_ticket`.
+    /// `bad_ticket`, `shutting_down`.
     pub fn open_by_ticket(hub: &Arc<Hub>, ticket: &str, feed: &Feed) -> Result<Self, Problem> {
-        let (_, session, attachment) = lock(&hub.registry).redeem(ticket, hub.now())?;
-        Ok(Self::on(hub, session, attachment, &feed.ready))
+        // Held until the session knows too, so that both agree on who came last.
+        let mut registry = lock(&hub.registry);
+        let (_, session, attachment) = registry.redeem(ticket, hub.now())?;
+        let it = Self::on(hub, session, attachment, &feed.ready);
+        drop(registry);
+        it.unless_closing()
+    }
+
+    /// Checked once it stands in the registry: from then on `close_all` sees it.
+    fn unless_closing(self) -> Result<Self, Problem> {
+        if self.hub.closing.load(Ordering::SeqCst) {
+            return Err(Problem::new(Code::ShuttingDown, "the server is stopping; come back to another"));
+        }
+        Ok(self)
     }
 
     fn on(hub: &Arc<Hub>, session: Arc<Session>, attachment: Attachment, ready: &Arc<Ready>) -> Self {
@@ -81,6 +95,17 @@ impl Connection {
         Duration::from_millis(self.heard.load(Ordering::Relaxed))
     }
 
+    /// Waits until nothing was heard of its client for `patience`.
+    pub async fn silence(&self, patience: Duration) {
+        loop {
+            let left = patience.saturating_sub(self.hub.now().since(self.heard()));
+            if left.is_zero() {
+                return;
+            }
+            time::sleep(left).await;
+        }
+    }
+
     /// Lets state and signals go by datagram: the feed that gives them.
     pub fn with_datagrams(mut self) -> (Self, Feed) {
         let feed = Feed::new(Order::Turns);
@@ -96,6 +121,11 @@ impl Connection {
     /// Waits until the server wants this connection closed.
     pub async fn closed(&self) -> CloseCode {
         self.signal.fired().await
+    }
+
+    /// What the server wants this connection closed with, if it does.
+    pub fn close_code(&self) -> Option<CloseCode> {
+        self.signal.code()
     }
 
     /// Asks this connection to close.
@@ -157,7 +187,8 @@ impl Connection {
             Some(datagrams) if namespace.class == Class::Signal => datagrams,
             _ => &feed.ready,
         };
-        let (channel, position) = self.session().subscribe(&self.hub, name, ready, start)?;
+        let by = Subscriber { hub: &self.hub, signal: &self.signal, owner: &feed.ready, ready };
+        let (channel, position) = self.session().subscribe(by, name, start)?;
         let mark = Mark { channel: name.clone(), alias: channel.alias(), position };
         Ok(ServerMessage::Subscribed { r#ref, mark })
     }
@@ -200,24 +231,28 @@ impl Connection {
             return Err(Problem::new(Code::UnknownSession, "no such session; make one with POST /session"));
         }
         let (_, session, attachment) = registry.attach(secret)?;
+        session.attach(&self.signal, &feed.ready, self.hub.now());
         drop(registry);
-        let before =
-            std::mem::replace(&mut *lock(&self.attached), Attached { session: session.clone(), attachment });
+        let attached = Attached { session: session.clone(), attachment };
+        let before = std::mem::replace(&mut *lock(&self.attached), attached);
         if !Arc::ptr_eq(&before.session, &session) {
             self.release(before);
         }
-        session.attach(&self.signal, &feed.ready, self.hub.now());
         Ok(ServerMessage::Attached { r#ref, session: id.to_owned() })
     }
 
-    /// Where the session's reading stands in each of its channels.
-    pub fn positions(&self) -> Vec<(ChannelName, Resume)> {
+    /// Where the session's reading stands in each of its channels; `None` where a gap or a reset has yet to be told.
+    pub fn positions(&self) -> Vec<(ChannelName, Option<Resume>)> {
         self.session().positions()
     }
 
-    /// Moves the session's subscriptions to where a cursor says that its client has read to.
-    pub fn seek(&self, cursor: Cursor) {
-        self.session().seek(&StartRequest::Cursor(cursor));
+    /// Moves the subscriptions that the session brought along to where its client says it has read to.
+    pub fn seek(&self, request: &CursorRequest) {
+        self.session().seek(|channel| match request {
+            CursorRequest::Afresh => None,
+            CursorRequest::After(cursor) => cursor.get(channel).cloned().map(Start::After),
+            CursorRequest::Unusable => Some(Start::Unusable),
+        });
     }
 
     /// Reads on for `feed`.

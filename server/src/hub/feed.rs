@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use fulmar_core::{
-    Encoding, Epoch, Item, Position, ServerMessage,
+    Encoding, Epoch, Item, Now, Position, ServerMessage,
     codec::{binary, json},
     message::Mark,
 };
@@ -23,6 +23,8 @@ use crate::{limits, telemetry::Counters};
 pub(super) struct Ready {
     queue: Mutex<VecDeque<usize>>,
     notify: Notify,
+    /// Where reading stands is told by a cursor, which has room for so many channels only.
+    by_cursor: bool,
 }
 
 impl Ready {
@@ -33,6 +35,10 @@ impl Ready {
         }
         drop(queue);
         self.notify.notify_one();
+    }
+
+    pub(super) fn is_described_by_cursors(&self) -> bool {
+        self.by_cursor
     }
 
     pub(super) fn push_front(&self, key: usize) {
@@ -89,7 +95,13 @@ pub enum FeedEnd {
 impl Feed {
     /// A feed without subscriptions.
     pub fn new(order: Order) -> Self {
-        Self { ready: Arc::default(), order, resting: Vec::new(), rested: None }
+        let by_cursor = order == Order::SnapshotsWhole;
+        Self {
+            ready: Arc::new(Ready { by_cursor, ..Ready::default() }),
+            order,
+            resting: Vec::new(),
+            rested: None,
+        }
     }
 
     /// What [`super::Connection::execute`] needs of it, so that commands can run while the feed is read.
@@ -102,15 +114,20 @@ impl Feed {
         if let Some(at) = self.rested {
             tokio::select! {
                 () = wait(&self.ready) => {}
-                () = tokio::time::sleep(at.saturating_sub(now)) => {
-                    self.rested = None;
-                    for key in self.resting.drain(..) {
-                        self.ready.push(key);
-                    }
-                }
+                () = tokio::time::sleep(at.saturating_sub(now)) => {}
             }
         } else {
             wait(&self.ready).await;
+        }
+    }
+
+    /// Makes those ready whose values have rested.
+    pub(super) fn wake_rested(&mut self, now: Now) {
+        if self.rested.is_some_and(|at| at <= now.monotonic) {
+            self.rested = None;
+            for key in self.resting.drain(..) {
+                self.ready.push(key);
+            }
         }
     }
 

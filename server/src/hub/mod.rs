@@ -15,7 +15,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -49,6 +49,8 @@ pub struct Hub {
     bytes: AtomicUsize,
     registry: Mutex<Registry<Arc<Session>>>,
     counters: Counters,
+    /// The node is stopping: nobody new comes in.
+    closing: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -76,6 +78,7 @@ impl Hub {
             bytes: AtomicUsize::new(0),
             registry: Mutex::new(Registry::new(limits::SESSIONS)),
             counters: Counters::default(),
+            closing: AtomicBool::new(false),
         })
     }
 
@@ -168,8 +171,9 @@ impl Hub {
         }
     }
 
-    /// Tells every connection to close.
+    /// Tells every connection to close, and lets nobody new in.
     pub fn close_all(&self, code: CloseCode) {
+        self.closing.store(true, Ordering::SeqCst);
         let sessions: Vec<_> = lock(&self.registry).handles().cloned().collect();
         for session in sessions {
             session.close(code);
@@ -217,10 +221,26 @@ impl Hub {
             return Ok(());
         }
         self.evict(bytes);
+        self.shrink(fits);
         if fits() {
             Ok(())
         } else {
             Err(Problem::new(Code::NodeFull, "the node holds as much history as it may; try again later"))
+        }
+    }
+
+    /// Halves the longest histories until there is room.
+    fn shrink(&self, fits: impl Fn() -> bool) {
+        if fits() {
+            return;
+        }
+        let mut channels: Vec<_> = lock(&self.channels).by_name.values().cloned().collect();
+        channels.sort_by_cached_key(|channel| std::cmp::Reverse(channel.log_bytes()));
+        for channel in channels {
+            channel.halve(&self.bytes);
+            if fits() {
+                return;
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, OnceLock};
 
 use fulmar_core::{
-    ChannelName, CloseCode, Code, Item, Now, Offset, Position, Problem, Reader, Resume, Start, StartRequest,
+    ChannelName, CloseCode, Code, Item, Now, Offset, Position, Problem, Reader, Resume, Start,
     log::{Class, Hold, ReadEnd, ReadLimit},
     registry::SessionId,
 };
@@ -32,6 +32,8 @@ struct State {
     attached: Option<Arc<CloseSignal>>,
     /// What the connection that attached last reads; new subscriptions of `POST /send` go there.
     main: Arc<Ready>,
+    /// It is no longer in the registry, and takes no subscription any more.
+    ended: bool,
 }
 
 #[derive(Debug)]
@@ -40,10 +42,27 @@ struct Subscription {
     /// Its place among the channel's subscribers.
     slot: usize,
     reader: Reader,
+    /// The feed that reads it.
     ready: Arc<Ready>,
+    /// The feed that it ends with: of the stream on which it was made.
+    owner: Arc<Ready>,
     role: Role,
     /// The connection that reads it has yet to be told of it.
     unannounced: bool,
+    /// Something of it was given to a connection.
+    given: bool,
+}
+
+/// A connection that subscribes.
+#[derive(Clone, Copy)]
+pub(super) struct Subscriber<'a> {
+    pub(super) hub: &'a Hub,
+    /// Tells whether it is still the one that is attached.
+    pub(super) signal: &'a Arc<CloseSignal>,
+    /// The feed that the subscription ends with.
+    pub(super) owner: &'a Arc<Ready>,
+    /// The feed that reads it.
+    pub(super) ready: &'a Arc<Ready>,
 }
 
 #[derive(Debug)]
@@ -71,6 +90,10 @@ impl CloseSignal {
         if self.code.set(code).is_ok() {
             self.notify.notify_waiters();
         }
+    }
+
+    pub(super) fn code(&self) -> Option<CloseCode> {
+        self.code.get().copied()
     }
 
     pub(super) async fn fired(&self) -> CloseCode {
@@ -109,6 +132,10 @@ impl Session {
         state.drop_lanes(now);
         for (key, subscription) in &mut state.subscriptions {
             subscription.ready = ready.clone();
+            subscription.owner = ready.clone();
+            if std::mem::take(&mut subscription.given) {
+                subscription.channel.doubt(&mut subscription.reader);
+            }
             subscription.unannounced = true;
             subscription.channel.rebind(subscription.slot, ready, key);
         }
@@ -133,41 +160,42 @@ impl Session {
     /// The session ends with all it holds.
     pub(super) fn end(&self, code: CloseCode, now: Now) {
         self.close(code);
+        lock(&self.state).ended = true;
         self.unsubscribe_where(now, |_| true);
     }
 
-    /// Every channel and where its reading stands.
-    pub(super) fn positions(&self) -> Vec<(ChannelName, Resume)> {
+    /// Every channel and where its reading stands; `None` where a gap or a reset has yet to be told.
+    pub(super) fn positions(&self) -> Vec<(ChannelName, Option<Resume>)> {
         let state = lock(&self.state);
         let reliable = state.subscriptions.iter().filter(|(_, it)| it.is_reliable());
         reliable
             .map(|(_, it)| {
-                let resume = Resume { position: it.channel.begins(&it.reader), base: it.reader.base() };
-                (it.channel.name().clone(), resume)
+                let resume = || Resume { position: it.channel.begins(&it.reader), base: it.reader.base() };
+                (it.channel.name().clone(), (!it.reader.is_lost()).then(resume))
             })
             .collect()
     }
 
     /// Moves subscriptions to where their client says it has read to.
-    pub(super) fn seek(&self, request: &StartRequest) {
+    pub(super) fn seek(&self, start: impl Fn(&ChannelName) -> Option<Start>) {
         let mut state = lock(&self.state);
         for (key, it) in &mut state.subscriptions {
-            if let Some(resume) = request.resume(it.channel.name()) {
-                it.reader = it.channel.reader(&Start::After(resume));
+            if let Some(start) = start(it.channel.name()) {
+                it.reader = it.channel.reader(&start);
+                it.given = false;
                 it.channel.rebind(it.slot, &it.ready, key);
             }
         }
     }
 
-    /// Adds a subscription that is read through `ready`, and gives its channel and where it begins.
+    /// Adds a subscription of the attached connection, and gives its channel and where it begins.
     pub(super) fn subscribe(
         &self,
-        hub: &Hub,
+        by: Subscriber<'_>,
         name: &ChannelName,
-        ready: &Arc<Ready>,
         start: &Start,
     ) -> Result<(Arc<Channel>, Position), Problem> {
-        self.add(hub, name, Some(ready), start)
+        self.add(by.hub, name, Some(by), start)
     }
 
     /// Adds a subscription that is read by whatever connection attached last, which is told of it.
@@ -184,12 +212,19 @@ impl Session {
         &self,
         hub: &Hub,
         name: &ChannelName,
-        ready: Option<&Arc<Ready>>,
+        by: Option<Subscriber<'_>>,
         start: &Start,
     ) -> Result<(Arc<Channel>, Position), Problem> {
         let mut state = lock(&self.state);
-        let unannounced = ready.is_none();
-        let ready = ready.cloned().unwrap_or_else(|| state.main.clone());
+        let unannounced = by.is_none();
+        let replaced = by.as_ref().is_some_and(|by| {
+            !state.attached.as_ref().is_some_and(|attached| Arc::ptr_eq(attached, by.signal))
+        });
+        if state.ended || replaced {
+            return Err(Problem::new(Code::UnknownSession, "the session has ended or goes on elsewhere"));
+        }
+        let (owner, ready) = by.map_or((&state.main, &state.main), |by| (by.owner, by.ready));
+        let (owner, ready) = (owner.clone(), ready.clone());
         if state.find(name).is_some() {
             let message = format!("this session has a subscription to {name}; unsubscribe first");
             return Err(Problem::new(Code::AlreadySubscribed, message));
@@ -199,12 +234,26 @@ impl Session {
             let message = format!("a session has at most {held} subscriptions; unsubscribe from one");
             return Err(Problem::new(Code::TooManySubscriptions, message));
         }
+        if ready.is_described_by_cursors() && held >= fulmar_core::limits::CURSOR_CHANNELS {
+            let message =
+                format!("SSE and polling read at most {} channels", fulmar_core::limits::CURSOR_CHANNELS);
+            return Err(Problem::new(Code::TooManyChannels, message));
+        }
         let entry = state.subscriptions.vacant_entry();
         let (channel, Subscribed { slot, reader, begins }) = hub.with_channel(name, |channel| {
             Ok(channel.subscribe(&ready, entry.key(), start).map(|subscribed| (channel.clone(), subscribed)))
         })?;
         let role = Role::Reliable { through: Offset::ZERO, lane: None };
-        entry.insert(Subscription { channel: channel.clone(), slot, reader, ready, role, unannounced });
+        entry.insert(Subscription {
+            channel: channel.clone(),
+            slot,
+            reader,
+            ready,
+            owner,
+            role,
+            unannounced,
+            given: false,
+        });
         Ok((channel, begins))
     }
 
@@ -220,7 +269,7 @@ impl Session {
 
     /// Ends the subscriptions that are read through `ready`.
     pub(super) fn end_feed(&self, ready: &Arc<Ready>, now: Now) {
-        self.unsubscribe_where(now, |it| Arc::ptr_eq(&it.ready, ready));
+        self.unsubscribe_where(now, |it| Arc::ptr_eq(&it.owner, ready));
     }
 
     fn unsubscribe_where(&self, now: Now, which: impl Fn(&Subscription) -> bool) {
@@ -259,6 +308,7 @@ impl Session {
         let mut state = lock(&self.state);
         let mut left = budget.0;
         let mut items = Vec::new();
+        feed.wake_rested(now);
         while left > 0 {
             let Some(key) = feed.ready.pop() else { return FeedEnd::Drained };
             let Some(it) = state.subscriptions.get_mut(key) else { continue };
@@ -279,6 +329,7 @@ impl Session {
                 ReadEnd::More => feed.ready.push_back(key),
                 ReadEnd::Held(accepted) => feed.rest(key, accepted),
             }
+            it.given |= !items.is_empty();
             let channel = it.channel.clone();
             let wants_lane = feed.order == Order::BesideDatagrams
                 && channel.class() == Class::State
@@ -355,8 +406,18 @@ impl State {
         let position = Position { epoch: channel.epoch().clone(), offset: at };
         let start = Start::After(position.into());
         let Some(Subscribed { slot, reader, .. }) = channel.subscribe(ready, key, &start) else { return };
-        let (channel, ready) = (channel.clone(), ready.clone());
-        entry.insert(Subscription { channel, slot, reader, ready, role: Role::Lane, unannounced: false });
+        let (channel, ready, owner) = (channel.clone(), ready.clone(), ready.clone());
+        let role = Role::Lane;
+        entry.insert(Subscription {
+            channel,
+            slot,
+            reader,
+            ready,
+            owner,
+            role,
+            unannounced: false,
+            given: false,
+        });
         if let Some(Role::Reliable { lane, .. }) = self.subscriptions.get_mut(of).map(|it| &mut it.role) {
             *lane = Some(key);
         }

@@ -2,7 +2,8 @@
 
 use std::{
     collections::VecDeque,
-    future::Future,
+    future::{Future, poll_fn},
+    pin::pin,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -43,11 +44,12 @@ pub trait Source {
 
 /// Where frames go.
 pub trait Sink {
-    /// Writes frames, in order, and returns when the peer's transport has taken them.
+    /// Writes frames, in order, and returns when the transport has taken them. Those that it has are no longer in `frames`
+    /// if the future is dropped before; the next call goes on where it was.
     ///
     /// # Errors
     /// [`Gone`] when the transport takes nothing any more.
-    fn send(&mut self, frames: &mut Vec<Bytes>) -> impl Future<Output = Result<(), Gone>> + Send;
+    fn send(&mut self, frames: &mut VecDeque<Bytes>) -> impl Future<Output = Result<(), Gone>> + Send;
 
     /// Asks the peer for a sign of life.
     ///
@@ -97,21 +99,23 @@ struct Replies {
 }
 
 impl Replies {
-    async fn push(&self, reply: Bytes) {
+    /// Waits until there is room for a reply.
+    async fn room(&self) {
         loop {
-            {
-                let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-                if queue.len() < limits::REPLIES {
-                    queue.push_back(reply);
-                    self.changed.notify_waiters();
-                    return;
-                }
+            let changed = self.changed.notified();
+            if self.queue.lock().unwrap_or_else(PoisonError::into_inner).len() < limits::REPLIES {
+                return;
             }
-            self.changed.notified().await;
+            changed.await;
         }
     }
 
-    fn drain(&self, out: &mut Vec<Bytes>) {
+    fn push(&self, reply: Bytes) {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).push_back(reply);
+        self.changed.notify_waiters();
+    }
+
+    fn drain(&self, out: &mut VecDeque<Bytes>) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         out.extend(queue.drain(..));
         self.changed.notify_waiters();
@@ -141,6 +145,8 @@ pub struct Duplex<'a> {
     replies: Replies,
     /// When the peer had last been heard when it was asked for a sign of life, in milliseconds.
     asked: AtomicU64,
+    /// When it last took what had had to wait for it, in milliseconds.
+    taken: AtomicU64,
 }
 
 impl<'a> Duplex<'a> {
@@ -153,23 +159,38 @@ impl<'a> Duplex<'a> {
     ) -> Self {
         let queue = greeting.iter().map(|message| encode(encoding, message)).collect();
         let replies = Replies { queue: Mutex::new(queue), changed: Notify::new() };
-        Self { connection, encoding, heartbeat, replies, asked: AtomicU64::new(u64::MAX) }
+        Self {
+            connection,
+            encoding,
+            heartbeat,
+            replies,
+            asked: AtomicU64::new(u64::MAX),
+            taken: AtomicU64::new(0),
+        }
     }
 
     /// Runs it.
     pub async fn run(&self, feed: &mut Feed, source: &mut impl Source, sink: &mut impl Sink) -> End {
-        let handle = feed.handle();
-        tokio::select! {
+        let (handle, mut frames) = (feed.handle(), VecDeque::new());
+        let end = tokio::select! {
             end = self.receive(&handle, source) => end,
-            end = self.send(feed, sink) => end,
+            end = self.send(feed, &mut frames, sink) => end,
             code = self.connection.closed() => End::Server(code),
+        };
+        if end == End::Peer {
+            // Who sends a message and nothing more still gets its answer.
+            self.replies.drain(&mut frames);
+            let _ = time::timeout(limits::CLOSE_DEADLINE / 3, sink.send(&mut frames)).await;
         }
+        end
     }
 
     async fn receive(&self, feed: &FeedHandle, source: &mut impl Source) -> End {
         loop {
             let incoming = source.next().await;
             self.connection.hear();
+            // Before the message is carried out: its answer must stand in line before anything that follows from it.
+            self.replies.room().await;
             let reply = match incoming {
                 Incoming::Message(Ok(message)) => self.connection.execute(feed, message).await,
                 Incoming::Message(Err(rejection)) => Some(ServerMessage::Error(rejection)),
@@ -178,57 +199,82 @@ impl<'a> Duplex<'a> {
                 Incoming::Broken(code) => return End::Broken(code),
             };
             if let Some(reply) = reply {
-                self.replies.push(encode(self.encoding, &reply)).await;
+                self.replies.push(encode(self.encoding, &reply));
             }
         }
     }
 
-    async fn send(&self, feed: &mut Feed, sink: &mut impl Sink) -> End {
-        let mut frames = Vec::new();
+    async fn send(&self, feed: &mut Feed, frames: &mut VecDeque<Bytes>, sink: &mut impl Sink) -> End {
         let mut deliveries = Vec::new();
         loop {
-            self.replies.drain(&mut frames);
+            if self.is_due() {
+                self.asked.store(millis(self.connection.heard()), Ordering::Relaxed);
+                if let Err(end) = self.survive(sink.ping()).await {
+                    return end;
+                }
+            }
+            self.replies.drain(frames);
             self.connection.read(feed, ReadBudget(limits::BATCH_BYTES), &mut deliveries);
             let counters = self.connection.hub().counters();
             frames.extend(deliveries.drain(..).map(|delivery| delivery.frame(self.encoding, counters)));
             if !frames.is_empty() {
-                let sent = tokio::select! {
-                    sent = sink.send(&mut frames) => sent,
-                    // Who takes nothing cannot be asked either.
-                    () = self.silence(limits::HEARTBEAT + limits::HEARTBEAT_DEADLINE) => return self.dead(),
-                };
-                if sent.is_err() {
-                    return End::Peer;
+                if let Err(end) = self.survive(sink.send(frames)).await {
+                    return end;
                 }
                 continue;
             }
             tokio::select! {
                 () = self.replies.filled() => {}
                 () = self.connection.ready(feed) => {}
-                () = self.silence(limits::HEARTBEAT) => {
-                    if self.was_asked() {
-                        return self.dead();
-                    }
-                    self.asked.store(self.connection.heard().as_millis() as u64, Ordering::Relaxed);
-                    if sink.ping().await.is_err() {
-                        return End::Peer;
-                    }
-                }
+                () = self.due() => {}
+                () = self.death() => return self.dead(),
             }
         }
     }
 
-    /// Waits until nothing was heard for `patience`, and if the peer was asked, for the deadline of its answer too. For
-    /// ever where another stream asks.
-    async fn silence(&self, patience: Duration) {
+    /// Waits for a write, as long as the peer lives. One that had to wait and then went through is a sign of life: the
+    /// peer takes what it is sent, if slowly.
+    async fn survive(&self, write: impl Future<Output = Result<(), Gone>>) -> Result<(), End> {
+        let mut write = pin!(write);
+        let mut waited = false;
+        let written = tokio::select! {
+            written = poll_fn(|cx| {
+                let polled = write.as_mut().poll(cx);
+                waited |= polled.is_pending();
+                polled
+            }) => written,
+            () = self.death() => return Err(self.dead()),
+        };
+        if waited {
+            self.taken.store(millis(self.connection.hub().now().monotonic), Ordering::Relaxed);
+        }
+        written.map_err(|Gone| End::Peer)
+    }
+
+    /// Whether the peer has been silent for so long that it is to be asked.
+    fn is_due(&self) -> bool {
+        self.heartbeat == Heartbeat::Server
+            && self.since(self.connection.heard()) >= limits::HEARTBEAT
+            && self.asked.load(Ordering::Relaxed) != millis(self.connection.heard())
+    }
+
+    async fn due(&self) {
+        while !self.is_due() {
+            let left = limits::HEARTBEAT.saturating_sub(self.since(self.connection.heard()));
+            // Who was asked is not asked again before it was heard.
+            time::sleep(left.max(limits::HEARTBEAT_DEADLINE)).await;
+        }
+    }
+
+    /// Waits until the peer has shown no life for so long that it is gone. For ever where another stream asks.
+    async fn death(&self) {
         if self.heartbeat == Heartbeat::Elsewhere {
             return std::future::pending().await;
         }
         loop {
-            let patience =
-                if self.was_asked() { limits::HEARTBEAT + limits::HEARTBEAT_DEADLINE } else { patience };
-            let silent = self.connection.hub().now().since(self.connection.heard());
-            let left = patience.saturating_sub(silent);
+            let taken = Duration::from_millis(self.taken.load(Ordering::Relaxed));
+            let silent = self.since(self.connection.heard().max(taken));
+            let left = (limits::HEARTBEAT + limits::HEARTBEAT_DEADLINE).saturating_sub(silent);
             if left.is_zero() {
                 return;
             }
@@ -236,13 +282,16 @@ impl<'a> Duplex<'a> {
         }
     }
 
-    /// Whether the peer was asked for a sign of life and has given none since.
-    fn was_asked(&self) -> bool {
-        self.asked.load(Ordering::Relaxed) == self.connection.heard().as_millis() as u64
-    }
-
     fn dead(&self) -> End {
         self.connection.hub().counters().dead_peers.increment();
         End::Server(CloseCode::NoHeartbeat)
     }
+
+    fn since(&self, moment: Duration) -> Duration {
+        self.connection.hub().now().since(moment)
+    }
+}
+
+fn millis(moment: Duration) -> u64 {
+    moment.as_millis() as u64
 }

@@ -18,19 +18,21 @@ impl Progress {
         subscribed: &[ServerMessage],
         request: &CursorRequest,
     ) -> Self {
-        let mut channels = connection.positions();
-        for message in subscribed {
-            let ServerMessage::Subscribed { mark, .. } = message else { continue };
-            let Some((name, at)) = channels.iter_mut().find(|(name, _)| *name == mark.channel) else {
-                continue;
-            };
-            match request {
-                CursorRequest::Afresh => {}
-                CursorRequest::After(cursor) => *at = cursor.get(name).cloned().unwrap_or_else(|| at.clone()),
-                CursorRequest::Unusable => at.position = nowhere(),
-            }
-        }
-        Self { channels }
+        let just_now = |name: &ChannelName| {
+            subscribed.iter().any(
+                |message| matches!(message, ServerMessage::Subscribed { mark, .. } if mark.channel == *name),
+            )
+        };
+        let asked = |name: &ChannelName| match request {
+            CursorRequest::After(cursor) if just_now(name) => cursor.get(name).cloned(),
+            _ => None,
+        };
+        let positions = connection.positions().into_iter();
+        let channels = positions.map(|(name, at)| {
+            let at = asked(&name).or(at).unwrap_or_else(nowhere);
+            (name, at)
+        });
+        Self { channels: channels.collect() }
     }
 
     /// Moves on.
@@ -55,6 +57,6 @@ impl Progress {
 }
 
 /// A position of no epoch that a channel ever has: theirs have eleven characters.
-fn nowhere() -> Position {
-    Position { epoch: Epoch::parse("none").expect("a valid epoch"), offset: Offset::ZERO }
+fn nowhere() -> Resume {
+    Position { epoch: Epoch::parse("none").expect("a valid epoch"), offset: Offset::ZERO }.into()
 }

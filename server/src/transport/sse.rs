@@ -69,6 +69,10 @@ impl EventStream {
 
     async fn flow(&mut self) -> Bytes {
         loop {
+            // First, since a busy channel always has something to read.
+            if let Some(code) = self.connection.close_code() {
+                return self.close(code);
+            }
             self.connection.read(&mut self.feed, ReadBudget(limits::BATCH_BYTES), &mut self.deliveries);
             if !self.deliveries.is_empty() {
                 return self.render();

@@ -1,5 +1,7 @@
 //! WebSocket: RFC 6455 over HTTP/1.1, RFC 8441 over HTTP/2.
 
+use std::collections::VecDeque;
+
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use bytes::Bytes;
 use fulmar_core::{
@@ -50,7 +52,7 @@ async fn close(mut sink: Outgoing, mut source: IncomingFrames, end: End) {
     match end {
         End::Server(code) => {
             let frame = duplex::encode(sink.encoding, &close_message(code));
-            let _ = sink.send_frames(&mut vec![frame]).await;
+            let _ = sink.send_frames(&mut VecDeque::from([frame])).await;
             let close = CloseFrame { code: code.code(), reason: Utf8Bytes::from_static(code.reason()) };
             let _ = sink.sink.send(Message::Close(Some(close))).await;
         }
@@ -77,8 +79,8 @@ struct Outgoing {
 }
 
 impl Outgoing {
-    async fn send_frames(&mut self, frames: &mut Vec<Bytes>) -> Result<(), Gone> {
-        for frame in frames.drain(..) {
+    async fn send_frames(&mut self, frames: &mut VecDeque<Bytes>) -> Result<(), Gone> {
+        while let Some(frame) = frames.pop_front() {
             let message = match self.encoding {
                 Encoding::Json => Message::Text(Utf8Bytes::try_from(frame).map_err(|_| Gone)?),
                 Encoding::Binary => Message::Binary(frame),
@@ -90,7 +92,7 @@ impl Outgoing {
 }
 
 impl duplex::Sink for Outgoing {
-    async fn send(&mut self, frames: &mut Vec<Bytes>) -> Result<(), Gone> {
+    async fn send(&mut self, frames: &mut VecDeque<Bytes>) -> Result<(), Gone> {
         self.send_frames(frames).await
     }
 

@@ -40,8 +40,10 @@ impl EventLog {
 
     pub(super) fn trim(&mut self, now: Now) {
         let Bounds { count, bytes, age } = self.bounds;
+        // The newest stays within any bound but its age, or nobody would ever get it.
         while self.entries.front().is_some_and(|oldest| {
-            self.entries.len() > count || self.bytes > bytes || now.since(oldest.accepted) >= age
+            let full = self.entries.len() > count || self.bytes > bytes;
+            (full && self.entries.len() > 1) || now.since(oldest.accepted) >= age
         }) {
             self.forget_oldest();
         }

@@ -64,6 +64,8 @@ enum Phase {
     Live,
     /// Must be told of a gap or a reset first.
     Lost,
+    /// Events: what was read may not have arrived, so a gap is told; reading goes on where it was.
+    Uncertain,
     /// State: reads a snapshot that began when the head was this. What is dropped of the log up to there was never
     /// seen by this reader, so it does not miss it.
     Snapshot(Offset),
@@ -79,13 +81,18 @@ impl Reader {
     pub fn base(&self) -> Option<Offset> {
         match self.phase {
             Phase::Snapshot(base) => Some(base),
-            Phase::Live | Phase::Lost => None,
+            Phase::Live | Phase::Lost | Phase::Uncertain => None,
         }
     }
 
-    /// Whether a snapshot is still to be told or under way.
+    /// Whether a gap or a snapshot is still to be told, or a snapshot under way.
     pub fn is_catching_up(&self) -> bool {
         self.phase != Phase::Live
+    }
+
+    /// Whether it has no position that a cursor could tell: a gap or a reset comes first.
+    pub fn is_lost(&self) -> bool {
+        matches!(self.phase, Phase::Lost | Phase::Uncertain)
     }
 }
 
@@ -270,18 +277,26 @@ impl Log {
             (Kind::Signal(_), Start::Unusable) => live(self.head),
             (kind, Start::After(Resume { position: Position { epoch, offset }, base })) => {
                 let known = *epoch == self.epoch && (*offset).max(base.unwrap_or_default()) <= self.head;
-                // Who has read nothing of a state channel gets its snapshot told as one.
-                let nothing = *offset == Offset::ZERO && base.is_none();
                 match kind {
                     Kind::Signal(_) => live(if known { *offset } else { self.head }),
                     Kind::Event(log) if known && log.covers(*offset) => live(*offset),
-                    Kind::State(log) if known && !nothing && log.covers(base.unwrap_or(*offset)) => {
+                    Kind::State(log) if known && log.covers(base.unwrap_or(*offset)) => {
                         Reader { at: *offset, phase: base.map_or(Phase::Live, Phase::Snapshot) }
                     }
                     Kind::Event(_) | Kind::State(_) => lost,
                 }
             }
         }
+    }
+
+    /// What was read by `reader` may not have reached its subscriber, who cannot tell: events go on with a gap, state
+    /// with a new snapshot.
+    pub fn doubt(&self, reader: &mut Reader) {
+        reader.phase = match (&self.kind, reader.phase) {
+            (Kind::Event(_), Phase::Live) => Phase::Uncertain,
+            (Kind::State(_), _) => Phase::Lost,
+            (_, phase) => phase,
+        };
     }
 
     /// The position at which `reader` will begin, as its subscriber is told. One that is lost will hear of another in
@@ -306,8 +321,10 @@ impl Log {
                 // A reader that was told nothing yet begins; one that falls behind later was too slow.
                 let slow = reader.phase == Phase::Live && !log.covers(reader.at);
                 let mut limit = limit;
-                if slow || reader.phase == Phase::Lost {
-                    *reader = Reader { at: log.start(), phase: Phase::Live };
+                if slow || reader.is_lost() {
+                    let at =
+                        if reader.phase == Phase::Lost { log.start() } else { reader.at.max(log.start()) };
+                    *reader = Reader { at, phase: Phase::Live };
                     let gap = Item::Gap(self.position(reader.at), slow);
                     limit.bytes = limit.bytes.saturating_sub(gap.cost());
                     out.push(gap);
@@ -337,7 +354,7 @@ impl Log {
         let covered = match reader.phase {
             Phase::Live => log.covers(reader.at),
             Phase::Snapshot(base) => log.covers(base),
-            Phase::Lost => false,
+            Phase::Lost | Phase::Uncertain => false,
         };
         let mut spent = 0;
         if !covered {

@@ -108,6 +108,12 @@ impl Listener {
                 incoming.refuse();
                 continue;
             };
+            // Under pressure an address has to prove itself before it costs anything.
+            let pressed = connections.available_permits() < limits::QUIC_CONNECTIONS / 2;
+            if pressed && incoming.may_retry() && !incoming.remote_address_validated() {
+                let _ = incoming.retry();
+                continue;
+            }
             let shared = shared.clone();
             tasks.spawn(async move {
                 handle(incoming, shared).await;

@@ -6,6 +6,7 @@ use fulmar_core::{Code, Problem, codec::json};
 use h3::{ext::Protocol, server::RequestStream};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
+use tokio::time;
 use tower_service::Service as _;
 
 use super::session::ConnectStream;
@@ -20,8 +21,11 @@ pub(super) fn is_session(request: &Request<()>) -> bool {
 /// Whether a session may be had here.
 pub(super) fn check(request: &Request<()>, access: &Access) -> Result<(), Problem> {
     let authority = request.uri().authority().map(|it| it.as_str());
-    let origin = request.headers().get(header::ORIGIN).map(|origin| origin.as_bytes());
-    access.check(authority, origin)?;
+    let mut origins = request.headers().get_all(header::ORIGIN).iter().map(|origin| origin.as_bytes());
+    access.check(authority, origins.next())?;
+    if origins.next().is_some() {
+        return Err(Problem::new(Code::BadRequest, "origin is given twice"));
+    }
     if request.uri().path() != "/wt" {
         return Err(Problem::new(Code::NotFound, "sessions are at /wt"));
     }
@@ -33,7 +37,7 @@ pub(super) async fn accept(stream: &mut ConnectStream) -> bool {
     let mut response = Response::new(());
     // The version of the draft, which Chromium looks for.
     response.headers_mut().insert("sec-webtransport-http3-draft", http::HeaderValue::from_static("draft02"));
-    stream.send_response(response).await.is_ok()
+    matches!(time::timeout(limits::HEADER_DEADLINE, stream.send_response(response)).await, Ok(Ok(())))
 }
 
 /// Answers with a problem. A browser tells its page nothing of it; other clients can read it.
@@ -41,18 +45,24 @@ pub(super) async fn refuse(mut stream: ConnectStream, problem: &Problem) {
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::from_u16(problem.code.http_status()).unwrap_or_default();
     response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
-    if stream.send_response(response).await.is_ok()
-        && stream.send_data(json::encode_problem(problem)).await.is_ok()
-    {
-        let _ = stream.finish().await;
-    }
+    let answering = async {
+        stream.send_response(response).await?;
+        stream.send_data(json::encode_problem(problem)).await?;
+        stream.finish().await
+    };
+    let _ = time::timeout(limits::HEADER_DEADLINE, answering).await;
 }
 
 /// Lets the router answer.
 pub(super) async fn answer(request: Request<()>, mut stream: ConnectStream, mut router: Router) {
-    let Some(body) = read_body(&mut stream).await else {
-        let message = format!("the body has more than {} bytes", limits::BODY_BYTES);
-        return refuse(stream, &Problem::new(Code::MessageTooLarge, message)).await;
+    let body = match time::timeout(limits::HEADER_DEADLINE, read_body(&mut stream)).await {
+        Ok(Ok(body)) => body,
+        // The client has given up, or takes too long.
+        Ok(Err(Unread::Broken)) | Err(_) => return,
+        Ok(Err(Unread::TooLong)) => {
+            let message = format!("the body has more than {} bytes", limits::BODY_BYTES);
+            return refuse(stream, &Problem::new(Code::MessageTooLarge, message)).await;
+        }
     };
     let Ok(response) = router.call(request.map(|()| Body::from(body))).await;
     let (mut parts, mut body) = response.into_parts();
@@ -72,16 +82,21 @@ pub(super) async fn answer(request: Request<()>, mut stream: ConnectStream, mut 
     let _ = stream.finish().await;
 }
 
-async fn read_body<S>(stream: &mut RequestStream<S, Bytes>) -> Option<Bytes>
+enum Unread {
+    TooLong,
+    Broken,
+}
+
+async fn read_body<S>(stream: &mut RequestStream<S, Bytes>) -> Result<Bytes, Unread>
 where
     S: h3::quic::RecvStream,
 {
     let mut body = Vec::new();
-    while let Ok(Some(mut data)) = stream.recv_data().await {
+    while let Some(mut data) = stream.recv_data().await.map_err(|_| Unread::Broken)? {
         if body.len() + data.remaining() > limits::BODY_BYTES {
-            return None;
+            return Err(Unread::TooLong);
         }
         body.extend_from_slice(&data.copy_to_bytes(data.remaining()));
     }
-    Some(body.into())
+    Ok(body.into())
 }

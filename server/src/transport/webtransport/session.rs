@@ -1,8 +1,11 @@
 //! One WebTransport session: its CONNECT stream, its datagrams, and the streams that its client opens.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::{Bytes, BytesMut};
@@ -62,15 +65,21 @@ impl Session {
             () = client_closes(&mut recv) => None,
             () = self.send_datagrams(&mut datagrams) => None,
             code = self.connection.closed() => Some(code),
+            // The control stream asks for signs of life; this holds for sessions that have none too.
+            () = self.connection.silence(limits::HEARTBEAT + limits::HEARTBEAT_DEADLINE) => {
+                self.connection.close(CloseCode::NoHeartbeat);
+                Some(CloseCode::NoHeartbeat)
+            }
         };
         if let Some(code) = closed {
             if self.controlled.load(Ordering::Relaxed) {
                 let _ = time::timeout(limits::CLOSE_DEADLINE / 4, self.told.cancelled()).await;
             }
-            let _ = send.send_data(capsule::close(u32::from(code.code()), code.reason())).await;
+            let capsule = capsule::close(u32::from(code.code()), code.reason());
+            let _ = time::timeout(limits::CLOSE_DEADLINE / 4, send.send_data(capsule)).await;
         }
         self.ended.cancel();
-        let _ = send.finish().await;
+        let _ = time::timeout(limits::CLOSE_DEADLINE / 4, send.finish()).await;
         if closed.is_some() {
             // The client takes note of the capsule, and ends its side.
             let _ = time::timeout(limits::CLOSE_DEADLINE, client_closes(&mut recv)).await;
@@ -89,7 +98,7 @@ impl Session {
         let duplex = Duplex::new(&self.connection, Encoding::Binary, heartbeat, &[]);
         let mut source =
             Frames { recv: RecvStream::new(h3::stream::BufRecvStream::new(recv)), state: Reading::default() };
-        let mut sink = Outgoing { send };
+        let mut sink = Outgoing { send, pending: BytesMut::new() };
         let end = tokio::select! {
             end = duplex.run(&mut feed, &mut source, &mut sink) => end,
             () = self.ended.cancelled() => return,
@@ -102,17 +111,24 @@ impl Session {
             end => end,
         };
         match end {
-            End::Peer => self.connection.end_feed(&feed),
+            // The client ended the stream; had it lost the connection, its subscriptions would wait for it.
+            End::Peer => {
+                if self.quic.close_reason().is_none() && !self.ended.is_cancelled() {
+                    self.connection.end_feed(&feed);
+                }
+                if control {
+                    // Nothing can be told in-band any more.
+                    self.told.cancel();
+                }
+            }
             End::Server(code) if control => {
                 let close =
                     ServerMessage::Close { code: u32::from(code.code()), reason: code.reason().to_owned() };
-                let mut frames = vec![binary::encode(&close)];
+                let mut frames = VecDeque::from([binary::encode(&close)]);
                 let told = duplex::Sink::send(&mut sink, &mut frames);
                 let _ = time::timeout(limits::CLOSE_DEADLINE / 4, told).await;
                 self.told.cancel();
-                if code == CloseCode::NoHeartbeat {
-                    self.connection.close(code);
-                }
+                self.connection.close(code);
                 self.ended.cancelled().await;
             }
             End::Server(_) | End::Broken(_) => {}
@@ -251,19 +267,30 @@ impl duplex::Source for Frames {
 /// Writes length-prefixed frames to a stream.
 struct Outgoing {
     send: quinn::SendStream,
+    /// What is left of frames whose write was given up half-way; without it the stream would make no sense.
+    pending: BytesMut,
 }
 
 impl duplex::Sink for Outgoing {
-    async fn send(&mut self, frames: &mut Vec<Bytes>) -> Result<(), Gone> {
-        let mut out = Vec::with_capacity(frames.iter().map(|frame| frame.len() + 8).sum());
+    async fn send(&mut self, frames: &mut VecDeque<Bytes>) -> Result<(), Gone> {
+        self.pending.reserve(frames.iter().map(|frame| frame.len() + 8).sum());
+        let mut length = Vec::with_capacity(8);
         for frame in frames.drain(..) {
-            varint::write(&mut out, frame.len() as u64);
-            out.extend_from_slice(&frame);
+            length.clear();
+            varint::write(&mut length, frame.len() as u64);
+            self.pending.extend_from_slice(&length);
+            self.pending.extend_from_slice(&frame);
         }
-        self.send.write_chunk(out.into()).await.map_err(|_| Gone)
+        while !self.pending.is_empty() {
+            let written = self.send.write(&self.pending).await.map_err(|_| Gone)?;
+            bytes::Buf::advance(&mut self.pending, written);
+        }
+        // An idle stream keeps no buffer.
+        self.pending = BytesMut::new();
+        Ok(())
     }
 
     async fn ping(&mut self) -> Result<(), Gone> {
-        self.send(&mut vec![binary::encode(&ServerMessage::Ping { r#ref: None })]).await
+        self.send(&mut VecDeque::from([binary::encode(&ServerMessage::Ping { r#ref: None })])).await
     }
 }
