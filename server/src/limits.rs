@@ -95,6 +95,8 @@ pub const STREAM_HEADER_DEADLINE: Duration = Duration::from_secs(5);
 pub const SESSIONS_PER_CONNECTION: usize = 16;
 /// Largest capsule that is read; of a longer one only the length matters.
 pub const CAPSULE_BYTES: usize = 2 * 1024;
+/// HTTP/3 frame that has to be kept until it is whole (any but DATA), in bytes.
+pub const HTTP3_FRAME: u64 = 16 * 1024;
 /// HTTP/3 field section, in bytes.
 pub const HTTP3_FIELD_SECTION: u64 = 16 * 1024;
 /// A state value that did not change for this long is sent on a stream too, in case its datagram was lost.

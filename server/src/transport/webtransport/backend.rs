@@ -24,12 +24,15 @@ use h3::{
 use quinn::{ReadError, VarInt, WriteError};
 use tokio::io::ReadBuf;
 
+use super::gauge::{Gauge, TooLong};
 use crate::limits;
 
 /// What a bidirectional stream of a session begins with, before the session's id.
 const WEBTRANSPORT_STREAM: u64 = 0x41;
 /// What a unidirectional one begins with.
 const WEBTRANSPORT_UNI_STREAM: u64 = 0x54;
+/// The control stream's type. RFC 9114, section 6.2.1.
+const CONTROL_STREAM: u64 = 0x00;
 /// The longest beginning of a stream: two integers.
 const HEAD: usize = 16;
 /// What one read of a stream takes at most.
@@ -219,6 +222,12 @@ impl<B: Buf> quic::Connection<B> for Backend {
                         VarInt::from_u64(Code::H3_STREAM_CREATION_ERROR.value()).unwrap_or(VarInt::MAX);
                     let _ = head.recv.stop(code);
                 }
+                Some(CONTROL_STREAM) => {
+                    let read = Bytes::copy_from_slice(head.bytes());
+                    let after = varint::read(&read).map_or(0, |(_, length)| length);
+                    let stream = RecvStream::of_frames(read, after, head.recv, self.quic.clone());
+                    return Poll::Ready(Ok(stream));
+                }
                 Some(_) => {
                     let read = Bytes::copy_from_slice(head.bytes());
                     return Poll::Ready(Ok(RecvStream::new(read, head.recv)));
@@ -250,10 +259,8 @@ impl<B: Buf> quic::Connection<B> for Backend {
             let Undecided { mut send, head: Head { mut recv, .. } } = self.undecided.swap_remove(at);
             match decision {
                 Decision::Request(head) => {
-                    return Poll::Ready(Ok(BidiStream {
-                        send: SendStream::new(send),
-                        recv: RecvStream::new(head, recv),
-                    }));
+                    let recv = RecvStream::of_frames(head, 0, recv, self.quic.clone());
+                    return Poll::Ready(Ok(BidiStream { send: SendStream::new(send), recv }));
                 }
                 Decision::Session(session, rest) => {
                     let recv = RecvStream::new(rest, recv);
@@ -396,12 +403,32 @@ impl<B: Buf> quic::SendStream<B> for BidiStream<B> {
 pub(super) struct RecvStream {
     head: Bytes,
     stream: quinn::RecvStream,
+    /// On streams of HTTP/3 frames: what they may be, and the connection that ends when one is not.
+    gauged: Option<(Gauge, quinn::Connection)>,
 }
 
 impl RecvStream {
     fn new(head: Bytes, stream: quinn::RecvStream) -> Self {
-        Self { head, stream }
+        Self { head, stream, gauged: None }
     }
+
+    /// A stream of HTTP/3 frames, which begin `after` so many bytes of its head.
+    fn of_frames(head: Bytes, after: usize, stream: quinn::RecvStream, quic: quinn::Connection) -> Self {
+        let mut gauge = Gauge::default();
+        let gauged = match gauge.pass(&head[after..]) {
+            Ok(()) => Some((gauge, quic)),
+            Err(TooLong) => {
+                refuse_load(&quic);
+                None
+            }
+        };
+        Self { head, stream, gauged }
+    }
+}
+
+fn refuse_load(quic: &quinn::Connection) {
+    let code = VarInt::from_u64(Code::H3_EXCESSIVE_LOAD.value()).unwrap_or(VarInt::MAX);
+    quic.close(code, b"a frame is too long");
 }
 
 impl quic::RecvStream for RecvStream {
@@ -413,11 +440,20 @@ impl quic::RecvStream for RecvStream {
         }
         let mut chunk = [std::mem::MaybeUninit::uninit(); CHUNK];
         let mut chunk = ReadBuf::uninit(&mut chunk);
-        Poll::Ready(match ready!(self.stream.poll_read_buf(cx, &mut chunk)) {
-            Ok(()) if chunk.filled().is_empty() => Ok(None),
-            Ok(()) => Ok(Some(BytesMut::from(chunk.filled()).freeze())),
-            Err(error) => Err(read_error(error)),
-        })
+        if let Err(error) = ready!(self.stream.poll_read_buf(cx, &mut chunk)) {
+            return Poll::Ready(Err(read_error(error)));
+        }
+        if chunk.filled().is_empty() {
+            return Poll::Ready(Ok(None));
+        }
+        if let Some((gauge, quic)) = &mut self.gauged
+            && gauge.pass(chunk.filled()).is_err()
+        {
+            refuse_load(quic);
+            let connection_error = connection_error(quinn::ConnectionError::LocallyClosed);
+            return Poll::Ready(Err(StreamErrorIncoming::ConnectionErrorIncoming { connection_error }));
+        }
+        Poll::Ready(Ok(Some(BytesMut::from(chunk.filled()).freeze())))
     }
 
     fn stop_sending(&mut self, error_code: u64) {

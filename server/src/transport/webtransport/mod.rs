@@ -5,6 +5,7 @@
 
 mod backend;
 mod capsule;
+mod gauge;
 mod requests;
 mod session;
 
