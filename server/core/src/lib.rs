@@ -10,6 +10,7 @@
 pub mod close;
 pub mod codec;
 pub mod cursor;
+pub mod encoding;
 pub mod limits;
 pub mod log;
 pub mod message;
@@ -23,8 +24,8 @@ pub mod time;
 pub mod window;
 
 pub use close::CloseCode;
-pub use codec::Encoding;
 pub use cursor::{Cursor, Resume};
+pub use encoding::Encoding;
 pub use log::{Class, Item, Log, Reader, Start};
 pub use message::{ClientMessage, Ref, Rejection, ServerMessage, StartRequest};
 pub use name::{ChannelName, Key, PublicationId};

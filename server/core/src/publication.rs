@@ -5,7 +5,7 @@ use std::{sync::OnceLock, time::Duration};
 use bytes::Bytes;
 
 use crate::{
-    codec::{self, Encoding},
+    encoding::Encoding,
     limits,
     name::{ChannelName, Key, PublicationId},
     payload::Payload,
@@ -94,16 +94,8 @@ impl Publication {
         self.draft.ttl.map(|ttl| self.accepted + ttl)
     }
 
-    /// The frame of this publication. `on_encode` is called when it had to be made, which happens once.
-    pub fn encoded(&self, encoding: Encoding, on_encode: impl FnOnce()) -> Bytes {
-        self.encoded[encoding as usize]
-            .get_or_init(|| {
-                on_encode();
-                match encoding {
-                    Encoding::Json => codec::json::publication(self),
-                    Encoding::Binary => codec::binary::publication(self),
-                }
-            })
-            .clone()
+    /// The frame in an encoding: made by the first who asks, the same for all others.
+    pub fn frame(&self, encoding: Encoding, make: impl FnOnce(&Self) -> Bytes) -> Bytes {
+        self.encoded[encoding as usize].get_or_init(|| make(self)).clone()
     }
 }

@@ -23,8 +23,9 @@ enum Op {
     Publish { key: u8, remove: bool, skip: u64 },
     /// Time passes.
     Pass { ms: u64 },
-    /// A reader reads, and its client gets only the first items if the connection breaks.
-    Read { reader: usize, bytes: usize, hold: bool, arrives: Option<usize> },
+    /// A reader reads, and its client gets only the first items if the connection breaks. Then the client resumes from its
+    /// cursor or, in doubt, the session goes on elsewhere without one.
+    Read { reader: usize, bytes: usize, hold: bool, arrives: Option<usize>, doubt: bool },
     /// A reader begins anew, without a position.
     Begin { reader: usize },
     /// All history is lost: another epoch.
@@ -37,8 +38,8 @@ fn op() -> impl Strategy<Value = Op> {
         6 => (0..5u8, prop::bool::weighted(0.3), 0..3u64)
             .prop_map(|(key, remove, skip)| Op::Publish { key, remove, skip }),
         2 => (0..40u64).prop_map(|ms| Op::Pass { ms }),
-        6 => (reader.clone(), 1..1500usize, any::<bool>(), prop::option::of(0..4usize))
-            .prop_map(|(reader, bytes, hold, arrives)| Op::Read { reader, bytes, hold, arrives }),
+        6 => (reader.clone(), 1..1500usize, any::<bool>(), prop::option::of(0..4usize), any::<bool>())
+            .prop_map(|(reader, bytes, hold, arrives, doubt)| Op::Read { reader, bytes, hold, arrives, doubt }),
         1 => reader.prop_map(|reader| Op::Begin { reader }),
         1 => Just(Op::Restart),
     ]
@@ -114,6 +115,8 @@ struct Client {
     values: BTreeMap<Key, Offset>,
     synced: bool,
     resume: Option<Resume>,
+    /// Something may have been lost on the way, which nobody can tell.
+    doubt: bool,
 }
 
 impl Client {
@@ -134,7 +137,7 @@ impl Client {
             }
             (Class::Event, Item::Gap(position, _)) => {
                 let known = self.epoch.as_ref() == Some(&position.epoch);
-                if known {
+                if known && !std::mem::take(&mut self.doubt) {
                     let next =
                         system.history.iter().map(|(offset, _)| *offset).find(|offset| *offset > self.at);
                     let lost = next.is_some_and(|next| !system.held().contains(&next));
@@ -201,7 +204,7 @@ fn run(class: Class, ops: Vec<Op>) {
                 system.now += ms;
                 system.log.trim(system.now());
             }
-            Op::Read { reader, bytes, hold, arrives } => {
+            Op::Read { reader, bytes, hold, arrives, doubt } => {
                 let Subscriber { reader, client } = &mut subscribers[reader];
                 let rested = Duration::from_millis(system.now.saturating_sub(10));
                 let hold = if hold { Hold::Unless { rested, through: Offset::ZERO } } else { Hold::Nothing };
@@ -211,7 +214,10 @@ fn run(class: Class, ops: Vec<Op>) {
                 for item in &items[..arrives] {
                     client.apply(&system, item);
                 }
-                if arrives < items.len() {
+                if arrives < items.len() && doubt {
+                    system.log.doubt(reader);
+                    client.doubt = true;
+                } else if arrives < items.len() {
                     *reader = resume(&system, client);
                 }
             }

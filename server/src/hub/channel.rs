@@ -15,7 +15,7 @@ use fulmar_core::{
 };
 use slab::Slab;
 
-use super::{feed::Ready, lock};
+use super::{lock, ready::Ready};
 use crate::{namespace::Namespace, telemetry::Counters};
 
 /// A channel of this node. A name whose channel was evicted gets another one, with another epoch and alias.

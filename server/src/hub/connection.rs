@@ -19,9 +19,8 @@ use fulmar_core::{
 use tokio::time;
 
 use super::{
-    Caller, Delivery, Feed, FeedEnd, FeedHandle, Hub, Order, ReadBudget,
-    feed::Ready,
-    forbidden, lock,
+    Caller, Delivery, Feed, FeedEnd, FeedHandle, Hub, Order, ReadBudget, forbidden, lock,
+    ready::Ready,
     session::{CloseSignal, Session, Subscriber},
 };
 use crate::clock::entropy;

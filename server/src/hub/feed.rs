@@ -1,62 +1,12 @@
 //! Feeds: subscriptions that are read together, in turn.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fulmar_core::{
-    Encoding, Epoch, Item, Now, Position, ServerMessage,
-    codec::{binary, json},
-    message::Mark,
-};
-use tokio::sync::Notify;
+use fulmar_core::{Encoding, Epoch, Item, Now, Position, ServerMessage, codec, message::Mark};
 
-use super::{channel::Channel, lock};
+use super::{channel::Channel, ready::Ready};
 use crate::{limits, telemetry::Counters};
-
-/// Which subscriptions of a feed have something to read. A subscription stands in it at most once, since a channel wakes
-/// it once until it has drained; so its length is bounded by the session's subscriptions.
-#[derive(Debug, Default)]
-pub(super) struct Ready {
-    queue: Mutex<VecDeque<usize>>,
-    notify: Notify,
-    /// Where reading stands is told by a cursor, which has room for so many channels only.
-    by_cursor: bool,
-}
-
-impl Ready {
-    pub(super) fn push(&self, key: usize) {
-        let mut queue = lock(&self.queue);
-        if !queue.contains(&key) {
-            queue.push_back(key);
-        }
-        drop(queue);
-        self.notify.notify_one();
-    }
-
-    pub(super) fn is_described_by_cursors(&self) -> bool {
-        self.by_cursor
-    }
-
-    pub(super) fn push_front(&self, key: usize) {
-        lock(&self.queue).push_front(key);
-    }
-
-    pub(super) fn push_back(&self, key: usize) {
-        lock(&self.queue).push_back(key);
-    }
-
-    pub(super) fn pop(&self) -> Option<usize> {
-        lock(&self.queue).pop_front()
-    }
-
-    fn is_empty(&self) -> bool {
-        lock(&self.queue).is_empty()
-    }
-}
 
 /// What a transport reads from: the subscriptions of one connection, or of one of its streams.
 #[derive(Debug)]
@@ -96,12 +46,7 @@ impl Feed {
     /// A feed without subscriptions.
     pub fn new(order: Order) -> Self {
         let by_cursor = order == Order::SnapshotsWhole;
-        Self {
-            ready: Arc::new(Ready { by_cursor, ..Ready::default() }),
-            order,
-            resting: Vec::new(),
-            rested: None,
-        }
+        Self { ready: Arc::new(Ready::new(by_cursor)), order, resting: Vec::new(), rested: None }
     }
 
     /// What [`super::Connection::execute`] needs of it, so that commands can run while the feed is read.
@@ -113,11 +58,11 @@ impl Feed {
     pub async fn ready(&mut self, now: Duration) {
         if let Some(at) = self.rested {
             tokio::select! {
-                () = wait(&self.ready) => {}
+                () = self.ready.filled() => {}
                 () = tokio::time::sleep(at.saturating_sub(now)) => {}
             }
         } else {
-            wait(&self.ready).await;
+            self.ready.filled().await;
         }
     }
 
@@ -138,12 +83,6 @@ impl Feed {
         }
         let at = accepted + limits::STATE_REST;
         self.rested = Some(self.rested.map_or(at, |first| first.min(at)));
-    }
-}
-
-async fn wait(ready: &Ready) {
-    while ready.is_empty() {
-        ready.notify.notified().await;
     }
 }
 
@@ -199,7 +138,7 @@ impl Delivery {
                 ServerMessage::Subscribed { r#ref: None, mark: self.mark(position) }
             }
             What::Item(Item::Publication(publication, _)) => {
-                return publication.encoded(encoding, || match encoding {
+                return codec::publication(publication, encoding, || match encoding {
                     Encoding::Json => counters.encoded_json.increment(),
                     Encoding::Binary => counters.encoded_binary.increment(),
                 });
@@ -208,10 +147,7 @@ impl Delivery {
             What::Item(Item::Reset(position)) => ServerMessage::Reset(self.mark(position)),
             What::Item(Item::Synced(position)) => ServerMessage::Synced(self.mark(position)),
         };
-        match encoding {
-            Encoding::Json => json::encode(&message),
-            Encoding::Binary => binary::encode(&message),
-        }
+        codec::encode(encoding, &message)
     }
 
     fn mark(&self, position: &Position) -> Mark {

@@ -9,6 +9,7 @@
 mod channel;
 mod connection;
 mod feed;
+mod ready;
 mod session;
 
 use std::{

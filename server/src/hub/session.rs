@@ -13,8 +13,9 @@ use tokio::sync::Notify;
 use super::{
     Delivery, Feed, FeedEnd, Hub, ReadBudget,
     channel::{Channel, Subscribed},
-    feed::{Order, Ready, What},
+    feed::{Order, What},
     lock,
+    ready::Ready,
 };
 use crate::{limits, namespace::Overflow, telemetry::Counters};
 

@@ -12,10 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use fulmar_core::{
-    ClientMessage, CloseCode, Encoding, Rejection, ServerMessage,
-    codec::{binary, json},
-};
+use fulmar_core::{ClientMessage, CloseCode, Encoding, Rejection, ServerMessage, codec};
 use tokio::{sync::Notify, time};
 
 use crate::{
@@ -80,14 +77,6 @@ pub enum Heartbeat {
     Server,
     /// Another stream of the connection does.
     Elsewhere,
-}
-
-/// Encodes a message of the server's.
-pub fn encode(encoding: Encoding, message: &ServerMessage) -> Bytes {
-    match encoding {
-        Encoding::Json => json::encode(message),
-        Encoding::Binary => binary::encode(message),
-    }
 }
 
 /// Answers to messages, on their way from the reading half to the writing half. When it is full no more is read, so a
@@ -157,7 +146,7 @@ impl<'a> Duplex<'a> {
         heartbeat: Heartbeat,
         greeting: &[ServerMessage],
     ) -> Self {
-        let queue = greeting.iter().map(|message| encode(encoding, message)).collect();
+        let queue = greeting.iter().map(|message| codec::encode(encoding, message)).collect();
         let replies = Replies { queue: Mutex::new(queue), changed: Notify::new() };
         Self {
             connection,
@@ -199,7 +188,7 @@ impl<'a> Duplex<'a> {
                 Incoming::Broken(code) => return End::Broken(code),
             };
             if let Some(reply) = reply {
-                self.replies.push(encode(self.encoding, &reply));
+                self.replies.push(codec::encode(self.encoding, &reply));
             }
         }
     }

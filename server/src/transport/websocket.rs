@@ -6,7 +6,7 @@ use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use bytes::Bytes;
 use fulmar_core::{
     CloseCode, Encoding, Rejection, ServerMessage,
-    codec::{binary, json},
+    codec::{self, binary, json},
 };
 use futures_util::{
     SinkExt as _, StreamExt as _,
@@ -51,7 +51,7 @@ pub async fn serve(
 async fn close(mut sink: Outgoing, mut source: IncomingFrames, end: End) {
     match end {
         End::Server(code) => {
-            let frame = duplex::encode(sink.encoding, &close_message(code));
+            let frame = codec::encode(sink.encoding, &close_message(code));
             let _ = sink.send_frames(&mut VecDeque::from([frame])).await;
             let close = CloseFrame { code: code.code(), reason: Utf8Bytes::from_static(code.reason()) };
             let _ = sink.sink.send(Message::Close(Some(close))).await;

@@ -58,7 +58,7 @@ pub fn publication(publication: &Publication) -> Bytes {
 pub fn encode(message: &ServerMessage) -> Bytes {
     let mut out = Vec::with_capacity(64);
     match message {
-        ServerMessage::Publication(it) => return it.encoded(super::Encoding::Binary, || {}),
+        ServerMessage::Publication(it) => return publication(it),
         ServerMessage::Gap(mark) => write_mark(&mut out, GAP, mark),
         ServerMessage::Reset(mark) => write_mark(&mut out, RESET, mark),
         ServerMessage::Synced(mark) => {

@@ -56,7 +56,7 @@ pub fn object_of(message: &[u8]) -> (&'static [u8], &[u8]) {
 pub fn encode(message: &ServerMessage) -> Bytes {
     let mut out = Writer(Vec::with_capacity(96));
     match message {
-        ServerMessage::Publication(it) => return it.encoded(super::Encoding::Json, || {}),
+        ServerMessage::Publication(it) => return publication(it),
         ServerMessage::Gap(mark) => out.open("gap", None).mark(mark),
         ServerMessage::Reset(mark) => out.open("reset", None).mark(mark),
         ServerMessage::Synced(mark) => out.open("synced", None).mark(mark),

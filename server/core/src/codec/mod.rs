@@ -4,16 +4,27 @@ pub mod binary;
 pub mod json;
 pub mod varint;
 
-/// How a session's messages are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Encoding {
-    /// One JSON object per message.
-    Json,
-    /// One binary frame per message.
-    Binary,
+use bytes::Bytes;
+
+use crate::{encoding::Encoding, message::ServerMessage, publication::Publication};
+
+/// The frame of a server's message.
+pub fn encode(encoding: Encoding, message: &ServerMessage) -> Bytes {
+    match (message, encoding) {
+        (ServerMessage::Publication(it), encoding) => publication(it, encoding, || {}),
+        (message, Encoding::Json) => json::encode(message),
+        (message, Encoding::Binary) => binary::encode(message),
+    }
 }
 
-impl Encoding {
-    /// How many there are.
-    pub const COUNT: usize = 2;
+/// The frame of a publication, made by the first who asks and kept for all others. `on_encode` is called when it had to
+/// be made.
+pub fn publication(publication: &Publication, encoding: Encoding, on_encode: impl FnOnce()) -> Bytes {
+    publication.frame(encoding, |publication| {
+        on_encode();
+        match encoding {
+            Encoding::Json => json::publication(publication),
+            Encoding::Binary => binary::publication(publication),
+        }
+    })
 }

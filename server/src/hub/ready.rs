@@ -1,0 +1,59 @@
+//! What wakes a feed.
+
+use std::{collections::VecDeque, sync::Mutex};
+
+use tokio::sync::Notify;
+
+use super::lock;
+
+/// Which subscriptions of a feed have something to read. A subscription stands in it at most once, since a channel wakes
+/// it once until it has drained; so its length is bounded by the session's subscriptions.
+#[derive(Debug, Default)]
+pub(super) struct Ready {
+    queue: Mutex<VecDeque<usize>>,
+    notify: Notify,
+    /// Where reading stands is told by a cursor, which has room for so many channels only.
+    by_cursor: bool,
+}
+
+impl Ready {
+    pub(super) fn new(by_cursor: bool) -> Self {
+        Self { by_cursor, ..Self::default() }
+    }
+
+    pub(super) fn push(&self, key: usize) {
+        let mut queue = lock(&self.queue);
+        if !queue.contains(&key) {
+            queue.push_back(key);
+        }
+        drop(queue);
+        self.notify.notify_one();
+    }
+
+    pub(super) fn is_described_by_cursors(&self) -> bool {
+        self.by_cursor
+    }
+
+    pub(super) fn push_front(&self, key: usize) {
+        lock(&self.queue).push_front(key);
+    }
+
+    pub(super) fn push_back(&self, key: usize) {
+        lock(&self.queue).push_back(key);
+    }
+
+    pub(super) fn pop(&self) -> Option<usize> {
+        lock(&self.queue).pop_front()
+    }
+
+    fn is_empty(&self) -> bool {
+        lock(&self.queue).is_empty()
+    }
+
+    /// Waits until it is not empty. Cancel-safe, for one who waits.
+    pub(super) async fn filled(&self) {
+        while self.is_empty() {
+            self.notify.notified().await;
+        }
+    }
+}
