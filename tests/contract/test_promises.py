@@ -190,3 +190,22 @@ async def test_a_frame_of_a_terabyte_is_refused_at_its_header(server, where):
         async with within(15, "the end of the connection"):
             await client.wait_closed()
         assert client.terminated.error_code == 0x107, client.terminated
+
+
+async def test_datagrams_name_their_own_session(server):
+    """Two sessions on one connection: the prefix of the second is not 0."""
+    channel = name("state")
+    async with server.http() as http, wt.quic(server) as client:
+        first, second = await client.session(), await client.session()
+        assert (first.id, second.id) == (0, 4)
+        stream = second.open_stream()
+        await stream.subscribe(channel)
+        await stream.until("synced")
+        await publish(http, channel, "for the second")
+        assert (await second.datagram())["data"] == "for the second"
+        assert first.datagrams.empty() and not first.early
+        # The one goes on when the other ends.
+        first.close(0)
+        await first.gone()
+        await publish(http, channel, "still")
+        assert (await second.datagram())["data"] == "still"
