@@ -305,3 +305,30 @@ fn a_signal_that_has_expired_is_never_given() {
     let offsets: Vec<_> = items.iter().map(|item| item.resume().0.get()).collect();
     assert_eq!((end, offsets), (ReadEnd::CaughtUp, vec![2]));
 }
+
+#[test]
+fn removals_make_room_for_values() {
+    let bounds = Bounds { count: 100, bytes: 10 * 400, age: Duration::from_secs(300) };
+    let mut log = Log::new(Class::State, Epoch::from_entropy(0), bounds);
+    let key = |n: u64| Key::parse(&n.to_string()).expect("a key");
+    let mut offset = 0;
+    let mut put = |log: &mut Log, draft: Draft| {
+        log.admits(&draft)?;
+        offset += 1;
+        let place = Offset::new(offset).expect("small");
+        let epoch = log.epoch().clone();
+        let publication = Publication::new(name(), 1, epoch, place, Now::from_millis(0), draft);
+        log.apply(Arc::new(publication), Now::from_millis(0));
+        Ok::<_, fulmar_core::Problem>(())
+    };
+    let value = |n| Draft::value(key(n), Payload::text("x".repeat(140)));
+    let held = (0..).take_while(|n| put(&mut log, value(*n)).is_ok()).count() as u64;
+    assert!(held >= 9, "{held} values fit");
+    for n in 0..held {
+        put(&mut log, Draft::removal(key(n))).expect("a removal is always taken");
+    }
+    for n in 0..held {
+        put(&mut log, value(100 + n)).expect("tombstones give way");
+    }
+    assert!(log.bytes() <= bounds.bytes, "{} bytes", log.bytes());
+}

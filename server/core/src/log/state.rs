@@ -27,6 +27,8 @@ pub struct StateLog {
     floor: Offset,
     values: usize,
     bytes: usize,
+    /// Of those bytes, the tombstones'. They give way when room is needed.
+    tombstone_bytes: usize,
     bounds: Bounds,
 }
 
@@ -39,6 +41,7 @@ impl StateLog {
             floor: Offset::ZERO,
             values: 0,
             bytes: 0,
+            tombstone_bytes: 0,
             bounds,
         }
     }
@@ -63,7 +66,8 @@ impl StateLog {
         }
         let replaced = self.newest.get(&draft.key).and_then(|offset| self.entries.get(offset));
         let is_value = replaced.is_some_and(|it| !it.is_removal());
-        let bytes = self.bytes - replaced.map_or(0, |it| it.draft.cost()) + draft.cost();
+        let values = self.bytes - self.tombstone_bytes;
+        let bytes = values - replaced.filter(|_| is_value).map_or(0, |it| it.draft.cost()) + draft.cost();
         if !is_value && self.values >= self.bounds.count {
             return Err(Problem::new(
                 Code::TooManyKeys,
@@ -86,6 +90,7 @@ impl StateLog {
         }
         if publication.is_removal() {
             self.tombstones.push_back(offset);
+            self.tombstone_bytes += publication.draft.cost();
         } else {
             self.values += 1;
         }
@@ -114,7 +119,9 @@ impl StateLog {
     fn drop_entry(&mut self, offset: Offset) {
         if let Some(entry) = self.entries.remove(&offset) {
             self.bytes -= entry.draft.cost();
-            if !entry.is_removal() {
+            if entry.is_removal() {
+                self.tombstone_bytes -= entry.draft.cost();
+            } else {
                 self.values -= 1;
             }
         }
