@@ -193,7 +193,7 @@ async fn maintain(hub: Arc<Hub>, certificates: Arc<Certificates>) {
         ticks.tick().await;
         hub.maintain();
         match certificates.maintain(unix_time(&hub)) {
-            Ok(true) => tracing::info!("the development certificate was renewed; /connect has its hash"),
+            Ok(true) => tracing::info!("development certificates have changed; see /connect"),
             Ok(false) => {}
             Err(error) => tracing::warn!(%error, "the development certificate was not renewed"),
         }
