@@ -36,6 +36,22 @@ async def an_answering_session_stays(server):
         await control.barrier()
 
 
+async def an_answer_has_its_whole_deadline(server):
+    """Also when something was sent shortly before the ping was due."""
+    channel = name()
+    async with server.http() as http, wt.open_wt(server) as session:
+        control = session.open_stream()
+        await control.subscribe(channel)
+        # How late it comes is what is tested: shortly before the 20 s of silence, and well within the 10 s to answer.
+        await asyncio.sleep(15)
+        await publish(http, channel, "in between")
+        await control.publications(1)
+        ping = await control.until("ping")
+        await asyncio.sleep(7)
+        control.send(type="pong", **{k: v for k, v in ping.items() if k == "ref" and v})
+        await control.barrier()
+
+
 async def a_session_without_streams_is_closed(server):
     async with wt.open_wt(server) as session, within(PATIENCE, "the CLOSE capsule"):
         assert await asyncio.shield(session.close_capsule) == (4001, "no_heartbeat")
@@ -87,6 +103,7 @@ async def a_slow_reader_that_always_lags_stays(server, enough):
 async def test_who_lives_stays_and_who_is_gone_is_closed(server):
     await asyncio.gather(
         an_answering_session_stays(server),
+        an_answer_has_its_whole_deadline(server),
         a_session_without_streams_is_closed(server),
         a_silent_websocket_is_asked_and_closed(server),
         a_slow_reader_that_always_lags_stays(server, enough=60),

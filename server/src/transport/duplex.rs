@@ -250,8 +250,8 @@ impl<'a> Duplex<'a> {
     async fn due(&self) {
         while !self.is_due() {
             let left = limits::HEARTBEAT.saturating_sub(self.since(self.connection.heard()));
-            // Who was asked is not asked again before it was heard.
-            time::sleep(left.max(limits::HEARTBEAT_DEADLINE)).await;
+            // None is left for who was asked already, and is not asked again before it was heard.
+            time::sleep(if left.is_zero() { limits::HEARTBEAT_DEADLINE } else { left }).await;
         }
     }
 
