@@ -118,11 +118,6 @@ impl Delivery {
         self.channel.epoch()
     }
 
-    /// Names channel and epoch in the binary encoding.
-    pub fn alias(&self) -> u64 {
-        self.channel.alias()
-    }
-
     /// What was read of the channel's log; `None` for the news of a subscription, which only in-band transports get.
     pub fn item(&self) -> Option<&Item> {
         match &self.what {
