@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     fmt, fs,
     net::{Ipv4Addr, SocketAddr},
+    num::NonZeroUsize,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
@@ -13,6 +14,7 @@ use fulmar_core::log::Class;
 use serde::Deserialize;
 
 use crate::{
+    admission::Caps,
     http::{ApiAccess, ApiKey},
     namespace::{Namespace, Namespaces, Overflow},
 };
@@ -57,6 +59,8 @@ pub struct Config {
     pub origins: Vec<String>,
     /// Who may use `/api/*`.
     pub api: ApiAccess,
+    /// Who may still connect, where that is not the default.
+    pub caps: CapsSection,
     /// What channels are.
     pub namespaces: Namespaces,
     /// Whether this is development mode.
@@ -85,7 +89,36 @@ struct File {
     hosts: Vec<String>,
     origins: Vec<String>,
     api: ApiSection,
+    limits: CapsSection,
     namespaces: HashMap<String, NamespaceSection>,
+}
+
+/// The section `limits`: caps of each listener, see [`crate::admission`].
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CapsSection {
+    /// Connections at once.
+    pub connections: Option<NonZeroUsize>,
+    /// Handshakes in progress.
+    pub handshakes: Option<NonZeroUsize>,
+    /// Connections at once from one address.
+    pub connections_per_address: Option<NonZeroUsize>,
+}
+
+impl CapsSection {
+    /// The caps of a listener that is bound to `address`.
+    pub fn of_listener(&self, address: SocketAddr) -> Caps {
+        let default = Caps::of_listener(address.ip());
+        let or = |given: Option<NonZeroUsize>, default| given.map_or(default, NonZeroUsize::get);
+        Caps {
+            connections: or(self.connections, default.connections),
+            handshakes: or(self.handshakes, default.handshakes),
+            connections_per_address: self
+                .connections_per_address
+                .map(NonZeroUsize::get)
+                .or(default.connections_per_address),
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -128,6 +161,7 @@ impl Config {
             hosts: Vec::new(),
             origins: Vec::new(),
             api: ApiAccess::Open,
+            caps: CapsSection::default(),
             namespaces: Namespaces::development(),
             development: true,
         }
@@ -151,7 +185,7 @@ impl Config {
     }
 
     fn configure(&mut self, file: File, overrides: &Overrides) -> Result<(), ConfigError> {
-        let File { http, quic, tls_cert, tls_key, hosts, origins, api, namespaces } = file;
+        let File { http, quic, tls_cert, tls_key, hosts, origins, api, limits, namespaces } = file;
         self.development = false;
         self.http = http.unwrap_or(self.http);
         self.quic = quic.unwrap_or(self.quic);
@@ -164,6 +198,7 @@ impl Config {
         };
         self.hosts = hosts;
         self.origins = origins;
+        self.caps = limits;
         self.api = match api.key_file {
             Some(path) => ApiAccess::Key(ApiKey(read_key(&path)?)),
             None => ApiAccess::Closed,
@@ -214,11 +249,16 @@ impl NamespaceSection {
     }
 }
 
+impl File {
+    fn parse(text: &str) -> Result<Self, toml::de::Error> {
+        toml::from_str(text)
+    }
+}
+
 fn read(path: &Path) -> Result<File, ConfigError> {
     let text = fs::read_to_string(path)
         .map_err(|why| ConfigError(format!("cannot read the configuration {}: {why}", path.display())))?;
-    toml::from_str(&text)
-        .map_err(|why| ConfigError(format!("in the configuration {}: {why}", path.display())))
+    File::parse(&text).map_err(|why| ConfigError(format!("in the configuration {}: {why}", path.display())))
 }
 
 fn read_key(path: &Path) -> Result<String, ConfigError> {

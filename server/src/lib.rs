@@ -5,8 +5,10 @@
 //! the map.
 
 pub mod access;
+pub mod admission;
 mod assets;
 pub mod bench;
+pub mod budget;
 pub mod clock;
 pub mod config;
 mod development;

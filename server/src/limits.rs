@@ -1,10 +1,50 @@
 //! Every bound of the server's own buffers, queues and waits, in one place. The protocol's are in
 //! [`fulmar_core::limits`].
 //!
-//! What a WebSocket connection can make the server hold beside its kernel buffers: a read buffer
-//! ([`WEBSOCKET_READ_BUFFER`]), one message under way (`MESSAGE_BYTES`, 128 KiB), replies ([`REPLIES`] of at most a
-//! few hundred bytes), one batch of frames being written ([`BATCH_BYTES`] plus one publication), and the state of at
-//! most 128 subscriptions. Publications are shared by all who read them.
+//! # What a connection can cost
+//!
+//! The worst case is a hostile client that fills whatever it may. Publications are not in these sums: they are shared by all
+//! who read them, and bounded by [`NODE_BYTES`].
+//!
+//! A WebSocket over HTTP/1.1, in KiB:
+//!
+//! | what | bound |
+//! |---|---|
+//! | its task, session and subscriptions (6 idle, with all subscriptions and readers) | 64 |
+//! | tungstenite: read buffer, and a message that is not whole | 1 + 128 |
+//! | replies that wait ([`REPLIES`] of at most 1 KiB), a batch being written ([`BATCH_BYTES`] and one publication) | 32 + 96 |
+//! | what tungstenite has encoded and not written ([`WEBSOCKET_WRITE_BUFFER`] and one message) | 132 |
+//! | TLS: records to be sent and received ([`TLS_BUFFER`], and one record each way) | 32 + 36 |
+//! | kernel: send buffer ([`TCP_SEND_BUFFER`]), receive buffer (the system's) | 256 + ~128 |
+//! | **together** | **~0.9 MiB** |
+//!
+//! An HTTP/2 connection: header lists of all streams ([`HTTP2_STREAMS`] x [`HTTP2_HEADER_LIST`] = 1 MiB), what is
+//! received and not read ([`HTTP2_CONNECTION_WINDOW`], 256 KiB), bodies under way ([`CONNECTION_BODY_BYTES`], 512 KiB),
+//! what is to be sent ([`HTTP2_STREAMS`] x [`HTTP2_SEND_BUFFER`] = 2 MiB), answers to polls that are not yet taken
+//! ([`POLL_BYTES`] a stream), and TLS and kernel as above. A WebSocket on one of its streams costs what stands
+//! above, without TLS and kernel.
+//!
+//! A QUIC connection, in KiB:
+//!
+//! | what | bound |
+//! |---|---|
+//! | quinn, TLS, HTTP/3 and a session's tasks ([`QUIC_BIDI_STREAMS_MAX`] streams: 3 each) | 40 + 768 |
+//! | received and not read ([`QUIC_RECEIVE_WINDOW`]; out-of-order pieces are copied when they waste more than half) | 2 x 512 |
+//! | sent and not acknowledged ([`QUIC_SEND_WINDOW`]) | 512 |
+//! | datagrams, both ways ([`DATAGRAM_RECEIVE_BUFFER`], [`DATAGRAM_SEND_BUFFER`]) | 16 + 16 |
+//! | handshake bytes ([`QUIC_CRYPTO_BUFFER`]) | 16 |
+//! | HTTP/3 frames that are kept ([`HTTP3_REQUESTS`] and the control stream, 16 KiB each) | 528 |
+//! | bodies under way ([`CONNECTION_BODY_BYTES`]) | 512 |
+//! | frames of sessions that are not whole ([`SESSION_UNFINISHED_BYTES`] for each of [`SESSIONS_PER_CONNECTION`]) | 16 x 256 |
+//! | small frames and chunks on [`QUIC_BIDI_STREAMS_MAX`] streams (5 KiB each) | 1280 |
+//! | a batch being written on each stream (bounded by the send window, plus one batch each) | 256 x 96 |
+//! | **together, for a client that does all of it at once** | **~33 MiB** |
+//!
+//! The last line needs a client that subscribes on 256 streams to channels of large publications and reads none of them. A client
+//! that only fills what it sends is bounded by ~9 MiB, one that only connects by 40 KiB.
+//!
+//! Before a handshake is complete: [`QUIC_INCOMING`] first flights of [`QUIC_INCOMING_BUFFER`] each,
+//! [`QUIC_INCOMING_BUFFERS`] together; then [`HANDSHAKES`] at once on each listener.
 
 use std::time::Duration;
 
@@ -38,8 +78,18 @@ pub const HEARTBEAT_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a closing handshake may take.
 pub const CLOSE_DEADLINE: Duration = Duration::from_secs(3);
 
+/// Connections of a listener at once, handshakes included, unless configured otherwise.
+pub const CONNECTIONS: usize = 100_000;
+/// Handshakes of a listener in progress, unless configured otherwise.
+pub const HANDSHAKES: usize = 4_096;
+/// Connections from one address, unless configured otherwise, on a listener that other machines reach: enough for an office
+/// behind one address.
+pub const CONNECTIONS_PER_ADDRESS: usize = 1_024;
+
 /// Largest request body.
 pub const BODY_BYTES: usize = fulmar_core::limits::MESSAGE_BYTES;
+/// What the bodies of the requests of one connection hold together, in bytes. Who finds that spent waits.
+pub const CONNECTION_BODY_BYTES: usize = 512 * 1024;
 /// hyper's read buffer of an HTTP/1.1 connection, which bounds a request's head.
 pub const HTTP1_BUFFER: usize = 16 * 1024;
 /// HTTP/2 streams at once on a connection.
@@ -49,15 +99,15 @@ pub const HTTP2_STREAM_WINDOW: u32 = 64 * 1024;
 /// HTTP/2 receive window of a connection, in bytes.
 pub const HTTP2_CONNECTION_WINDOW: u32 = 256 * 1024;
 /// HTTP/2 header list, in bytes.
-pub const HTTP2_HEADER_LIST: u32 = 16 * 1024;
+pub const HTTP2_HEADER_LIST: u32 = 8 * 1024;
 /// What HTTP/2 buffers to be sent on a stream, in bytes.
-pub const HTTP2_SEND_BUFFER: usize = 64 * 1024;
+pub const HTTP2_SEND_BUFFER: usize = 16 * 1024;
 /// How long a request's head may take.
 pub const HEADER_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a TLS handshake may take.
 pub const TLS_DEADLINE: Duration = Duration::from_secs(10);
-/// TCP connections of the sidecar at once.
-pub const TCP_CONNECTIONS: usize = 100_000;
+/// rustls's buffers of a TLS connection over TCP, in bytes: what is decrypted and not read, and what is encrypted and not sent.
+pub const TLS_BUFFER: usize = 16 * 1024;
 /// The kernel's send buffer of a TCP connection, in bytes: what a client that stops reading costs there.
 pub const TCP_SEND_BUFFER: usize = 256 * 1024;
 /// tungstenite's read buffer, in bytes, allocated for the connection's life.
@@ -65,12 +115,21 @@ pub const WEBSOCKET_READ_BUFFER: usize = 1024;
 /// What tungstenite collects before it writes to the socket, in bytes.
 pub const WEBSOCKET_WRITE_BUFFER: usize = 4 * 1024;
 
-/// QUIC connections at once, handshakes included.
-pub const QUIC_CONNECTIONS: usize = 100_000;
-/// Bidirectional streams that a client may have open: the CONNECT, the control stream and subscriptions.
-pub const QUIC_BIDI_STREAMS: u32 = 16;
-/// Unidirectional streams that a client may have open: HTTP/3 control, two of QPACK, one of grease, and spare.
-pub const QUIC_UNI_STREAMS: u32 = 8;
+/// QUIC connections whose first packet has come and that are not yet looked at.
+pub const QUIC_INCOMING: usize = 1024;
+/// What is kept of such a connection's further packets, in bytes.
+pub const QUIC_INCOMING_BUFFER: u64 = 16 * 1024;
+/// What is kept of all such connections' further packets, in bytes.
+pub const QUIC_INCOMING_BUFFERS: u64 = 8 * 1024 * 1024;
+/// Bytes of a handshake that have come out of order.
+pub const QUIC_CRYPTO_BUFFER: usize = 16 * 1024;
+/// Bidirectional streams that a client may have open at first: the CONNECT, the control stream and subscriptions. Each of them
+/// costs memory before it is used.
+pub const QUIC_BIDI_STREAMS: u32 = 8;
+/// Bidirectional streams that a client may have open when it uses them.
+pub const QUIC_BIDI_STREAMS_MAX: u32 = fulmar_core::limits::SUBSCRIPTIONS as u32 * 2;
+/// Unidirectional streams that a client may have open: HTTP/3 control, two of QPACK, one of grease, and two to spare.
+pub const QUIC_UNI_STREAMS: u32 = 6;
 /// Receive window of a QUIC stream, in bytes.
 pub const QUIC_STREAM_WINDOW: u32 = 256 * 1024;
 /// Receive window of a QUIC connection, in bytes.
@@ -93,14 +152,22 @@ pub const QUIC_LINGER: Duration = Duration::from_secs(1);
 pub const STREAM_HEADER_DEADLINE: Duration = Duration::from_secs(5);
 /// Sessions on one QUIC connection.
 pub const SESSIONS_PER_CONNECTION: usize = 16;
-/// Largest capsule that is read; of a longer one only the length matters.
-pub const CAPSULE_BYTES: usize = 2 * 1024;
-/// HTTP/3 frame that has to be kept until it is whole (any but DATA), in bytes.
-pub const HTTP3_FRAME: u64 = 16 * 1024;
+/// How long a browser may remember that HTTP/3 is spoken here.
+pub const ALTERNATIVE_AGE: Duration = Duration::from_secs(24 * 3600);
+/// HTTP/3 requests under way on one connection, sessions apart.
+pub const HTTP3_REQUESTS: usize = 32;
 /// HTTP/3 field section, in bytes.
 pub const HTTP3_FIELD_SECTION: u64 = 16 * 1024;
+/// A frame of a session that is not longer than this needs nothing of the session's budget, in bytes.
+pub const SMALL_FRAME: usize = 1024;
+/// What a session's frames that have begun and are not whole hold together, in bytes. Who finds that spent waits.
+pub const SESSION_UNFINISHED_BYTES: usize = 256 * 1024;
+/// How long a frame that has begun may take to be whole.
+pub const FRAME_DEADLINE: Duration = Duration::from_secs(10);
 /// A state value that did not change for this long is sent on a stream too, in case its datagram was lost.
 pub const STATE_REST: Duration = Duration::from_millis(200);
 
+/// How long sessions go on when the server is about to stop and has said so.
+pub const DRAIN: Duration = Duration::from_millis(500);
 /// How long the server takes to end its connections.
 pub const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(8);

@@ -17,6 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     access::Access,
+    admission::Admission,
     assets,
     config::Config,
     development,
@@ -155,27 +156,31 @@ impl Node {
             stopping: AtomicBool::new(false),
         });
 
+        let admission = |address| Admission::new(config.caps.of_listener(address), hub.counters().clone());
         let mut tasks = JoinSet::new();
         let router = http::router(app.clone(), assets);
         let quic = listener.serve(
             hub.clone(),
             Arc::new(access),
             router.clone(),
+            admission(quic),
             connections.clone(),
             accepting.clone(),
         );
         tasks.spawn(quic);
-        tasks.spawn(sidecar.serve(router, tls, connections.clone(), accepting.clone()));
+        tasks.spawn(sidecar.serve(router, tls, admission(http), connections.clone(), accepting.clone()));
         tasks.spawn(maintain(hub.clone(), certificates));
         if config.development {
             tasks.spawn(development::publish_figures(hub.clone()));
         }
 
         stop.await;
-        // Clients are told before the listeners go, so that whoever comes back at once is refused by a closed port and
-        // not by a server that forgets it.
+        // Nobody new is let in, and WebTransport's clients are told of the end by GOAWAY and DRAIN while their sessions go on.
         app.stopping.store(true, Ordering::Relaxed);
         accepting.cancel();
+        if hub.census().0 > 0 {
+            time::sleep(limits::DRAIN).await;
+        }
         hub.close_all(CloseCode::GoingAway);
         connections.close();
         if time::timeout(limits::SHUTDOWN_DEADLINE, connections.wait()).await.is_err() {

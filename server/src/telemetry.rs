@@ -63,4 +63,6 @@ counters! {
     oversize,
     /// Connections that ended because nothing was heard from their client.
     dead_peers,
+    /// Connections that were not let in because there were too many.
+    turned_away,
 }

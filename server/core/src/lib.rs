@@ -21,6 +21,7 @@ pub mod problem;
 pub mod publication;
 pub mod registry;
 pub mod time;
+pub mod webtransport;
 pub mod window;
 
 pub use close::CloseCode;

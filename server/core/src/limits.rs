@@ -39,3 +39,7 @@ pub const TICKETS_PER_SESSION: usize = 8;
 /// What a publication is taken to occupy besides the bytes of its key, id and payload: the structures of a log and
 /// the encodings that are kept beside it while it is held.
 pub const PUBLICATION_OVERHEAD: usize = 256;
+/// Largest WebTransport capsule that is read; of a longer one only the length matters.
+pub const CAPSULE_BYTES: usize = 2 * 1024;
+/// HTTP/3 frame that has to be kept until it is whole (any but DATA), in bytes.
+pub const HTTP3_FRAME: u64 = 16 * 1024;

@@ -4,13 +4,13 @@ use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     extract::{Request, State},
-    http::{Uri, Version, header, uri::Authority},
+    http::{HeaderValue, Uri, Version, header, uri::Authority},
     response::Response,
 };
 use serde_json::json;
 
 use super::{App, problem::Failure, sessions::json_response};
-use crate::tls::Certificates;
+use crate::{limits, tls::Certificates};
 
 /// What clients are told of the server's addresses.
 #[derive(Debug)]
@@ -23,6 +23,15 @@ pub struct Directory {
     pub secure: bool,
     /// What QUIC's certificates are pinned by.
     pub certificates: Arc<Certificates>,
+}
+
+impl Directory {
+    /// What a TLS sidecar says of HTTP/3: it is answered on QUIC's port, under the same name. RFC 7838. A plain sidecar has
+    /// nothing to say, as an alternative needs a certificate for the name that it stands for.
+    pub(super) fn alternative(&self) -> Option<HeaderValue> {
+        let advertised = format!("h3=\":{}\"; ma={}", self.quic.port(), limits::ALTERNATIVE_AGE.as_secs());
+        self.secure.then(|| HeaderValue::try_from(advertised).ok()).flatten()
+    }
 }
 
 pub(super) async fn connect(State(app): State<Arc<App>>, request: Request) -> Result<Response, Failure> {

@@ -5,28 +5,32 @@ use std::sync::Arc;
 use axum::{
     body::{Body, to_bytes},
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use fulmar_core::{Code, Problem};
 
+use hyper::body::Body as _;
 use tokio::time;
 
 use super::{App, api::authorize, problem::Failure};
-use crate::limits;
+use crate::{
+    budget::{Budget, Reserved},
+    limits,
+};
 
 pub(super) async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     // The body of a POST is taken before anything is answered. Were it left in the connection, an early answer would
     // be lost when the connection is reset for it.
-    let (request, body) = match take_body(request).await {
-        Ok((request, body)) => (request, body),
+    let (request, body, _reserved) = match take_body(request).await {
+        Ok(taken) => taken,
         Err(problem) => return Failure(problem).into_response(),
     };
     if let Err(problem) = check(&app, &request) {
         return Failure(problem).into_response();
     }
-    let origin = request.headers().get(header::ORIGIN).cloned();
+    let (version, origin) = (request.version(), request.headers().get(header::ORIGIN).cloned());
     let preflight = request.method() == Method::OPTIONS && origin.is_some();
     let mut response = if preflight {
         StatusCode::NO_CONTENT.into_response()
@@ -35,6 +39,11 @@ pub(super) async fn guard(State(app): State<Arc<App>>, request: Request, next: N
     };
     if let Some(origin) = origin {
         share_with(origin, response.headers_mut());
+    }
+    if version != Version::HTTP_3
+        && let Some(advertised) = app.directory.alternative()
+    {
+        response.headers_mut().insert(header::ALT_SVC, advertised);
     }
     response
 }
@@ -48,18 +57,30 @@ fn share_with(origin: HeaderValue, headers: &mut HeaderMap) {
     headers.append(header::VARY, HeaderValue::from_static("origin"));
 }
 
-async fn take_body(request: Request) -> Result<(axum::http::Request<()>, Body), Problem> {
+/// Takes the body of a POST, and what it has of its connection's budget until it is answered.
+async fn take_body(request: Request) -> Result<(axum::http::Request<()>, Body, Option<Reserved>), Problem> {
     let (parts, body) = request.into_parts();
-    let body = if parts.method == Method::POST {
-        let taken = time::timeout(limits::HEADER_DEADLINE, to_bytes(body, limits::BODY_BYTES)).await;
-        Body::from(taken.ok().and_then(Result::ok).ok_or_else(|| {
-            let message = format!("the body came too slowly or has more than {} bytes", limits::BODY_BYTES);
-            Problem::new(Code::MessageTooLarge, message)
-        })?)
-    } else {
-        body
+    if parts.method != Method::POST {
+        return Ok((axum::http::Request::from_parts(parts, ()), body, None));
+    }
+    let length = body.size_hint().exact().and_then(|length| usize::try_from(length).ok());
+    let budget = parts.extensions.get::<Budget>();
+    let taking = async {
+        let reserved = match budget {
+            Some(budget) => {
+                let most = length.unwrap_or(limits::BODY_BYTES).min(limits::BODY_BYTES);
+                Some(budget.reserve(most).await)
+            }
+            None => None,
+        };
+        to_bytes(body, limits::BODY_BYTES).await.map(|body| (body, reserved))
     };
-    Ok((axum::http::Request::from_parts(parts, ()), body))
+    let taken = time::timeout(limits::HEADER_DEADLINE, taking).await;
+    let (body, reserved) = taken.ok().and_then(Result::ok).ok_or_else(|| {
+        let message = format!("the body came too slowly or has more than {} bytes", limits::BODY_BYTES);
+        Problem::new(Code::MessageTooLarge, message)
+    })?;
+    Ok((axum::http::Request::from_parts(parts, ()), Body::from(body), reserved))
 }
 
 fn check(app: &App, request: &axum::http::Request<()>) -> Result<(), Problem> {

@@ -1,17 +1,12 @@
 //! The sidecar's listener: HTTP/1.1 and HTTP/2, plain or over TLS.
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
-use hyper::service::{Service as _, service_fn};
+use hyper::{
+    body::Incoming,
+    service::{Service as _, service_fn},
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -21,13 +16,16 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     time,
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::limits;
+use crate::{
+    admission::{Admission, Admitted},
+    budget::Budget,
+    limits,
+};
 
 /// A bound listener.
 #[derive(Debug)]
@@ -64,31 +62,32 @@ impl Sidecar {
         self,
         router: Router,
         tls: Option<Arc<rustls::ServerConfig>>,
+        admission: Arc<Admission>,
         tasks: TaskTracker,
         stop: CancellationToken,
     ) {
-        let connections = Arc::new(Semaphore::new(limits::TCP_CONNECTIONS));
         let acceptor = tls.map(TlsAcceptor::from);
         loop {
-            let Ok(permit) = connections.clone().acquire_owned().await else { return };
-            let stream = tokio::select! {
+            let (stream, peer) = tokio::select! {
                 () = stop.cancelled() => return,
                 accepted = self.listener.accept() => match accepted {
-                    Ok((stream, _)) => stream,
+                    Ok(accepted) => accepted,
                     Err(error) => {
                         pause_after(&error).await;
                         continue;
                     }
                 },
             };
+            // Closed at once, so that the client learns of it and tries elsewhere.
+            let Some(admitted) = admission.admit(peer.ip()) else { continue };
             let (router, acceptor, stop) = (router.clone(), acceptor.clone(), stop.clone());
             tasks.spawn(async move {
+                let _ = stream.set_nodelay(true);
                 // Boxed, so that what TLS needs is not part of every connection's task.
                 match acceptor {
-                    None => serve_plain(stream, router, stop).await,
-                    Some(acceptor) => Box::pin(serve_tls(stream, acceptor, router, stop)).await,
+                    None => serve_http(stream, router, admitted, stop).await,
+                    Some(acceptor) => Box::pin(serve_tls(stream, acceptor, router, admitted, stop)).await,
                 }
-                drop(permit);
             });
         }
     }
@@ -103,19 +102,20 @@ async fn pause_after(error: &io::Error) {
     time::sleep(Duration::from_millis(100)).await;
 }
 
-async fn serve_plain(stream: TcpStream, router: Router, stop: CancellationToken) {
-    let _ = stream.set_nodelay(true);
-    serve_http(stream, router, stop).await;
-}
-
-async fn serve_tls(stream: TcpStream, acceptor: TlsAcceptor, router: Router, stop: CancellationToken) {
-    let _ = stream.set_nodelay(true);
-    if let Ok(Ok(stream)) = time::timeout(limits::TLS_DEADLINE, acceptor.accept(stream)).await {
-        serve_http(stream, router, stop).await;
+async fn serve_tls(
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+    router: Router,
+    admitted: Admitted,
+    stop: CancellationToken,
+) {
+    let accepting = acceptor.accept_with(stream, |tls| tls.set_buffer_limit(Some(limits::TLS_BUFFER)));
+    if let Ok(Ok(stream)) = time::timeout(limits::TLS_DEADLINE, accepting).await {
+        serve_http(stream, router, admitted, stop).await;
     }
 }
 
-async fn serve_http<S>(stream: S, router: Router, stop: CancellationToken)
+async fn serve_http<S>(stream: S, router: Router, admitted: Admitted, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -137,11 +137,14 @@ where
         .keep_alive_interval(limits::HEARTBEAT)
         .keep_alive_timeout(limits::HEARTBEAT_DEADLINE);
     let service = TowerToHyperService::new(router);
-    let asked = Arc::new(AtomicBool::new(false));
+    let (admitted, bodies) = (Arc::new(admitted), Budget::new(limits::CONNECTION_BODY_BYTES));
     let service = service_fn({
-        let asked = asked.clone();
-        move |request| {
-            asked.store(true, Ordering::Relaxed);
+        let admitted = admitted.clone();
+        move |mut request: hyper::Request<Incoming>| {
+            admitted.complete();
+            // A WebSocket outlives the HTTP that it began with, and goes on to count as a connection.
+            request.extensions_mut().insert(admitted.clone());
+            request.extensions_mut().insert(bodies.clone());
             service.call(request)
         }
     });
@@ -150,7 +153,7 @@ where
     // hyper's deadline for a request's head begins once it knows the version, which takes the peer's first bytes.
     let silent = async {
         time::sleep(limits::HEADER_DEADLINE).await;
-        if asked.load(Ordering::Relaxed) {
+        if admitted.is_complete() {
             std::future::pending::<()>().await;
         }
     };

@@ -11,6 +11,7 @@ use fulmar_core::{Code, Encoding, Problem, limits as core_limits};
 
 use super::{App, problem::Failure, query::ReadQuery};
 use crate::{
+    admission::Admitted,
     hub::{Connection, Feed, Order},
     limits,
     transport::websocket::{self, subprotocol},
@@ -27,6 +28,7 @@ pub(super) async fn websocket(State(app): State<Arc<App>>, request: Request) -> 
     let feed = Feed::new(Order::Turns);
     let greeting = connection.subscribe_all(&feed.handle(), &query.channels, &query.after.clone()?)?;
     let tasks = app.tasks.clone();
+    let admitted = parts.extensions.get::<Arc<Admitted>>().cloned();
     Ok(upgrade
         .read_buffer_size(limits::WEBSOCKET_READ_BUFFER)
         .write_buffer_size(limits::WEBSOCKET_WRITE_BUFFER)
@@ -35,7 +37,10 @@ pub(super) async fn websocket(State(app): State<Arc<App>>, request: Request) -> 
         .max_frame_size(core_limits::MESSAGE_BYTES)
         .protocols([subprotocol(Encoding::Json), subprotocol(Encoding::Binary)])
         .on_upgrade(move |socket| {
-            tasks.track_future(websocket::serve(socket, connection, feed, encoding, greeting))
+            tasks.track_future(async move {
+                websocket::serve(socket, connection, feed, encoding, greeting).await;
+                drop(admitted);
+            })
         }))
 }
 

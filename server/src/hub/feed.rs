@@ -57,9 +57,11 @@ impl Feed {
     /// Waits until there is something to read. `now` is the node's monotonic clock. Cancel-safe.
     pub async fn ready(&mut self, now: Duration) {
         if let Some(at) = self.rested {
+            // Boxed, since values rest seldom on most feeds.
+            let resting = Box::pin(tokio::time::sleep(at.saturating_sub(now)));
             tokio::select! {
                 () = self.ready.filled() => {}
-                () = tokio::time::sleep(at.saturating_sub(now)) => {}
+                () = resting => {}
             }
         } else {
             self.ready.filled().await;

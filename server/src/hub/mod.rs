@@ -49,7 +49,7 @@ pub struct Hub {
     /// Bytes that all channels hold together.
     bytes: AtomicUsize,
     registry: Mutex<Registry<Arc<Session>>>,
-    counters: Counters,
+    counters: Arc<Counters>,
     /// The node is stopping: nobody new comes in.
     closing: AtomicBool,
 }
@@ -78,7 +78,7 @@ impl Hub {
             channels: Mutex::default(),
             bytes: AtomicUsize::new(0),
             registry: Mutex::new(Registry::new(limits::SESSIONS)),
-            counters: Counters::default(),
+            counters: Arc::default(),
             closing: AtomicBool::new(false),
         })
     }
@@ -89,7 +89,7 @@ impl Hub {
     }
 
     /// What the node has done.
-    pub fn counters(&self) -> &Counters {
+    pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
     }
 

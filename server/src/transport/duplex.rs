@@ -3,17 +3,21 @@
 use std::{
     collections::VecDeque,
     future::{Future, poll_fn},
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
 use fulmar_core::{ClientMessage, CloseCode, Encoding, Rejection, ServerMessage, codec};
-use tokio::{sync::Notify, time};
+use tokio::{
+    sync::Notify,
+    time::{self, Sleep},
+};
 
 use crate::{
     hub::{Connection, Feed, FeedHandle, ReadBudget},
@@ -181,7 +185,8 @@ impl<'a> Duplex<'a> {
             // Before the message is carried out: its answer must stand in line before anything that follows from it.
             self.replies.room().await;
             let reply = match incoming {
-                Incoming::Message(Ok(message)) => self.connection.execute(feed, message).await,
+                // Boxed, since a connection waits for messages most of the time, and not for their answers.
+                Incoming::Message(Ok(message)) => Box::pin(self.connection.execute(feed, message)).await,
                 Incoming::Message(Err(rejection)) => Some(ServerMessage::Error(rejection)),
                 Incoming::Alive => None,
                 Incoming::Ended => return End::Peer,
@@ -195,10 +200,11 @@ impl<'a> Duplex<'a> {
 
     async fn send(&self, feed: &mut Feed, frames: &mut VecDeque<Bytes>, sink: &mut impl Sink) -> End {
         let mut deliveries = Vec::new();
+        let mut pulse = Pulse { duplex: self, timer: None };
         loop {
             if self.is_due() {
                 self.asked.store(millis(self.connection.heard()), Ordering::Relaxed);
-                if let Err(end) = self.survive(sink.ping()).await {
+                if let Err(end) = self.survive(pin!(sink.ping()), &mut pulse).await {
                     return end;
                 }
             }
@@ -207,33 +213,40 @@ impl<'a> Duplex<'a> {
             let counters = self.connection.hub().counters();
             frames.extend(deliveries.drain(..).map(|delivery| delivery.frame(self.encoding, counters)));
             if !frames.is_empty() {
-                if let Err(end) = self.survive(sink.send(frames)).await {
+                if let Err(end) = self.survive(pin!(sink.send(frames)), &mut pulse).await {
                     return end;
                 }
                 continue;
             }
+            // An idle connection keeps no room for what it has sent.
+            (deliveries, *frames) = Default::default();
             tokio::select! {
                 () = self.replies.filled() => {}
                 () = self.connection.ready(feed) => {}
-                () = self.due() => {}
-                () = self.death() => return self.dead(),
+                beat = poll_fn(|cx| pulse.poll(cx)) => match beat {
+                    Beat::Due => {}
+                    Beat::Dead => return self.dead(),
+                },
             }
         }
     }
 
     /// Waits for a write, as long as the peer lives. One that had to wait and then went through is a sign of life: the
     /// peer takes what it is sent, if slowly.
-    async fn survive(&self, write: impl Future<Output = Result<(), Gone>>) -> Result<(), End> {
-        let mut write = pin!(write);
+    async fn survive(
+        &self,
+        mut write: Pin<&mut impl Future<Output = Result<(), Gone>>>,
+        pulse: &mut Pulse<'_>,
+    ) -> Result<(), End> {
         let mut waited = false;
-        let written = tokio::select! {
-            written = poll_fn(|cx| {
-                let polled = write.as_mut().poll(cx);
-                waited |= polled.is_pending();
-                polled
-            }) => written,
-            () = self.death() => return Err(self.dead()),
-        };
+        let written = poll_fn(|cx| {
+            if let Poll::Ready(written) = write.as_mut().poll(cx) {
+                return Poll::Ready(Some(written));
+            }
+            waited = true;
+            pulse.poll_death(cx).map(|()| None)
+        });
+        let Some(written) = written.await else { return Err(self.dead()) };
         if waited {
             self.taken.store(millis(self.connection.hub().now().monotonic), Ordering::Relaxed);
         }
@@ -242,33 +255,26 @@ impl<'a> Duplex<'a> {
 
     /// Whether the peer has been silent for so long that it is to be asked.
     fn is_due(&self) -> bool {
-        self.heartbeat == Heartbeat::Server
-            && self.since(self.connection.heard()) >= limits::HEARTBEAT
-            && self.asked.load(Ordering::Relaxed) != millis(self.connection.heard())
+        self.until_due().is_some_and(|left| left.is_zero())
     }
 
-    async fn due(&self) {
-        while !self.is_due() {
-            let left = limits::HEARTBEAT.saturating_sub(self.since(self.connection.heard()));
-            // None is left for who was asked already, and is not asked again before it was heard.
-            time::sleep(if left.is_zero() { limits::HEARTBEAT_DEADLINE } else { left }).await;
-        }
+    /// How long until the peer is to be asked for a sign of life. `None` for one that was asked already, and is not asked
+    /// again before it was heard, and where another stream asks.
+    fn until_due(&self) -> Option<Duration> {
+        let heard = self.connection.heard();
+        let asked = self.asked.load(Ordering::Relaxed) == millis(heard);
+        (self.heartbeat == Heartbeat::Server && !asked)
+            .then(|| limits::HEARTBEAT.saturating_sub(self.since(heard)))
     }
 
-    /// Waits until the peer has shown no life for so long that it is gone. For ever where another stream asks.
-    async fn death(&self) {
+    /// How long until the peer has shown no life for so long that it is gone. `None` where another stream asks.
+    fn until_death(&self) -> Option<Duration> {
         if self.heartbeat == Heartbeat::Elsewhere {
-            return std::future::pending().await;
+            return None;
         }
-        loop {
-            let taken = Duration::from_millis(self.taken.load(Ordering::Relaxed));
-            let silent = self.since(self.connection.heard().max(taken));
-            let left = (limits::HEARTBEAT + limits::HEARTBEAT_DEADLINE).saturating_sub(silent);
-            if left.is_zero() {
-                return;
-            }
-            time::sleep(left).await;
-        }
+        let taken = Duration::from_millis(self.taken.load(Ordering::Relaxed));
+        let silent = self.since(self.connection.heard().max(taken));
+        Some((limits::HEARTBEAT + limits::HEARTBEAT_DEADLINE).saturating_sub(silent))
     }
 
     fn dead(&self) -> End {
@@ -278,6 +284,57 @@ impl<'a> Duplex<'a> {
 
     fn since(&self, moment: Duration) -> Duration {
         self.connection.hub().now().since(moment)
+    }
+}
+
+/// Watches the peer's silence while its connection waits, with one timer.
+struct Pulse<'a> {
+    duplex: &'a Duplex<'a>,
+    /// When it goes off, on the node's monotonic clock.
+    timer: Option<(Duration, Pin<Box<Sleep>>)>,
+}
+
+enum Beat {
+    /// The peer is to be asked for a sign of life.
+    Due,
+    /// The peer is gone.
+    Dead,
+}
+
+impl Pulse<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Beat> {
+        loop {
+            let Some(death) = self.duplex.until_death() else { return Poll::Pending };
+            if death.is_zero() {
+                return Poll::Ready(Beat::Dead);
+            }
+            let due = self.duplex.until_due();
+            if due.is_some_and(|left| left.is_zero()) {
+                return Poll::Ready(Beat::Due);
+            }
+            ready!(self.sleep(due.unwrap_or(death).min(death), cx));
+        }
+    }
+
+    fn poll_death(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let Some(left) = self.duplex.until_death() else { return Poll::Pending };
+            if left.is_zero() {
+                return Poll::Ready(());
+            }
+            ready!(self.sleep(left, cx));
+        }
+    }
+
+    /// Waits for so long at most. A timer that goes off early costs a look at the clock; one that is begun anew at every
+    /// look would cost more, so one that runs is left to run if it does not come too late.
+    fn sleep(&mut self, left: Duration, cx: &mut Context<'_>) -> Poll<()> {
+        let wanted = self.duplex.connection.hub().now().monotonic + left;
+        let runs = |(at, timer): &(Duration, Pin<Box<Sleep>>)| *at <= wanted && !timer.is_elapsed();
+        if !self.timer.as_ref().is_some_and(runs) {
+            self.timer = Some((wanted, Box::pin(time::sleep(left))));
+        }
+        self.timer.as_mut().map_or(Poll::Pending, |(_, timer)| timer.as_mut().poll(cx))
     }
 }
 

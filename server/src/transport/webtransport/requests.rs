@@ -1,16 +1,33 @@
 //! Requests on a QUIC connection: those for a session, and any other, which the sidecar's router answers.
 
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
 use axum::{Router, body::Body};
 use bytes::{Buf as _, Bytes};
 use fulmar_core::{Code, Problem, codec::json};
-use h3::{ext::Protocol, server::RequestStream};
+use h3::{
+    error::{Code as Http3Code, StreamError},
+    ext::Protocol,
+    server,
+};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
+use hyper::body::Frame;
 use tokio::time;
 use tower_service::Service as _;
 
-use super::session::ConnectStream;
-use crate::{access::Access, limits};
+use super::backend::{BidiStream, RecvStream, SendStream};
+use crate::{access::Access, budget::Budget, limits};
+
+/// A request's stream, both ways.
+pub(super) type RequestStream = server::RequestStream<BidiStream<Bytes>, Bytes>;
+/// What is sent on it.
+pub(super) type ResponseSender = server::RequestStream<SendStream<Bytes>, Bytes>;
+/// What is received on it.
+pub(super) type BodyReceiver = server::RequestStream<RecvStream, Bytes>;
 
 /// Whether a request asks for a session.
 pub(super) fn is_session(request: &Request<()>) -> bool {
@@ -32,16 +49,8 @@ pub(super) fn check(request: &Request<()>, access: &Access) -> Result<(), Proble
     Ok(())
 }
 
-/// Accepts a session.
-pub(super) async fn accept(stream: &mut ConnectStream) -> bool {
-    let mut response = Response::new(());
-    // The version of the draft, which Chromium looks for.
-    response.headers_mut().insert("sec-webtransport-http3-draft", http::HeaderValue::from_static("draft02"));
-    matches!(time::timeout(limits::HEADER_DEADLINE, stream.send_response(response)).await, Ok(Ok(())))
-}
-
 /// Answers with a problem. A browser tells its page nothing of it; other clients can read it.
-pub(super) async fn refuse(mut stream: ConnectStream, problem: &Problem) {
+pub(super) async fn refuse(mut stream: RequestStream, problem: &Problem) {
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::from_u16(problem.code.http_status()).unwrap_or_default();
     response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
@@ -53,50 +62,66 @@ pub(super) async fn refuse(mut stream: ConnectStream, problem: &Problem) {
     let _ = time::timeout(limits::HEADER_DEADLINE, answering).await;
 }
 
-/// Lets the router answer.
-pub(super) async fn answer(request: Request<()>, mut stream: ConnectStream, mut router: Router) {
-    let body = match time::timeout(limits::HEADER_DEADLINE, read_body(&mut stream)).await {
-        Ok(Ok(body)) => body,
-        // The client has given up, or takes too long.
-        Ok(Err(Unread::Broken)) | Err(_) => return,
-        Ok(Err(Unread::TooLong)) => {
-            let message = format!("the body has more than {} bytes", limits::BODY_BYTES);
-            return refuse(stream, &Problem::new(Code::MessageTooLarge, message)).await;
-        }
-    };
-    let Ok(response) = router.call(request.map(|()| Body::from(body))).await;
+/// Lets the router answer. Bodies flow both ways as they come; `bodies` bounds what handlers keep of them.
+pub(super) async fn answer(request: Request<()>, stream: RequestStream, mut router: Router, bodies: Budget) {
+    let (mut send, recv) = stream.split();
+    let mut request = request.map(|()| Body::new(RequestBody { recv, ended: false }));
+    request.extensions_mut().insert(bodies);
+    let Ok(response) = router.call(request).await;
     let (mut parts, mut body) = response.into_parts();
     // Headers of a connection have no place in HTTP/3. RFC 9114, section 4.2.
     for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
         parts.headers.remove(name);
     }
-    if stream.send_response(Response::from_parts(parts, ())).await.is_err() {
+    if send.send_response(Response::from_parts(parts, ())).await.is_err() {
         return;
     }
-    while let Some(Ok(frame)) = body.frame().await {
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else {
+            send.stop_stream(Http3Code::H3_INTERNAL_ERROR);
+            return;
+        };
         let Ok(data) = frame.into_data() else { continue };
-        if stream.send_data(data).await.is_err() {
+        if send.send_data(data).await.is_err() {
             return;
         }
     }
-    let _ = stream.finish().await;
+    let _ = send.finish().await;
 }
 
-enum Unread {
-    TooLong,
-    Broken,
+/// A request's body as it comes.
+struct RequestBody {
+    recv: BodyReceiver,
+    ended: bool,
 }
 
-async fn read_body<S>(stream: &mut RequestStream<S, Bytes>) -> Result<Bytes, Unread>
-where
-    S: h3::quic::RecvStream,
-{
-    let mut body = Vec::new();
-    while let Some(mut data) = stream.recv_data().await.map_err(|_| Unread::Broken)? {
-        if body.len() + data.remaining() > limits::BODY_BYTES {
-            return Err(Unread::TooLong);
+impl hyper::body::Body for RequestBody {
+    type Data = Bytes;
+    type Error = StreamError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
+        if self.ended {
+            return Poll::Ready(None);
         }
-        body.extend_from_slice(&data.copy_to_bytes(data.remaining()));
+        let received = ready!(self.recv.poll_recv_data(cx))
+            .map(|data| data.map(|mut data| data.copy_to_bytes(data.remaining())));
+        self.ended = !matches!(received, Ok(Some(_)));
+        Poll::Ready(received.transpose().map(|data| data.map(Frame::data)))
     }
-    Ok(body.into())
+
+    fn is_end_stream(&self) -> bool {
+        self.ended
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if !self.ended {
+            // The answer does not depend on the rest. RFC 9114, section 4.1.
+            self.recv.stop_sending(Http3Code::H3_NO_ERROR);
+        }
+    }
 }

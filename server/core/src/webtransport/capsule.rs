@@ -1,16 +1,17 @@
 //! Capsules on a session's CONNECT stream. RFC 9297, section 3.2; draft-ietf-webtrans-http3-02, section 5.
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use fulmar_core::codec::varint;
 
-use crate::limits;
+use crate::{codec::varint, limits};
 
 const CLOSE_WEBTRANSPORT_SESSION: u64 = 0x2843;
+/// draft-ietf-webtrans-http3-04, section 4.6.
+const DRAIN_WEBTRANSPORT_SESSION: u64 = 0x78ae;
 /// The longest reason that the draft lets a CLOSE capsule carry, in bytes.
 const REASON_BYTES: usize = 1024;
 
 /// The CLOSE_WEBTRANSPORT_SESSION capsule.
-pub(super) fn close(code: u32, reason: &str) -> Bytes {
+pub fn close(code: u32, reason: &str) -> Bytes {
     let mut out = Vec::with_capacity(16 + reason.len());
     varint::write(&mut out, CLOSE_WEBTRANSPORT_SESSION);
     varint::write(&mut out, 4 + reason.len() as u64);
@@ -19,9 +20,18 @@ pub(super) fn close(code: u32, reason: &str) -> Bytes {
     out.into()
 }
 
+/// The DRAIN_WEBTRANSPORT_SESSION capsule: the session will end soon, and goes on until then. Clients that do not know it pass
+/// over it.
+pub fn drain() -> Bytes {
+    let mut out = Vec::with_capacity(5);
+    varint::write(&mut out, DRAIN_WEBTRANSPORT_SESSION);
+    varint::write(&mut out, 0);
+    out.into()
+}
+
 /// What a client's capsules ask.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Capsule {
+pub enum Capsule {
     /// The client closes the session.
     Close {
         /// Its code.
@@ -33,11 +43,11 @@ pub(super) enum Capsule {
 
 /// A capsule that breaks the rules.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Malformed;
+pub struct Malformed;
 
 /// Reads capsules out of the bytes of a CONNECT stream. Those of unknown types are passed over, whatever their length.
 #[derive(Debug, Default)]
-pub(super) struct Capsules {
+pub struct Capsules {
     buffer: BytesMut,
     /// What is still to come of a capsule that is passed over.
     skip: u64,
@@ -45,7 +55,7 @@ pub(super) struct Capsules {
 
 impl Capsules {
     /// Takes in bytes.
-    pub(super) fn push(&mut self, mut bytes: impl bytes::Buf) {
+    pub fn push(&mut self, mut bytes: impl bytes::Buf) {
         while bytes.has_remaining() {
             let mut chunk = bytes.copy_to_bytes(bytes.chunk().len());
             let skipped = self.skip.min(chunk.len() as u64);
@@ -56,7 +66,10 @@ impl Capsules {
     }
 
     /// The next capsule that means something here, as far as it has come. To be called until it gives `None`.
-    pub(super) fn next(&mut self) -> Result<Option<Capsule>, Malformed> {
+    ///
+    /// # Errors
+    /// [`Malformed`], for a CLOSE that is too long, too short or not UTF-8.
+    pub fn take(&mut self) -> Result<Option<Capsule>, Malformed> {
         loop {
             let Some((kind, after)) = varint::read(&self.buffer) else { return Ok(None) };
             let Some((length, more)) = varint::read(&self.buffer[after..]) else { return Ok(None) };
@@ -94,11 +107,11 @@ mod tests {
         for cut in 0..bytes.len() {
             let mut capsules = Capsules::default();
             capsules.push(&bytes[..cut]);
-            assert_eq!(capsules.next(), Ok(None), "cut at {cut}");
+            assert_eq!(capsules.take(), Ok(None), "cut at {cut}");
             capsules.push(&bytes[cut..]);
             let close = Capsule::Close { code: u32::MAX, reason: "bye".to_owned() };
-            assert_eq!(capsules.next(), Ok(Some(close)), "cut at {cut}");
-            assert_eq!(capsules.next(), Ok(None));
+            assert_eq!(capsules.take(), Ok(Some(close)), "cut at {cut}");
+            assert_eq!(capsules.take(), Ok(None));
         }
     }
 
@@ -111,7 +124,7 @@ mod tests {
         capsules.push(&head[..]);
         for _ in 0..1000 {
             capsules.push(&[0u8; 1000][..]);
-            assert_eq!(capsules.next(), Ok(None));
+            assert_eq!(capsules.take(), Ok(None));
         }
         assert!(capsules.buffer.len() < 2000, "{} bytes kept", capsules.buffer.len());
     }
@@ -125,7 +138,7 @@ mod tests {
             bytes.extend(body);
             let mut capsules = Capsules::default();
             capsules.push(&bytes[..]);
-            assert_eq!(capsules.next(), Err(Malformed), "length {length}");
+            assert_eq!(capsules.take(), Err(Malformed), "length {length}");
         }
     }
 }

@@ -1,8 +1,6 @@
 //! Watches the HTTP/3 frames of a stream on their way to h3, which keeps a frame until it is whole. RFC 9114, section 7.1.
 
-use fulmar_core::codec::varint;
-
-use crate::limits;
+use crate::{codec::varint, limits};
 
 /// The one type of frame that h3 hands on piece by piece.
 const DATA: u64 = 0x0;
@@ -11,7 +9,7 @@ const HEADER: usize = 16;
 
 /// Follows the frames of one stream.
 #[derive(Debug, Default)]
-pub(super) struct Gauge {
+pub struct Gauge {
     header: [u8; HEADER],
     length: usize,
     /// What is still to come of the present frame.
@@ -20,14 +18,14 @@ pub(super) struct Gauge {
 
 /// A frame is longer than anything that is kept.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct TooLong;
+pub struct TooLong;
 
 impl Gauge {
     /// Takes note of the next bytes of the stream.
     ///
     /// # Errors
     /// [`TooLong`] at the header of a frame that h3 would have to keep beyond the bound.
-    pub(super) fn pass(&mut self, mut bytes: &[u8]) -> Result<(), TooLong> {
+    pub fn pass(&mut self, mut bytes: &[u8]) -> Result<(), TooLong> {
         while let Some(first) = bytes.first() {
             if self.left > 0 {
                 let here = self.left.min(bytes.len() as u64);

@@ -1,0 +1,295 @@
+//! Drives one QUIC connection: sessions, their streams, and other requests.
+
+use std::{
+    collections::HashMap,
+    future::{Future, pending},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use fulmar_core::{Code as Why, Problem};
+use futures_util::future::poll_fn;
+use h3::{
+    error::Code,
+    frame::FrameStream,
+    quic::{BidiStream as _, SendStream as _},
+    server,
+    stream::BufRecvStream,
+};
+use http::Request;
+use quinn::Incoming;
+use tokio::{task::JoinSet, time};
+
+use super::{
+    Shared,
+    backend::{Backend, BidiStream, SessionStream, quic_code},
+    requests::{self, RequestStream},
+    session::{Connect, Session},
+};
+use crate::{budget::Budget, hub::Connection, limits};
+
+type Http3 = server::Connection<Backend, Bytes>;
+
+/// Drives one QUIC connection.
+pub(super) struct Driver {
+    quic: quinn::Connection,
+    http: Http3,
+    shared: Shared,
+    sessions: HashMap<u64, Arc<Session>>,
+    /// Requests whose heads have yet to come, and the streams that say that they belong to the session that one of them may
+    /// make. Bounded by the credit for streams.
+    resolving: HashMap<u64, Vec<SessionStream>>,
+    tasks: JoinSet<Done>,
+    /// Streams of sessions that are open.
+    streams: u32,
+    /// Requests that are under way, sessions apart.
+    requests: usize,
+    /// What bodies of requests may hold together.
+    bodies: Budget,
+    /// A session was here. When nothing is left after it, the connection is closed, since browsers would keep it; not at
+    /// once, since that would overtake the session's own close.
+    served: bool,
+    /// Since when nothing is under way, on the node's monotonic clock.
+    idle_since: Option<Duration>,
+}
+
+/// What a task of a connection has come to.
+enum Done {
+    /// A request's head has come.
+    Resolved(Box<(Request<()>, RequestStream)>),
+    /// A request's head has not come.
+    Unresolved(u64),
+    /// A session has ended.
+    Session(u64),
+    /// A session's stream has ended.
+    Stream,
+    /// A request was answered.
+    Request,
+}
+
+enum Event {
+    Request(Box<BidiStream<Bytes>>),
+    Stream(Box<SessionStream>),
+    Ended,
+}
+
+impl Driver {
+    /// Waits for the handshake, and begins HTTP/3. `None` when the peer gives up.
+    pub(super) async fn establish(incoming: Incoming, shared: Shared) -> Option<Box<Self>> {
+        let quic = incoming.accept().ok()?.await.ok()?;
+        let mut builder = server::builder();
+        builder
+            .enable_webtransport(true)
+            .enable_extended_connect(true)
+            .enable_datagram(true)
+            .max_webtransport_sessions(limits::SESSIONS_PER_CONNECTION as u64)
+            .max_field_section_size(limits::HTTP3_FIELD_SECTION)
+            .send_grease(false);
+        let http = builder.build(Backend::new(quic.clone())).await.ok()?;
+        Some(Box::new(Self {
+            quic,
+            http,
+            shared,
+            sessions: HashMap::new(),
+            resolving: HashMap::new(),
+            tasks: JoinSet::new(),
+            streams: 0,
+            requests: 0,
+            bodies: Budget::new(limits::CONNECTION_BODY_BYTES),
+            served: false,
+            idle_since: None,
+        }))
+    }
+
+    /// Serves the connection to its end.
+    pub(super) async fn run(&mut self) {
+        let stop = self.shared.stop.clone();
+        let mut draining = false;
+        loop {
+            let patience = self.patience();
+            tokio::select! {
+                event = poll_fn(|cx| poll_event(&mut self.http, cx)) => match event {
+                    Event::Request(stream) => self.resolve(*stream),
+                    Event::Stream(stream) => self.serve_stream(*stream),
+                    Event::Ended => break,
+                },
+                Some(done) = self.tasks.join_next() => self.finish(done),
+                () = wait(patience) => break,
+                () = stop.cancelled(), if !draining => {
+                    draining = true;
+                    self.go_away().await;
+                }
+            }
+        }
+        // Dropping the driver ends its tasks, and with them the sessions.
+        self.quic.close(quic_code(Code::H3_NO_ERROR.value()), b"");
+    }
+
+    /// How long the connection may still go on without a session or a request; `None` while there is one.
+    fn patience(&mut self) -> Option<Duration> {
+        if !self.tasks.is_empty() {
+            self.idle_since = None;
+            return None;
+        }
+        let now = self.shared.hub.now();
+        let since = *self.idle_since.get_or_insert(now.monotonic);
+        let stopping = self.shared.stop.is_cancelled();
+        let patience = if self.served || stopping { limits::QUIC_LINGER } else { limits::QUIC_UNUSED };
+        Some(patience.saturating_sub(now.since(since)))
+    }
+
+    /// Tells the client to make no more requests here. RFC 9114, section 5.2. The id must be above those of all sessions
+    /// that live: Firefox ends the others at once.
+    async fn go_away(&mut self) {
+        let told = time::timeout(limits::CLOSE_DEADLINE / 4, self.http.shutdown(1)).await;
+        if !matches!(told, Ok(Ok(()))) {
+            tracing::debug!("a client could not be told that the server goes away");
+        }
+    }
+
+    /// Waits for a request's head apart from the driver, so that one which never comes holds up nothing.
+    fn resolve(&mut self, stream: BidiStream<Bytes>) {
+        if self.requests >= limits::HTTP3_REQUESTS {
+            let (mut send, mut recv) = stream.split();
+            send.reset(Code::H3_REQUEST_REJECTED.value());
+            recv.stop(quic_code(Code::H3_REQUEST_REJECTED.value()));
+            return;
+        }
+        self.requests += 1;
+        let id = stream.send_id().into_inner();
+        self.resolving.insert(id, Vec::new());
+        let resolver = self.http.create_resolver(FrameStream::new(BufRecvStream::new(stream)));
+        self.tasks.spawn(async move {
+            match time::timeout(limits::HEADER_DEADLINE, resolver.resolve_request()).await {
+                Ok(Ok(resolved)) => Done::Resolved(Box::new(resolved)),
+                Ok(Err(_)) | Err(_) => Done::Unresolved(id),
+            }
+        });
+    }
+
+    fn finish(&mut self, done: Result<Done, tokio::task::JoinError>) {
+        match done {
+            Ok(Done::Resolved(resolved)) => {
+                let id = resolved.1.send_id().into_inner();
+                self.start(resolved);
+                self.settle(id);
+            }
+            Ok(Done::Unresolved(id)) => {
+                self.requests = self.requests.saturating_sub(1);
+                self.settle(id);
+            }
+            Ok(Done::Session(id)) => {
+                self.sessions.remove(&id);
+                self.served = true;
+            }
+            Ok(Done::Stream) => self.streams = self.streams.saturating_sub(1),
+            Ok(Done::Request) => self.requests = self.requests.saturating_sub(1),
+            Err(error) => tracing::error!(%error, "a task of a connection failed"),
+        }
+    }
+
+    fn start(&mut self, resolved: Box<(Request<()>, RequestStream)>) {
+        let (request, stream) = *resolved;
+        if !requests::is_session(&request) {
+            let (router, bodies) = (self.shared.router.clone(), self.bodies.clone());
+            self.tasks.spawn(async move {
+                requests::answer(request, stream, router, bodies).await;
+                Done::Request
+            });
+            return;
+        }
+        let opened = requests::check(&request, &self.shared.access)
+            .and_then(|()| self.has_room())
+            .and_then(|()| Connection::open(&self.shared.hub));
+        let connection = match opened {
+            Ok(connection) => connection,
+            Err(problem) => {
+                self.tasks.spawn(async move {
+                    requests::refuse(stream, &problem).await;
+                    Done::Request
+                });
+                return;
+            }
+        };
+        self.requests -= 1;
+        // The id on the wire is the CONNECT stream's own; h3's conversion would take a quarter of it.
+        let id = stream.send_id().into_inner();
+        let (session, datagrams) = Session::new(id, self.quic.clone(), connection, self.shared.stop.clone());
+        self.sessions.insert(id, session.clone());
+        let mut connect = Connect::new(stream);
+        self.tasks.spawn(async move {
+            if connect.accept().await {
+                session.run(connect, datagrams).await;
+            }
+            Done::Session(id)
+        });
+    }
+
+    /// It is known what has become of a request, and so of the streams that waited for it.
+    fn settle(&mut self, id: u64) {
+        for stream in self.resolving.remove(&id).unwrap_or_default() {
+            self.serve_stream(stream);
+        }
+        if self.resolving.is_empty() {
+            self.resolving = HashMap::new();
+        }
+    }
+
+    fn has_room(&self) -> Result<(), Problem> {
+        if self.sessions.len() < limits::SESSIONS_PER_CONNECTION {
+            return Ok(());
+        }
+        let message = "the connection has as many sessions as it may; open another connection";
+        Err(Problem::new(Why::TooManySessions, message))
+    }
+
+    fn serve_stream(&mut self, mut stream: SessionStream) {
+        let Some(session) = self.sessions.get(&stream.session) else {
+            match self.resolving.get_mut(&stream.session) {
+                Some(waiting) => waiting.push(stream),
+                None => stream.refuse(),
+            }
+            return;
+        };
+        let session = session.clone();
+        self.streams += 1;
+        // A subscription has a stream, so a session with many of them needs more; idle ones need not pay for it.
+        // The margin is for the CONNECT stream, streams that have ended and are not yet forgotten, and those on their way.
+        let wanted = (self.streams + limits::QUIC_BIDI_STREAMS / 2)
+            .next_power_of_two()
+            .clamp(limits::QUIC_BIDI_STREAMS, limits::QUIC_BIDI_STREAMS_MAX);
+        self.quic.set_max_concurrent_bi_streams(wanted.into());
+        self.tasks.spawn(async move {
+            session.serve(stream).await;
+            Done::Stream
+        });
+    }
+}
+
+/// Waits so long, or for ever. Boxed, since most connections are in use most of the time.
+fn wait(patience: Option<Duration>) -> impl Future<Output = ()> {
+    let sleep = patience.map(|patience| Box::pin(time::sleep(patience)));
+    async move {
+        match sleep {
+            Some(sleep) => sleep.await,
+            None => pending().await,
+        }
+    }
+}
+
+/// The next stream of either kind. What the backend finds beside the one that is given comes in the next turns.
+fn poll_event(http: &mut Http3, cx: &mut Context<'_>) -> Poll<Event> {
+    if let Some(stream) = http.inner.conn.next_session_stream() {
+        return Poll::Ready(Event::Stream(Box::new(stream)));
+    }
+    match http.poll_accept_request_stream(cx) {
+        Poll::Ready(Ok(Some(stream))) => Poll::Ready(Event::Request(Box::new(stream))),
+        Poll::Ready(Ok(None) | Err(_)) => Poll::Ready(Event::Ended),
+        Poll::Pending => match http.inner.conn.next_session_stream() {
+            Some(stream) => Poll::Ready(Event::Stream(Box::new(stream))),
+            None => Poll::Pending,
+        },
+    }
+}
