@@ -21,7 +21,7 @@
 //! An HTTP/2 connection: header lists of all streams ([`HTTP2_STREAMS`] x [`HTTP2_HEADER_LIST`] = 1 MiB), what is
 //! received and not read ([`HTTP2_CONNECTION_WINDOW`], 256 KiB), bodies under way ([`CONNECTION_BODY_BYTES`], 512 KiB),
 //! what is to be sent ([`HTTP2_STREAMS`] x [`HTTP2_SEND_BUFFER`] = 2 MiB), answers to polls that are not yet taken
-//! ([`POLL_BYTES`] a stream), and TLS and kernel as above. A WebSocket on one of its streams costs what stands
+//! ([`CONNECTION_ANSWER_BYTES`], 2 MiB), and TLS and kernel as above. A WebSocket on one of its streams costs what stands
 //! above, without TLS and kernel.
 //!
 //! A QUIC connection, in KiB:
@@ -34,11 +34,11 @@
 //! | datagrams, both ways ([`DATAGRAM_RECEIVE_BUFFER`], [`DATAGRAM_SEND_BUFFER`]) | 16 + 16 |
 //! | handshake bytes ([`QUIC_CRYPTO_BUFFER`]) | 16 |
 //! | HTTP/3 frames that are kept ([`HTTP3_REQUESTS`] and the control stream, 16 KiB each) | 528 |
-//! | bodies under way ([`CONNECTION_BODY_BYTES`]) | 512 |
+//! | bodies and answers under way ([`CONNECTION_BODY_BYTES`], [`CONNECTION_ANSWER_BYTES`]) | 512 + 2048 |
 //! | frames of sessions that are not whole ([`SESSION_UNFINISHED_BYTES`] for each of [`SESSIONS_PER_CONNECTION`]) | 16 x 256 |
 //! | small frames and chunks on [`QUIC_BIDI_STREAMS_MAX`] streams (5 KiB each) | 1280 |
 //! | a batch being written on each stream (bounded by the send window, plus one batch each) | 256 x 96 |
-//! | **together, for a client that does all of it at once** | **~33 MiB** |
+//! | **together, for a client that does all of it at once** | **~35 MiB** |
 //!
 //! The last line needs a client that subscribes on 256 streams to channels of large publications and reads none of them. A client
 //! that only fills what it sends is bounded by ~9 MiB, one that only connects by 40 KiB.
@@ -52,6 +52,8 @@ use std::time::Duration;
 pub const SESSIONS: usize = 200_000;
 /// Bytes that a node's channels hold together, by `Draft::cost` and [`CHANNEL_OVERHEAD`].
 pub const NODE_BYTES: usize = 512 * 1024 * 1024;
+/// Bytes that the larger encodings of publications hold together. Above it they are made anew for each reader.
+pub const ENCODED_BYTES: u64 = 256 * 1024 * 1024;
 /// What an empty channel is taken to occupy.
 pub const CHANNEL_OVERHEAD: usize = 1024;
 
@@ -90,6 +92,8 @@ pub const CONNECTIONS_PER_ADDRESS: usize = 1_024;
 pub const BODY_BYTES: usize = fulmar_core::limits::MESSAGE_BYTES;
 /// What the bodies of the requests of one connection hold together, in bytes. Who finds that spent waits.
 pub const CONNECTION_BODY_BYTES: usize = 512 * 1024;
+/// What the answers to polls of one connection hold together that it has not taken yet, in bytes. Who finds that spent waits.
+pub const CONNECTION_ANSWER_BYTES: usize = 2 * 1024 * 1024;
 /// hyper's read buffer of an HTTP/1.1 connection, which bounds a request's head.
 pub const HTTP1_BUFFER: usize = 16 * 1024;
 /// HTTP/2 streams at once on a connection.

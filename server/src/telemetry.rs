@@ -27,9 +27,14 @@ impl Counter {
         self.add(1);
     }
 
-    /// Adds `n`.
-    pub fn add(&self, n: u64) {
-        self.0.fetch_add(n, Ordering::Relaxed);
+    /// Adds `n`, and gives the value before.
+    pub fn add(&self, n: u64) -> u64 {
+        self.0.fetch_add(n, Ordering::Relaxed)
+    }
+
+    /// Takes `n` away, of what was added before: for those that count what there is, and not what was.
+    pub fn subtract(&self, n: u64) {
+        self.0.fetch_sub(n, Ordering::Relaxed);
     }
 
     /// The value.
@@ -47,6 +52,8 @@ counters! {
     encoded_json,
     /// Publications encoded as binary frames.
     encoded_binary,
+    /// Bytes of larger encodings that are kept now.
+    encoded_bytes,
     /// Publications given to connections.
     deliveries,
     /// Gaps told to subscribers.

@@ -94,8 +94,24 @@ impl Publication {
         self.draft.ttl.map(|ttl| self.accepted + ttl)
     }
 
-    /// The frame in an encoding: made by the first who asks, the same for all others.
-    pub fn frame(&self, encoding: Encoding, make: impl FnOnce(&Self) -> Bytes) -> Bytes {
-        self.encoded[encoding as usize].get_or_init(|| make(self)).clone()
+    /// The frame in an encoding: made by the first who asks, and the same for all others if it is kept.
+    pub(crate) fn frame(
+        &self,
+        encoding: Encoding,
+        keep: impl FnOnce(Bytes) -> Option<Bytes>,
+        make: impl Fn(&Self) -> Bytes,
+    ) -> Bytes {
+        // What is not kept is kept as nothing: a frame has always a byte.
+        let (mut made, cache) = (None, &self.encoded[encoding as usize]);
+        let kept = cache.get_or_init(|| {
+            let frame = make(self);
+            made = Some(frame.clone());
+            keep(frame).unwrap_or_default()
+        });
+        match made {
+            Some(frame) => frame,
+            None if kept.is_empty() => make(self),
+            None => kept.clone(),
+        }
     }
 }

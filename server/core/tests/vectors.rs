@@ -110,7 +110,10 @@ fn servers_frames() {
         if let ServerMessage::Publication(publication) = &message {
             let mut encodes = 0;
             for _ in 0..3 {
-                let frame = codec::publication(publication, Encoding::Binary, || encodes += 1);
+                let frame = codec::publication(publication, Encoding::Binary, |frame| {
+                    encodes += 1;
+                    Some(frame)
+                });
                 assert_eq!(hex(&frame), text(vector, "bin"), "{name}, kept");
             }
             assert_eq!(encodes, 1, "{name} is encoded once");

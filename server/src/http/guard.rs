@@ -16,7 +16,7 @@ use tokio::time;
 
 use super::{App, api::authorize, problem::Failure};
 use crate::{
-    budget::{Budget, Reserved},
+    budget::{Budgets, Reserved},
     limits,
 };
 
@@ -64,12 +64,12 @@ async fn take_body(request: Request) -> Result<(axum::http::Request<()>, Body, O
         return Ok((axum::http::Request::from_parts(parts, ()), body, None));
     }
     let length = body.size_hint().exact().and_then(|length| usize::try_from(length).ok());
-    let budget = parts.extensions.get::<Budget>();
+    let budget = parts.extensions.get::<Budgets>();
     let taking = async {
         let reserved = match budget {
             Some(budget) => {
                 let most = length.unwrap_or(limits::BODY_BYTES).min(limits::BODY_BYTES);
-                Some(budget.reserve(most).await)
+                Some(budget.bodies.reserve(most).await)
             }
             None => None,
         };

@@ -12,6 +12,7 @@ use fulmar_core::{Code, Cursor, Problem, limits as core_limits};
 
 use super::{App, problem::Failure, query::ReadQuery};
 use crate::{
+    budget::Budgets,
     hub::{Connection, CursorRequest, Feed, Order},
     transport::{poll as polling, sse::EventStream},
 };
@@ -45,11 +46,12 @@ pub(super) async fn sse(State(app): State<Arc<App>>, request: Request) -> Result
 }
 
 pub(super) async fn poll(State(app): State<Arc<App>>, request: Request) -> Result<Response, Failure> {
+    let budget = request.extensions().get::<Budgets>().map(|budgets| budgets.answers.clone());
     let query = ReadQuery::parse(request.uri())?;
     query.require_channels()?;
     let request = query.after.clone()?;
     let (connection, feed) = open(&app, &query, &request)?;
-    let answer = polling::answer(connection, feed, &query.channels, &request, query.wait).await?;
+    let answer = polling::answer(connection, feed, &query.channels, &request, query.wait, budget).await?;
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),

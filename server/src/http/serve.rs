@@ -23,7 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admission::{Admission, Admitted},
-    budget::Budget,
+    budget::Budgets,
     limits,
 };
 
@@ -137,14 +137,14 @@ where
         .keep_alive_interval(limits::HEARTBEAT)
         .keep_alive_timeout(limits::HEARTBEAT_DEADLINE);
     let service = TowerToHyperService::new(router);
-    let (admitted, bodies) = (Arc::new(admitted), Budget::new(limits::CONNECTION_BODY_BYTES));
+    let (admitted, budgets) = (Arc::new(admitted), Budgets::of_connection());
     let service = service_fn({
         let admitted = admitted.clone();
         move |mut request: hyper::Request<Incoming>| {
             admitted.complete();
             // A WebSocket outlives the HTTP that it began with, and goes on to count as a connection.
             request.extensions_mut().insert(admitted.clone());
-            request.extensions_mut().insert(bodies.clone());
+            request.extensions_mut().insert(budgets.clone());
             service.call(request)
         }
     });

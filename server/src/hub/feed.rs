@@ -129,15 +129,18 @@ impl Delivery {
     }
 
     /// The message in an encoding. A publication is encoded by the first who asks, for all.
-    pub fn frame(&self, encoding: Encoding, counters: &Counters) -> Bytes {
+    pub fn frame(&self, encoding: Encoding, counters: &Arc<Counters>) -> Bytes {
         let message = match &self.what {
             What::Subscribed(position) => {
                 ServerMessage::Subscribed { r#ref: None, mark: self.mark(position) }
             }
             What::Item(Item::Publication(publication, _)) => {
-                return codec::publication(publication, encoding, || match encoding {
-                    Encoding::Json => counters.encoded_json.increment(),
-                    Encoding::Binary => counters.encoded_binary.increment(),
+                return codec::publication(publication, encoding, |frame| {
+                    match encoding {
+                        Encoding::Json => counters.encoded_json.increment(),
+                        Encoding::Binary => counters.encoded_binary.increment(),
+                    }
+                    keep(frame, counters)
                 });
             }
             What::Item(Item::Gap(position, _)) => ServerMessage::Gap(self.mark(position)),
@@ -149,5 +152,59 @@ impl Delivery {
 
     fn mark(&self, position: &Position) -> Mark {
         Mark { channel: self.channel.name().clone(), alias: self.channel.alias(), position: position.clone() }
+    }
+}
+
+/// What is kept of an encoding. Small ones are part of what a publication is taken to occupy; the bytes of larger ones are
+/// counted for as long as they are kept, and above the node's bound they are not.
+fn keep(frame: Bytes, counters: &Arc<Counters>) -> Option<Bytes> {
+    if frame.len() <= fulmar_core::limits::PUBLICATION_OVERHEAD {
+        return Some(frame);
+    }
+    let bytes = frame.len() as u64;
+    if counters.encoded_bytes.add(bytes) + bytes > limits::ENCODED_BYTES {
+        counters.encoded_bytes.subtract(bytes);
+        return None;
+    }
+    Some(Bytes::from_owner(Encoded { frame, counters: counters.clone() }))
+}
+
+/// An encoding that is kept and counted.
+struct Encoded {
+    frame: Bytes,
+    counters: Arc<Counters>,
+}
+
+impl AsRef<[u8]> for Encoded {
+    fn as_ref(&self) -> &[u8] {
+        &self.frame
+    }
+}
+
+impl Drop for Encoded {
+    fn drop(&mut self) {
+        self.counters.encoded_bytes.subtract(self.frame.len() as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_encodings_are_counted_while_they_are_kept_and_not_kept_above_the_bound() {
+        let counters = Arc::new(Counters::default());
+        let large = || Bytes::from(vec![0; 1000]);
+        let kept = keep(large(), &counters).expect("there is room");
+        let twice = kept.clone();
+        assert_eq!((kept.len(), counters.encoded_bytes.get()), (1000, 1000));
+        drop(kept);
+        assert_eq!(counters.encoded_bytes.get(), 1000);
+        drop(twice);
+        assert_eq!(counters.encoded_bytes.get(), 0);
+        counters.encoded_bytes.add(limits::ENCODED_BYTES - 999);
+        assert!(keep(large(), &counters).is_none());
+        assert_eq!(counters.encoded_bytes.get(), limits::ENCODED_BYTES - 999);
+        assert!(keep(Bytes::from(vec![0; 10]), &counters).is_some(), "small ones are not counted");
     }
 }

@@ -8,6 +8,7 @@ use tokio::time;
 
 use super::progress::Progress;
 use crate::{
+    budget::Budget,
     hub::{Connection, CursorRequest, Feed, FeedEnd, ReadBudget},
     limits,
 };
@@ -15,7 +16,8 @@ use crate::{
 /// Room in an answer for its cursor and the largest publication that one more read can bring.
 const RESERVE: usize = 8 * 1024;
 
-/// Reads `channels` on from `request`, waiting up to `wait` if there is nothing, and gives the body of the answer.
+/// Reads `channels` on from `request`, waiting up to `wait` if there is nothing, and gives the body of the answer, which has
+/// its share of the connection's `budget` until it is sent.
 ///
 /// # Errors
 /// A subscription's problem.
@@ -25,24 +27,38 @@ pub async fn answer(
     channels: &[ChannelName],
     request: &CursorRequest,
     wait: Duration,
+    budget: Option<Budget>,
 ) -> Result<Bytes, Problem> {
     let subscribed = connection.subscribe_all(&feed.handle(), channels, request)?;
     let mut progress = Progress::begin(&connection, &subscribed, request);
     let mut answer = Answer::default();
     let deadline = time::sleep(wait);
     tokio::pin!(deadline);
-    loop {
+    let reserved = loop {
+        // What a client does not take holds up its other polls on the connection, and nothing else.
+        let reserved = match &budget {
+            Some(budget) => Some(budget.reserve(limits::POLL_BYTES).await),
+            None => None,
+        };
         answer.more = answer.fill(&connection, &mut feed, &mut progress);
         if !answer.is_empty() {
-            break;
+            break reserved;
         }
+        drop(reserved);
         tokio::select! {
             () = connection.ready(&mut feed) => {}
-            _ = connection.closed() => break,
-            () = &mut deadline => break,
+            _ = connection.closed() => break None,
+            () = &mut deadline => break None,
         }
-    }
-    Ok(answer.render(&progress.cursor()))
+    };
+    let answer = answer.render(&progress.cursor());
+    Ok(match reserved {
+        Some(mut reserved) => {
+            reserved.shrink(answer.len());
+            reserved.hold(answer)
+        }
+        None => answer,
+    })
 }
 
 #[derive(Debug, Default)]

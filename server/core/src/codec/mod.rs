@@ -11,20 +11,21 @@ use crate::{encoding::Encoding, message::ServerMessage, publication::Publication
 /// The frame of a server's message.
 pub fn encode(encoding: Encoding, message: &ServerMessage) -> Bytes {
     match (message, encoding) {
-        (ServerMessage::Publication(it), encoding) => publication(it, encoding, || {}),
+        (ServerMessage::Publication(it), encoding) => publication(it, encoding, Some),
         (message, Encoding::Json) => json::encode(message),
         (message, Encoding::Binary) => binary::encode(message),
     }
 }
 
-/// The frame of a publication, made by the first who asks and kept for all others. `on_encode` is called when it had to
-/// be made.
-pub fn publication(publication: &Publication, encoding: Encoding, on_encode: impl FnOnce()) -> Bytes {
-    publication.frame(encoding, |publication| {
-        on_encode();
-        match encoding {
-            Encoding::Json => json::publication(publication),
-            Encoding::Binary => binary::publication(publication),
-        }
+/// The frame of a publication, made by the first who asks and kept for all others. When it had to be made, `keep` is given it
+/// and gives what is to be kept, or `None`: the next who asks makes it again.
+pub fn publication(
+    publication: &Publication,
+    encoding: Encoding,
+    keep: impl FnOnce(Bytes) -> Option<Bytes>,
+) -> Bytes {
+    publication.frame(encoding, keep, |publication| match encoding {
+        Encoding::Json => json::publication(publication),
+        Encoding::Binary => binary::publication(publication),
     })
 }

@@ -28,31 +28,36 @@ use super::{
     requests::{self, RequestStream},
     session::{Connect, Session},
 };
-use crate::{budget::Budget, hub::Connection, limits};
+use crate::{budget::Budgets, hub::Connection, limits};
 
 type Http3 = server::Connection<Backend, Bytes>;
 
 /// Drives one QUIC connection.
 pub(super) struct Driver {
     quic: quinn::Connection,
-    http: Http3,
     shared: Shared,
-    sessions: HashMap<u64, Arc<Session>>,
-    /// Requests whose heads have yet to come, and the streams that say that they belong to the session that one of them may
-    /// make. Bounded by the credit for streams.
-    resolving: HashMap<u64, Vec<SessionStream>>,
+    intake: Intake,
     tasks: JoinSet<Done>,
     /// Streams of sessions that are open.
     streams: u32,
     /// Requests that are under way, sessions apart.
     requests: usize,
-    /// What bodies of requests may hold together.
-    bodies: Budget,
+    /// What requests may hold together.
+    budgets: Budgets,
     /// A session was here. When nothing is left after it, the connection is closed, since browsers would keep it; not at
     /// once, since that would overtake the session's own close.
     served: bool,
     /// Since when nothing is under way, on the node's monotonic clock.
     idle_since: Option<Duration>,
+}
+
+/// What the client opens: requests, and streams of the sessions that some of them make.
+struct Intake {
+    http: Http3,
+    sessions: HashMap<u64, Arc<Session>>,
+    /// Requests whose heads have yet to come, and the streams that say that they belong to the session that one of them may
+    /// make. Bounded by the credit for streams.
+    resolving: HashMap<u64, Vec<SessionStream>>,
 }
 
 /// What a task of a connection has come to.
@@ -90,14 +95,12 @@ impl Driver {
         let http = builder.build(Backend::new(quic.clone())).await.ok()?;
         Some(Box::new(Self {
             quic,
-            http,
             shared,
-            sessions: HashMap::new(),
-            resolving: HashMap::new(),
+            intake: Intake { http, sessions: HashMap::new(), resolving: HashMap::new() },
             tasks: JoinSet::new(),
             streams: 0,
             requests: 0,
-            bodies: Budget::new(limits::CONNECTION_BODY_BYTES),
+            budgets: Budgets::of_connection(),
             served: false,
             idle_since: None,
         }))
@@ -110,7 +113,7 @@ impl Driver {
         loop {
             let patience = self.patience();
             tokio::select! {
-                event = poll_fn(|cx| poll_event(&mut self.http, cx)) => match event {
+                event = poll_fn(|cx| self.intake.poll_event(cx)) => match event {
                     Event::Request(stream) => self.resolve(*stream),
                     Event::Stream(stream) => self.serve_stream(*stream),
                     Event::Ended => break,
@@ -125,6 +128,16 @@ impl Driver {
         }
         // Dropping the driver ends its tasks, and with them the sessions.
         self.quic.close(quic_code(Code::H3_NO_ERROR.value()), b"");
+    }
+
+    /// Lets the client open more streams when it uses those that it has; idle connections need not pay for them.
+    fn grant_streams(&self) {
+        let used = self.streams + self.intake.sessions.len() as u32 + self.requests as u32;
+        // The margin is for streams that have ended and are not yet forgotten, and those on their way.
+        let granted = (used + limits::QUIC_BIDI_STREAMS / 2)
+            .next_power_of_two()
+            .clamp(limits::QUIC_BIDI_STREAMS, limits::QUIC_BIDI_STREAMS_MAX);
+        self.quic.set_max_concurrent_bi_streams(granted.into());
     }
 
     /// How long the connection may still go on without a session or a request; `None` while there is one.
@@ -143,7 +156,7 @@ impl Driver {
     /// Tells the client to make no more requests here. RFC 9114, section 5.2. The id must be above those of all sessions
     /// that live: Firefox ends the others at once.
     async fn go_away(&mut self) {
-        let told = time::timeout(limits::CLOSE_DEADLINE / 4, self.http.shutdown(1)).await;
+        let told = time::timeout(limits::CLOSE_DEADLINE / 4, self.intake.http.shutdown(1)).await;
         if !matches!(told, Ok(Ok(()))) {
             tracing::debug!("a client could not be told that the server goes away");
         }
@@ -158,9 +171,10 @@ impl Driver {
             return;
         }
         self.requests += 1;
+        self.grant_streams();
         let id = stream.send_id().into_inner();
-        self.resolving.insert(id, Vec::new());
-        let resolver = self.http.create_resolver(FrameStream::new(BufRecvStream::new(stream)));
+        self.intake.resolving.insert(id, Vec::new());
+        let resolver = self.intake.http.create_resolver(FrameStream::new(BufRecvStream::new(stream)));
         self.tasks.spawn(async move {
             match time::timeout(limits::HEADER_DEADLINE, resolver.resolve_request()).await {
                 Ok(Ok(resolved)) => Done::Resolved(Box::new(resolved)),
@@ -181,7 +195,7 @@ impl Driver {
                 self.settle(id);
             }
             Ok(Done::Session(id)) => {
-                self.sessions.remove(&id);
+                self.intake.sessions.remove(&id);
                 self.served = true;
             }
             Ok(Done::Stream) => self.streams = self.streams.saturating_sub(1),
@@ -193,9 +207,9 @@ impl Driver {
     fn start(&mut self, resolved: Box<(Request<()>, RequestStream)>) {
         let (request, stream) = *resolved;
         if !requests::is_session(&request) {
-            let (router, bodies) = (self.shared.router.clone(), self.bodies.clone());
+            let (router, budgets) = (self.shared.router.clone(), self.budgets.clone());
             self.tasks.spawn(async move {
-                requests::answer(request, stream, router, bodies).await;
+                requests::answer(request, stream, router, budgets).await;
                 Done::Request
             });
             return;
@@ -217,7 +231,7 @@ impl Driver {
         // The id on the wire is the CONNECT stream's own; h3's conversion would take a quarter of it.
         let id = stream.send_id().into_inner();
         let (session, datagrams) = Session::new(id, self.quic.clone(), connection, self.shared.stop.clone());
-        self.sessions.insert(id, session.clone());
+        self.intake.sessions.insert(id, session.clone());
         let mut connect = Connect::new(stream);
         self.tasks.spawn(async move {
             if connect.accept().await {
@@ -229,16 +243,18 @@ impl Driver {
 
     /// It is known what has become of a request, and so of the streams that waited for it.
     fn settle(&mut self, id: u64) {
-        for stream in self.resolving.remove(&id).unwrap_or_default() {
+        let mut waiting = self.intake.resolving.remove(&id).unwrap_or_default();
+        waiting.sort_by_key(|stream| stream.send.id());
+        for stream in waiting {
             self.serve_stream(stream);
         }
-        if self.resolving.is_empty() {
-            self.resolving = HashMap::new();
+        if self.intake.resolving.is_empty() {
+            self.intake.resolving = HashMap::new();
         }
     }
 
     fn has_room(&self) -> Result<(), Problem> {
-        if self.sessions.len() < limits::SESSIONS_PER_CONNECTION {
+        if self.intake.sessions.len() < limits::SESSIONS_PER_CONNECTION {
             return Ok(());
         }
         let message = "the connection has as many sessions as it may; open another connection";
@@ -246,8 +262,8 @@ impl Driver {
     }
 
     fn serve_stream(&mut self, mut stream: SessionStream) {
-        let Some(session) = self.sessions.get(&stream.session) else {
-            match self.resolving.get_mut(&stream.session) {
+        let Some(session) = self.intake.sessions.get(&stream.session) else {
+            match self.intake.resolving.get_mut(&stream.session) {
                 Some(waiting) => waiting.push(stream),
                 None => stream.refuse(),
             }
@@ -255,16 +271,39 @@ impl Driver {
         };
         let session = session.clone();
         self.streams += 1;
-        // A subscription has a stream, so a session with many of them needs more; idle ones need not pay for it.
-        // The margin is for the CONNECT stream, streams that have ended and are not yet forgotten, and those on their way.
-        let wanted = (self.streams + limits::QUIC_BIDI_STREAMS / 2)
-            .next_power_of_two()
-            .clamp(limits::QUIC_BIDI_STREAMS, limits::QUIC_BIDI_STREAMS_MAX);
-        self.quic.set_max_concurrent_bi_streams(wanted.into());
+        self.grant_streams();
+        let control = session.claim_control();
         self.tasks.spawn(async move {
-            session.serve(stream).await;
+            session.serve(stream, control).await;
             Done::Stream
         });
+    }
+}
+
+impl Intake {
+    /// The next stream of either kind. What the backend finds beside the one that is given comes in the next turns.
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if let Some(stream) = self.next_session_stream() {
+            return Poll::Ready(Event::Stream(Box::new(stream)));
+        }
+        match self.http.poll_accept_request_stream(cx) {
+            Poll::Ready(Ok(Some(stream))) => Poll::Ready(Event::Request(Box::new(stream))),
+            Poll::Ready(Ok(None) | Err(_)) => Poll::Ready(Event::Ended),
+            Poll::Pending => match self.next_session_stream() {
+                Some(stream) => Poll::Ready(Event::Stream(Box::new(stream))),
+                None => Poll::Pending,
+            },
+        }
+    }
+
+    fn next_session_stream(&mut self) -> Option<SessionStream> {
+        let (sessions, resolving) = (&self.sessions, &self.resolving);
+        // Streams of no session are refused at once.
+        let begun = |id| match sessions.get(&id) {
+            Some(session) => session.has_control(),
+            None => !resolving.contains_key(&id),
+        };
+        self.http.inner.conn.next_session_stream(begun)
     }
 }
 
@@ -276,20 +315,5 @@ fn wait(patience: Option<Duration>) -> impl Future<Output = ()> {
             Some(sleep) => sleep.await,
             None => pending().await,
         }
-    }
-}
-
-/// The next stream of either kind. What the backend finds beside the one that is given comes in the next turns.
-fn poll_event(http: &mut Http3, cx: &mut Context<'_>) -> Poll<Event> {
-    if let Some(stream) = http.inner.conn.next_session_stream() {
-        return Poll::Ready(Event::Stream(Box::new(stream)));
-    }
-    match http.poll_accept_request_stream(cx) {
-        Poll::Ready(Ok(Some(stream))) => Poll::Ready(Event::Request(Box::new(stream))),
-        Poll::Ready(Ok(None) | Err(_)) => Poll::Ready(Event::Ended),
-        Poll::Pending => match http.inner.conn.next_session_stream() {
-            Some(stream) => Poll::Ready(Event::Stream(Box::new(stream))),
-            None => Poll::Pending,
-        },
     }
 }

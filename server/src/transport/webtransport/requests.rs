@@ -13,14 +13,14 @@ use h3::{
     ext::Protocol,
     server,
 };
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderName, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Frame;
 use tokio::time;
 use tower_service::Service as _;
 
 use super::backend::{BidiStream, RecvStream, SendStream};
-use crate::{access::Access, budget::Budget, limits};
+use crate::{access::Access, budget::Budgets, limits};
 
 /// A request's stream, both ways.
 pub(super) type RequestStream = server::RequestStream<BidiStream<Bytes>, Bytes>;
@@ -28,6 +28,15 @@ pub(super) type RequestStream = server::RequestStream<BidiStream<Bytes>, Bytes>;
 pub(super) type ResponseSender = server::RequestStream<SendStream<Bytes>, Bytes>;
 /// What is received on it.
 pub(super) type BodyReceiver = server::RequestStream<RecvStream, Bytes>;
+
+/// Fields of a connection, which have no place in HTTP/3.
+const CONNECTION_FIELDS: [HeaderName; 5] = [
+    header::CONNECTION,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
 
 /// Whether a request asks for a session.
 pub(super) fn is_session(request: &Request<()>) -> bool {
@@ -62,15 +71,24 @@ pub(super) async fn refuse(mut stream: RequestStream, problem: &Problem) {
     let _ = time::timeout(limits::HEADER_DEADLINE, answering).await;
 }
 
-/// Lets the router answer. Bodies flow both ways as they come; `bodies` bounds what handlers keep of them.
-pub(super) async fn answer(request: Request<()>, stream: RequestStream, mut router: Router, bodies: Budget) {
+/// Lets the router answer. Bodies flow both ways as they come; `budgets` bounds what is kept of them.
+pub(super) async fn answer(
+    request: Request<()>,
+    stream: RequestStream,
+    mut router: Router,
+    budgets: Budgets,
+) {
     let (mut send, recv) = stream.split();
+    if CONNECTION_FIELDS.iter().any(|name| request.headers().contains_key(name)) {
+        // Such a request is malformed. RFC 9114, section 4.2.
+        send.stop_stream(Http3Code::H3_MESSAGE_ERROR);
+        return;
+    }
     let mut request = request.map(|()| Body::new(RequestBody { recv, ended: false }));
-    request.extensions_mut().insert(bodies);
+    request.extensions_mut().insert(budgets);
     let Ok(response) = router.call(request).await;
     let (mut parts, mut body) = response.into_parts();
-    // Headers of a connection have no place in HTTP/3. RFC 9114, section 4.2.
-    for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
+    for name in &CONNECTION_FIELDS {
         parts.headers.remove(name);
     }
     if send.send_response(Response::from_parts(parts, ())).await.is_err() {

@@ -40,7 +40,7 @@ pub(super) struct Session {
     /// What its streams may hold together of frames that are not yet whole.
     pub(super) unfinished: Budget,
     /// Whether the control stream, the first, is there.
-    pub(super) controlled: AtomicBool,
+    controlled: AtomicBool,
     /// The client has been told in-band that the session closes.
     pub(super) told: CancellationToken,
     pub(super) ended: CancellationToken,
@@ -113,6 +113,16 @@ impl Session {
         (Arc::new(session), datagrams)
     }
 
+    /// Whether its control stream is there.
+    pub(super) fn has_control(&self) -> bool {
+        self.controlled.load(Ordering::Relaxed)
+    }
+
+    /// Whether a stream is its control stream: the first that asks.
+    pub(super) fn claim_control(&self) -> bool {
+        !self.controlled.swap(true, Ordering::Relaxed)
+    }
+
     /// Runs the session on its CONNECT stream until either side closes it.
     pub(super) async fn run(self: Arc<Self>, mut connect: Connect, mut datagrams: Feed) {
         let mut capsules = Capsules::default();
@@ -144,7 +154,7 @@ impl Session {
     /// The closing handshake: in-band on the control stream, then the capsule, then the end of the CONNECT stream.
     async fn close(&self, mut connect: Connect, mut capsules: Capsules, closed: Option<CloseCode>) {
         if let Some(code) = closed {
-            if self.controlled.load(Ordering::Relaxed) {
+            if self.has_control() {
                 let _ = time::timeout(limits::CLOSE_DEADLINE / 4, self.told.cancelled()).await;
             }
             connect.tell(capsule::close(u32::from(code.code()), code.reason())).await;

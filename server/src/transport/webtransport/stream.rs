@@ -1,8 +1,6 @@
 //! A session's streams: frames of `fulmar.v1.bin`, each after its length.
 
-use std::{
-    collections::VecDeque, future::Future as _, pin::Pin, sync::Arc, sync::atomic::Ordering, task::Poll,
-};
+use std::{collections::VecDeque, future::Future as _, pin::Pin, sync::Arc, task::Poll};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use fulmar_core::{
@@ -29,8 +27,7 @@ use crate::{
 
 impl Session {
     /// Serves a stream that the client opened.
-    pub(super) async fn serve(self: Arc<Self>, stream: SessionStream) {
-        let control = !self.controlled.swap(true, Ordering::Relaxed);
+    pub(super) async fn serve(self: Arc<Self>, stream: SessionStream, control: bool) {
         let heartbeat = if control { Heartbeat::Server } else { Heartbeat::Elsewhere };
         if control {
             let _ = stream.send.set_priority(1);

@@ -18,6 +18,8 @@ use crate::limits;
 const WEBTRANSPORT_STREAM: u64 = 0x41;
 /// What a unidirectional one begins with.
 pub(super) const WEBTRANSPORT_UNI_STREAM: u64 = 0x54;
+/// What a stream of pushed responses begins with. RFC 9114, section 6.2.2.
+pub(super) const PUSH_STREAM: u64 = 0x01;
 /// The longest beginning of a stream: two integers.
 const HEAD: usize = 16;
 

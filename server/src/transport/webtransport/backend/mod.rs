@@ -31,7 +31,7 @@ pub(super) use self::{
     stream::{BidiStream, RecvStream, SendStream, varint as quic_code},
 };
 use self::{
-    head::{Decision, Head, Undecided, WEBTRANSPORT_UNI_STREAM},
+    head::{Decision, Head, PUSH_STREAM, Undecided, WEBTRANSPORT_UNI_STREAM},
     stream::{connection_error, never_ends},
 };
 
@@ -47,7 +47,7 @@ pub(super) struct Backend {
     /// Streams that have not said yet what they are. Bounded by the credit that the client has.
     undecided: Vec<Undecided>,
     undecided_uni: Vec<Head>,
-    /// Streams of sessions, for [`Self::next_session_stream`].
+    /// Streams of sessions in the order of their ids, for [`Self::next_session_stream`].
     session_streams: VecDeque<SessionStream>,
 }
 
@@ -84,9 +84,13 @@ impl Backend {
         }
     }
 
-    /// A stream of a session, if one was found while requests were accepted.
-    pub(super) fn next_session_stream(&mut self) -> Option<SessionStream> {
-        let stream = self.session_streams.pop_front();
+    /// A stream of a session, if one was found while requests were accepted. A session that has not `begun` gets none before
+    /// it is known whose the streams are that the client opened earlier: the first is its control stream.
+    pub(super) fn next_session_stream(&mut self, begun: impl Fn(u64) -> bool) -> Option<SessionStream> {
+        let earliest = self.undecided.iter().map(|it| it.send.id()).min();
+        let is_next = |it: &SessionStream| earliest.is_none_or(|id| it.send.id() < id) || begun(it.session);
+        let at = self.session_streams.iter().position(is_next)?;
+        let stream = self.session_streams.remove(at);
         if self.session_streams.is_empty() {
             self.session_streams = VecDeque::new();
         }
@@ -127,6 +131,11 @@ impl<B: Buf> quic::Connection<B> for Backend {
             };
             let mut head = self.undecided_uni.swap_remove(at);
             match kind {
+                Some(PUSH_STREAM) => {
+                    // RFC 9114, section 6.2.2: only servers push.
+                    let code = quic_code(Code::H3_STREAM_CREATION_ERROR.value());
+                    self.quic.close(code, b"a client cannot push");
+                }
                 Some(WEBTRANSPORT_UNI_STREAM) | None => {
                     let _ = head.recv.stop(quic_code(Code::H3_STREAM_CREATION_ERROR.value()));
                 }
@@ -173,7 +182,9 @@ impl<B: Buf> quic::Connection<B> for Backend {
                 }
                 Decision::Session(session, rest) => {
                     let recv = RecvStream::new(rest, recv);
-                    self.session_streams.push_back(SessionStream { session, send, recv });
+                    let stream = SessionStream { session, send, recv };
+                    let at = self.session_streams.partition_point(|it| it.send.id() < stream.send.id());
+                    self.session_streams.insert(at, stream);
                 }
                 Decision::Broken => refuse(&mut send, &mut recv, Code::H3_REQUEST_INCOMPLETE),
             }
