@@ -7,6 +7,7 @@ import json
 import signal
 import ssl
 import subprocess
+from urllib.parse import urlsplit
 
 import pytest
 import raw
@@ -117,9 +118,17 @@ async def test_with_a_certificate_the_sidecar_speaks_tls(outside_development, ce
     assert outside_development.scheme == "https", outside_development.output
     trusted = ssl.create_default_context(cafile=str(certificate / "cert.pem"))
     async with outside_development.http(verify=trusted) as http:
-        assert (await http.get("/healthz")).status_code == 200
+        healthy = await http.get("/healthz")
+        assert healthy.status_code == 200
         urls = (await http.get("/connect")).json()
     assert urls["websocket"]["url"].startswith("wss://") and urls["sse"]["url"].startswith("https://"), urls
+    port = urlsplit(urls["webtransport"]["url"]).port
+    assert healthy.headers["alt-svc"] == f'h3=":{port}"; ma=86400', healthy.headers
+
+
+async def test_a_plain_sidecar_names_no_alternative(server):
+    async with server.http() as http:
+        assert "alt-svc" not in (await http.get("/healthz")).headers
 
 
 async def test_outside_development_the_api_is_shut_until_a_key_is_configured(outside_development):

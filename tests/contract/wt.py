@@ -107,6 +107,7 @@ class Session:
         self.datagrams = asyncio.Queue()
         self.early = []
         self.capsules = b""
+        self.capsule_kinds = []
         self.headers = asyncio.get_running_loop().create_future()
         self.body = b""
         self.body_ended = asyncio.Event()
@@ -156,6 +157,7 @@ class Session:
             except fulmar_bin.Malformed:
                 break
             self.capsules = self.capsules[reader.at :]
+            self.capsule_kinds.append(kind)
             if kind == CLOSE_SESSION and not self.close_capsule.done():
                 self.close_capsule.set_result((int.from_bytes(value[:4], "big"), value[4:].decode()))
         if ended:
