@@ -122,7 +122,7 @@ impl Driver {
                 () = wait(patience) => break,
                 () = stop.cancelled(), if !draining => {
                     draining = true;
-                    self.go_away().await;
+                    Box::pin(self.go_away()).await;
                 }
             }
         }
@@ -273,6 +273,7 @@ impl Driver {
         self.streams += 1;
         self.grant_streams();
         let control = session.claim_control();
+        let stream = Box::new(stream);
         self.tasks.spawn(async move {
             session.serve(stream, control).await;
             Done::Stream

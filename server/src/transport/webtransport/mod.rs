@@ -9,11 +9,11 @@ mod requests;
 mod session;
 mod stream;
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{future::Future, io, net::SocketAddr, pin::Pin, sync::Arc};
 
 use axum::Router;
 use quinn::{
-    Endpoint, EndpointConfig, IdleTimeout, Incoming, ServerConfig, TokioRuntime, TransportConfig,
+    Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TokioRuntime, TransportConfig,
     crypto::rustls::QuicServerConfig,
 };
 use socket2::{Domain, Protocol, Socket, Type};
@@ -104,7 +104,7 @@ impl Listener {
                 incoming.refuse();
                 continue;
             };
-            tasks.spawn(serve_connection(incoming, admitted, shared.clone()));
+            tasks.spawn(serve_connection(Box::pin(Driver::establish(incoming, shared.clone())), admitted));
         }
         // The endpoint lives on until its last connection is gone.
         self.endpoint.set_server_config(None);
@@ -129,10 +129,13 @@ fn transport_config() -> TransportConfig {
     config
 }
 
-async fn serve_connection(incoming: Incoming, admitted: Admitted, shared: Shared) {
-    // Apart, so that a connection's task does not stay as large as its handshake was.
-    let driver = Box::pin(time::timeout(limits::TLS_DEADLINE, Driver::establish(incoming, shared))).await;
-    let Ok(Some(mut driver)) = driver else { return };
+/// `establishing` is boxed, so that a connection's task does not stay as large as its handshake was.
+async fn serve_connection(
+    establishing: Pin<Box<impl Future<Output = Option<Box<Driver>>>>>,
+    admitted: Admitted,
+) {
+    let established = Box::pin(time::timeout(limits::TLS_DEADLINE, establishing)).await;
+    let Ok(Some(mut driver)) = established else { return };
     admitted.complete();
     driver.run().await;
 }

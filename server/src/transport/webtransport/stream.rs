@@ -27,15 +27,16 @@ use crate::{
 
 impl Session {
     /// Serves a stream that the client opened.
-    pub(super) async fn serve(self: Arc<Self>, stream: SessionStream, control: bool) {
+    pub(super) async fn serve(self: Arc<Self>, stream: Box<SessionStream>, control: bool) {
+        let SessionStream { send, recv, .. } = *stream;
         let heartbeat = if control { Heartbeat::Server } else { Heartbeat::Elsewhere };
         if control {
-            let _ = stream.send.set_priority(1);
+            let _ = send.set_priority(1);
         }
         let mut feed = Feed::new(Order::BesideDatagrams);
         let duplex = Duplex::new(&self.connection, Encoding::Binary, heartbeat, &[]);
-        let mut source = Frames::new(stream.recv, &self.unfinished);
-        let mut sink = Outgoing { send: stream.send, pending: BytesMut::new() };
+        let mut source = Frames::new(recv, &self.unfinished);
+        let mut sink = Outgoing { send, pending: BytesMut::new() };
         let end = tokio::select! {
             end = duplex.run(&mut feed, &mut source, &mut sink) => end,
             () = self.ended.cancelled() => End::Server(CloseCode::SessionExpired),
