@@ -6,7 +6,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use fulmar_core::{
     ChannelName, Cursor, Draft, Encoding, Epoch, Key, Now, Offset, Payload, Position, Publication,
     PublicationId, ServerMessage,
-    codec::{self, binary, json},
+    codec::{self, binary, binary::ServerFrame, json},
     cursor::CursorWriter,
     message::{Mark, Rejection},
     problem::{Code, Problem},
@@ -97,6 +97,37 @@ fn code(text: &str) -> Code {
     *known.unwrap_or_else(|| panic!("{text} is no code of the protocol"))
 }
 
+/// What a client must find in the frame of a message.
+fn server_frame(message: &ServerMessage, vector: &Value) -> ServerFrame {
+    match message.clone() {
+        ServerMessage::Publication(it) => ServerFrame::Publication {
+            alias: it.alias,
+            offset: it.offset,
+            time: it.time,
+            draft: it.draft.clone(),
+        },
+        ServerMessage::Gap(mark) => ServerFrame::Gap(mark),
+        ServerMessage::Reset(mark) => ServerFrame::Reset(mark),
+        ServerMessage::Synced(mark) => {
+            ServerFrame::Synced { alias: mark.alias, offset: mark.position.offset }
+        }
+        ServerMessage::Subscribed { r#ref, mark } => ServerFrame::Subscribed { r#ref, mark },
+        ServerMessage::Unsubscribed { r#ref, channel } => ServerFrame::Unsubscribed { r#ref, channel },
+        ServerMessage::Published { r#ref, channel, position } => {
+            ServerFrame::Published { r#ref, channel, position }
+        }
+        ServerMessage::Attached { r#ref, session } => ServerFrame::Attached { r#ref, session },
+        ServerMessage::Error(Rejection { r#ref, .. }) => {
+            let error = &vector["json"]["error"];
+            let (code, message) = (text(error, "code").to_owned(), text(error, "message").to_owned());
+            ServerFrame::Error { r#ref, code, message }
+        }
+        ServerMessage::Ping { r#ref } => ServerFrame::Ping { r#ref },
+        ServerMessage::Pong { r#ref } => ServerFrame::Pong { r#ref },
+        ServerMessage::Close { code, reason } => ServerFrame::Close { code, reason },
+    }
+}
+
 #[test]
 fn servers_frames() {
     let mut seen = 0;
@@ -105,6 +136,11 @@ fn servers_frames() {
         let alias = vector["alias"].as_u64().unwrap_or(0);
         let message = server_message(&vector["json"], alias);
         assert_eq!(hex(&binary::encode(&message)), text(vector, "bin"), "{name}, binary");
+        assert_eq!(
+            binary::decode_server(&unhex(text(vector, "bin"))),
+            Ok(server_frame(&message, vector)),
+            "{name}, decoded"
+        );
         let encoded: Value = serde_json::from_slice(&json::encode(&message)).expect("JSON");
         assert_eq!(encoded, vector["json"], "{name}, JSON");
         if let ServerMessage::Publication(publication) = &message {
@@ -144,9 +180,35 @@ fn clients_frames() {
 
 #[test]
 fn malformed_frames_are_refused() {
-    for vector in list("malformed").iter().filter(|vector| vector["direction"] == "client") {
-        let refused = binary::decode(&unhex(text(vector, "bin")));
-        assert!(refused.is_err(), "{}: {} gave {refused:?}", text(vector, "name"), text(vector, "why"));
+    let mut seen = [0, 0];
+    for vector in list("malformed") {
+        let (name, why, bytes) = (text(&vector, "name"), text(&vector, "why"), unhex(text(&vector, "bin")));
+        if vector["direction"] == "client" {
+            let refused = binary::decode(&bytes);
+            assert!(refused.is_err(), "{name}: {why} gave {refused:?}");
+            seen[0] += 1;
+        } else {
+            let refused = binary::decode_server(&bytes);
+            assert!(refused.is_err(), "{name}: {why} gave {refused:?}");
+            seen[1] += 1;
+        }
+    }
+    assert!(seen.iter().all(|seen| *seen > 20), "{seen:?}");
+}
+
+#[test]
+fn no_bytes_make_a_decoder_panic() {
+    let frames: Vec<_> = list("frames").iter().map(|vector| unhex(text(vector, "bin"))).collect();
+    for frame in &frames {
+        for at in 0..frame.len() {
+            for byte in [0, 0x3f, 0x7f, 0x80, 0xc0, 0xff] {
+                let mut changed = frame.clone();
+                changed[at] = byte;
+                let _ = binary::decode_server(&changed);
+                let _ = binary::decode(&changed);
+            }
+            let _ = binary::decode_server(&frame[..at]);
+        }
     }
 }
 

@@ -1,5 +1,9 @@
 //! `fulmar.v1.bin`. PROTOCOL.md, section 5.
 
+mod frame;
+
+pub use frame::{Malformed, ServerFrame, decode_server};
+
 use std::{num::NonZeroU32, str, time::Duration};
 
 use bytes::Bytes;
@@ -179,18 +183,16 @@ fn decode_after_ref(kind: u8, r#ref: Ref, mut input: Input<'_>) -> Result<Client
             let start = match input.byte()? {
                 START_AFRESH => StartRequest::Afresh,
                 START_CURSOR => StartRequest::Cursor(Cursor::parse(input.string()?)?),
-                START_POSITION => {
-                    let epoch = Epoch::parse(input.string()?)?;
-                    StartRequest::Position(Position { epoch, offset: input.offset()? })
-                }
+                START_POSITION => StartRequest::Position(input.position()?),
                 _ => return Err(bad("no such kind of start")),
             };
             ClientMessage::Subscribe { r#ref, channel, start }
         }
         UNSUBSCRIBE => ClientMessage::Unsubscribe { r#ref, channel: ChannelName::parse(input.string()?)? },
         PUBLISH => {
-            let (channel, draft) = input.publish()?;
-            ClientMessage::Publish { r#ref, channel, draft }
+            let flags = input.flags(KIND | HAS_KEY | REMOVED | HAS_ID | HAS_TTL)?;
+            let channel = ChannelName::parse(input.string()?)?;
+            ClientMessage::Publish { r#ref, channel, draft: input.draft(flags)? }
         }
         ATTACH => ClientMessage::Attach {
             r#ref,
@@ -200,7 +202,8 @@ fn decode_after_ref(kind: u8, r#ref: Ref, mut input: Input<'_>) -> Result<Client
         PING => ClientMessage::Ping { r#ref },
         _ => ClientMessage::Pong { r#ref },
     };
-    if input.rest.is_empty() { Ok(message) } else { Err(bad("bytes after the end of the frame")) }
+    input.end()?;
+    Ok(message)
 }
 
 fn bad(message: &'static str) -> Problem {
@@ -281,6 +284,11 @@ impl<'a> Input<'a> {
         Offset::new(self.integer()?).ok_or_else(|| Problem::new(Code::BadCursor, "an offset is below 2^53"))
     }
 
+    fn position(&mut self) -> Result<Position, Problem> {
+        let epoch = Epoch::parse(self.string()?)?;
+        Ok(Position { epoch, offset: self.offset()? })
+    }
+
     fn reference(&mut self) -> Result<Ref, Problem> {
         let number = u32::try_from(self.integer()?).map_err(|_| bad("a ref is below 2^32"))?;
         Ok(NonZeroU32::new(number))
@@ -296,12 +304,17 @@ impl<'a> Input<'a> {
         str::from_utf8(text).map_err(|_| bad("a string is not UTF-8"))
     }
 
-    fn publish(&mut self) -> Result<(ChannelName, Draft), Problem> {
+    /// The flags of a publication or publish, of which those in `known` may be set.
+    fn flags(&mut self, known: u8) -> Result<u8, Problem> {
         let flags = self.byte()?;
-        if flags & !(KIND | HAS_KEY | REMOVED | HAS_ID | HAS_TTL) != 0 || flags & KIND == KIND {
+        if flags & !known != 0 || flags & KIND == KIND {
             return Err(bad("a reserved flag is set"));
         }
-        let channel = ChannelName::parse(self.string()?)?;
+        Ok(flags)
+    }
+
+    /// What the flags announce, and the payload, which is the rest.
+    fn draft(&mut self, flags: u8) -> Result<Draft, Problem> {
         let key = if flags & HAS_KEY == 0 { Key::default() } else { Key::parse(self.string()?)? };
         let id = if flags & HAS_ID == 0 { None } else { Some(PublicationId::parse(self.string()?)?) };
         let ttl = if flags & HAS_TTL == 0 { None } else { Some(Duration::from_millis(self.integer()?)) };
@@ -320,7 +333,11 @@ impl<'a> Input<'a> {
                     .map_err(|_| Problem::new(Code::BadPayload, "a JSON payload is not JSON"))?,
             ),
         };
-        Ok((channel, Draft { key, id, payload, ttl }))
+        Ok(Draft { key, id, payload, ttl })
+    }
+
+    fn end(&self) -> Result<(), Problem> {
+        if self.rest.is_empty() { Ok(()) } else { Err(bad("bytes after the end of the frame")) }
     }
 }
 
