@@ -1,0 +1,257 @@
+//! What waits to be read in a subscription: events off its stream, and publications off datagrams.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::{Notify, watch};
+
+use crate::{counters::Counters, error::Ended, event::Event, limits};
+
+/// One producer off a stream, which waits for room; datagrams, which push out their oldest; one reader, who gets them
+/// in the order in which they came.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    queues: Mutex<Queues>,
+    readable: Notify,
+    room: Notify,
+    ended: watch::Sender<Option<Ended>>,
+    counters: Arc<Counters>,
+}
+
+#[derive(Debug, Default)]
+struct Queues {
+    arrivals: u64,
+    stream: VecDeque<(u64, Event)>,
+    stream_bytes: usize,
+    datagrams: VecDeque<(u64, Event)>,
+    dropped: u64,
+    /// Nobody will read any more.
+    shut: bool,
+}
+
+impl Queues {
+    fn arrival(&mut self) -> u64 {
+        self.arrivals += 1;
+        self.arrivals
+    }
+
+    fn has_room(&self, cost: usize) -> bool {
+        self.stream.is_empty()
+            || (self.stream.len() < limits::INBOX_EVENTS && self.stream_bytes + cost <= limits::INBOX_BYTES)
+    }
+
+    fn pop(&mut self) -> Option<Event> {
+        let datagram_first = match (self.stream.front(), self.datagrams.front()) {
+            (Some((stream, _)), Some((datagram, _))) => datagram < stream,
+            (stream, _) => stream.is_none(),
+        };
+        if datagram_first {
+            return Some(self.datagrams.pop_front()?.1);
+        }
+        let (_, event) = self.stream.pop_front()?;
+        self.stream_bytes -= event.cost();
+        Some(event)
+    }
+}
+
+impl Inbox {
+    pub(crate) fn new(counters: Arc<Counters>) -> Arc<Self> {
+        let (ended, _) = watch::channel(None);
+        let (queues, readable, room) = Default::default();
+        Arc::new(Self { queues, readable, room, ended, counters })
+    }
+
+    fn queues(&self) -> MutexGuard<'_, Queues> {
+        // Nothing that holds the lock can panic half-way through a change.
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts in an event off the stream; waits for room.
+    pub(crate) async fn push(&self, event: Event) {
+        let cost = event.cost();
+        loop {
+            {
+                let mut queues = self.queues();
+                if queues.shut {
+                    return;
+                }
+                if queues.has_room(cost) {
+                    if matches!(event, Event::Publication(_)) {
+                        self.counters.publications.add(1);
+                    }
+                    let arrival = queues.arrival();
+                    queues.stream_bytes += cost;
+                    queues.stream.push_back((arrival, event));
+                    break;
+                }
+            }
+            self.room.notified().await;
+        }
+        self.readable.notify_one();
+    }
+
+    /// Puts in a publication off a datagram, in the place of the oldest such where there are too many.
+    pub(crate) fn offer(&self, event: Event) {
+        {
+            let mut queues = self.queues();
+            if queues.shut {
+                return;
+            }
+            self.counters.publications.add(1);
+            if queues.datagrams.len() == limits::INBOX_DATAGRAMS {
+                queues.datagrams.pop_front();
+                queues.dropped += 1;
+                self.counters.dropped.add(1);
+            }
+            let arrival = queues.arrival();
+            queues.datagrams.push_back((arrival, event));
+        }
+        self.readable.notify_one();
+    }
+
+    /// The next event; why there is none, once what came before the end has been read. Cancel safe.
+    pub(crate) async fn next(&self) -> Result<Event, Ended> {
+        loop {
+            if let Some(event) = self.try_next() {
+                return Ok(event);
+            }
+            if let Some(ended) = &*self.ended.borrow() {
+                return Err(ended.clone());
+            }
+            self.readable.notified().await;
+        }
+    }
+
+    /// The next event, if one is there.
+    pub(crate) fn try_next(&self) -> Option<Event> {
+        let event = self.queues().pop()?;
+        self.room.notify_one();
+        Some(event)
+    }
+
+    /// Publications off datagrams that were dropped.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.queues().dropped
+    }
+
+    /// Nobody will read any more: forgets what waits, and what is to come.
+    pub(crate) fn shut(&self) {
+        {
+            let mut queues = self.queues();
+            *queues = Queues { shut: true, dropped: queues.dropped, ..Queues::default() };
+        }
+        self.room.notify_one();
+    }
+
+    /// Nothing more comes. The first reason counts.
+    pub(crate) fn end(&self, why: Ended) {
+        self.queues().shut = true;
+        self.ended.send_if_modified(|ended| {
+            let first = ended.is_none();
+            ended.get_or_insert(why);
+            first
+        });
+        self.room.notify_one();
+        self.readable.notify_one();
+    }
+
+    /// Whether nothing more comes.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.borrow().is_some()
+    }
+
+    /// Waits until nothing more comes.
+    pub(crate) async fn ended(&self) -> Ended {
+        let mut ended = self.ended.subscribe();
+        match ended.wait_for(Option::is_some).await.map(|ended| ended.clone()) {
+            Ok(Some(ended)) => ended,
+            // The sender is a field of this.
+            _ => Ended::StreamEnded,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use fulmar_core::{Draft, Epoch, Offset, Payload};
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::event::{Lane, Publication};
+
+    fn publication(offset: u64, bytes: usize, lane: Lane) -> Event {
+        let draft = Draft::new(Payload::Binary(vec![0; bytes].into()));
+        let (epoch, offset) = (Epoch::parse("e").expect("an epoch"), Offset::new(offset).expect("an offset"));
+        Event::Publication(Publication::new(epoch, offset, 0, draft, lane))
+    }
+
+    fn offset(event: &Event) -> (u64, Lane) {
+        match event {
+            Event::Publication(it) => (it.offset.get(), it.lane),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn both_lanes_are_read_in_the_order_of_arrival() {
+        let inbox = Inbox::new(Arc::default());
+        let order = [Lane::Stream, Lane::Datagram, Lane::Datagram, Lane::Stream, Lane::Datagram];
+        for (n, lane) in order.into_iter().enumerate() {
+            let event = publication(n as u64, 10, lane);
+            if lane == Lane::Stream { inbox.push(event).await } else { inbox.offer(event) }
+        }
+        inbox.end(Ended::StreamEnded);
+        for (n, lane) in order.into_iter().enumerate() {
+            assert_eq!(offset(&inbox.next().await.expect("an event")), (n as u64, lane));
+        }
+        assert_eq!(inbox.next().await, Err(Ended::StreamEnded));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_queue_stops_its_stream_and_drops_the_oldest_datagrams() {
+        let inbox = Inbox::new(Arc::default());
+        let mut pushed = 0;
+        let moment = Duration::from_millis(10);
+        while timeout(moment, inbox.push(publication(pushed, 1000, Lane::Stream))).await.is_ok() {
+            pushed += 1;
+        }
+        assert!((100..=limits::INBOX_EVENTS as u64).contains(&pushed), "{pushed} of a kilobyte");
+        let sent = limits::INBOX_DATAGRAMS as u64 + 5;
+        for n in 0..sent {
+            inbox.offer(publication(n, 1000, Lane::Datagram));
+        }
+        assert_eq!(inbox.dropped(), 5);
+        assert_eq!(inbox.counters.dropped.get(), 5);
+        for n in 0..pushed {
+            assert_eq!(offset(&inbox.next().await.expect("an event")), (n, Lane::Stream), "nothing was lost");
+        }
+        for n in 5..sent {
+            assert_eq!(offset(&inbox.next().await.expect("an event")), (n, Lane::Datagram));
+        }
+        // There is room again.
+        timeout(moment, inbox.push(publication(0, 1000, Lane::Stream))).await.expect("room");
+        // One event may be larger than the bound, when it is alone.
+        inbox.next().await.expect("an event");
+        let large = publication(0, limits::INBOX_BYTES * 2, Lane::Stream);
+        timeout(moment, inbox.push(large)).await.expect("room");
+        assert!(timeout(moment, inbox.push(publication(0, 1, Lane::Stream))).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_frees_who_waits() {
+        let inbox = Inbox::new(Arc::default());
+        inbox.push(publication(0, limits::INBOX_BYTES, Lane::Stream)).await;
+        let waits = async {
+            inbox.push(publication(1, 1, Lane::Stream)).await;
+            inbox.push(publication(2, 1, Lane::Stream)).await;
+        };
+        tokio::join!(waits, async { inbox.end(Ended::Unsubscribed) });
+        assert!(inbox.next().await.is_ok());
+        assert_eq!(inbox.next().await, Err(Ended::Unsubscribed));
+        assert_eq!(inbox.ended().await, Ended::Unsubscribed);
+    }
+}

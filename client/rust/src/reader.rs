@@ -1,0 +1,172 @@
+//! Reads the server's side of a stream.
+
+use std::sync::Arc;
+
+use fulmar_core::{
+    ChannelName, Position,
+    codec::binary::{self, ServerFrame},
+    message::Mark,
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
+use wtransport::RecvStream;
+
+use crate::{
+    close::Close,
+    error::{Ended, Refusal},
+    event::{Event, Lane, Publication},
+    framing::Splitter,
+    inbox::Inbox,
+    limits,
+    routes::Found,
+    session::Session,
+    subscription::Subscription,
+};
+
+/// Which stream it is.
+#[derive(Debug)]
+pub(crate) enum Role {
+    /// The first stream, and where subscriptions go that came with a session.
+    Control(mpsc::Sender<Subscription>),
+    /// That of a subscription.
+    Channel(ChannelName, Arc<Inbox>),
+}
+
+/// Reads one stream to its end.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    session: Arc<Session>,
+    role: Role,
+    recv: RecvStream,
+}
+
+/// Nothing that comes on the stream makes sense any more.
+struct Broken(String);
+
+impl Reader {
+    pub(crate) fn new(session: Arc<Session>, role: Role, recv: RecvStream) -> Self {
+        Self { session, role, recv }
+    }
+
+    pub(crate) async fn run(mut self) {
+        if let Err(Broken(why)) = self.read().await {
+            self.session.fail(&why);
+            return;
+        }
+        // The end of the session, which tells the reason, may come after those of its streams.
+        let session = timeout(limits::END_GRACE, self.session.closed()).await;
+        match (&self.role, session) {
+            (Role::Channel(_, inbox), Err(_)) => inbox.end(Ended::StreamEnded),
+            (Role::Control(_), Err(_)) => {
+                self.session.finish(Close::lost("the server ended the control stream"));
+            }
+            (_, Ok(_)) => {}
+        }
+    }
+
+    /// Reads until the stream ends, in whichever way.
+    async fn read(&mut self) -> Result<(), Broken> {
+        let mut splitter = Splitter::default();
+        while let Ok(Some(chunk)) = self.recv.quic_stream_mut().read_chunk(limits::READ_BYTES, true).await {
+            self.session.counters.stream_bytes.add(chunk.bytes.len() as u64);
+            splitter.push(&chunk.bytes);
+            while let Some(frame) = splitter.next().map_err(|why| Broken(why.to_string()))? {
+                let frame = binary::decode_server(&frame).map_err(|why| Broken(why.to_string()))?;
+                self.take(frame).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn take(&self, frame: ServerFrame) -> Result<(), Broken> {
+        let requests = &self.session.requests;
+        match frame {
+            ServerFrame::Publication { alias, offset, time, draft } => {
+                if let Some((inbox, epoch)) = self.find(alias)? {
+                    let publication = Publication::new(epoch, offset, time, draft, Lane::Stream);
+                    inbox.push(Event::Publication(publication)).await;
+                }
+            }
+            ServerFrame::Synced { alias, offset } => {
+                if let Some((inbox, epoch)) = self.find(alias)? {
+                    inbox.push(Event::Synced(Position { epoch, offset })).await;
+                }
+            }
+            ServerFrame::Gap(mark) => self.mark(mark, Event::Gap).await,
+            ServerFrame::Reset(mark) => self.mark(mark, Event::Reset).await,
+            ServerFrame::Subscribed { r#ref: Some(r#ref), mark } => {
+                if let Role::Channel(channel, _) = &self.role
+                    && mark.channel != *channel
+                {
+                    return Err(Broken(format!("the server subscribed {}, not {channel}", mark.channel)));
+                }
+                self.session.routes().name(&mark, Instant::now());
+                requests.answer(r#ref, Ok(ServerFrame::Subscribed { r#ref: Some(r#ref), mark }));
+            }
+            ServerFrame::Subscribed { r#ref: None, mark } => self.adopt(mark),
+            ServerFrame::Unsubscribed { r#ref: None, channel } => {
+                let mut routes = self.session.routes();
+                if let Some(inbox) = routes.inbox(&channel) {
+                    routes.leave(&channel, &inbox);
+                    inbox.end(Ended::Unsubscribed);
+                }
+            }
+            ServerFrame::Error { r#ref, code, message } => {
+                let refusal = Refusal { code, message };
+                match r#ref {
+                    Some(r#ref) => requests.answer(r#ref, Err(refusal)),
+                    None => self.session.complain(refusal),
+                }
+            }
+            ServerFrame::Ping { r#ref } => self.session.pong(r#ref),
+            ServerFrame::Close { code, reason } => self.session.say(Close { code, reason }),
+            ServerFrame::Unsubscribed { r#ref: Some(r#ref), .. }
+            | ServerFrame::Published { r#ref: Some(r#ref), .. }
+            | ServerFrame::Attached { r#ref: Some(r#ref), .. }
+            | ServerFrame::Pong { r#ref: Some(r#ref) } => requests.answer(r#ref, Ok(frame)),
+            // Nobody asked.
+            ServerFrame::Published { .. } | ServerFrame::Attached { .. } | ServerFrame::Pong { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// The subscription of an alias; `None` where it has ended.
+    fn find(&self, alias: u64) -> Result<Option<(Arc<Inbox>, fulmar_core::Epoch)>, Broken> {
+        match self.session.routes().find(alias) {
+            Found::Channel(inbox, epoch) => Ok(Some((inbox, epoch))),
+            Found::Retired => Ok(None),
+            Found::Unknown => {
+                Err(Broken(format!("the server used the alias {alias}, which stands for nothing")))
+            }
+        }
+    }
+
+    /// Passes on a gap or reset. It is in the inbox before what came too early for its alias is.
+    async fn mark(&self, mark: Mark, event: impl FnOnce(Position) -> Event) {
+        let inbox = self.session.routes().inbox(&mark.channel);
+        if let Some(inbox) = inbox {
+            inbox.push(event(mark.position.clone())).await;
+            self.session.routes().name(&mark, Instant::now());
+        }
+    }
+
+    /// Takes over a subscription that came with a session.
+    fn adopt(&self, mark: Mark) {
+        let session = &self.session;
+        if session.routes().name(&mark, Instant::now()) {
+            // It is there already, and has moved.
+            return;
+        }
+        if let Role::Control(adopted) = &self.role {
+            let inbox = session.inbox();
+            let joined = session.routes().join(&mark.channel, &inbox);
+            if joined.is_ok() {
+                session.routes().name(&mark, Instant::now());
+                // Where nobody takes them, dropping the subscription ends it.
+                let _ = adopted.try_send(Subscription::adopted(session.clone(), mark, inbox));
+            }
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! One channel that is being read.
+
+use std::sync::Arc;
+
+use fulmar_core::{
+    ChannelName, ClientMessage, Position, StartRequest, codec::binary, codec::binary::ServerFrame,
+    message::Mark,
+};
+use tokio::task::JoinSet;
+use wtransport::SendStream;
+
+use crate::{
+    error::{Ended, RequestError},
+    event::Event,
+    framing,
+    inbox::Inbox,
+    place::Place,
+    reader::{Reader, Role},
+    session::Session,
+};
+
+/// A subscription on a stream of its own. Dropping it ends the stream, and with it the subscription.
+#[derive(Debug)]
+pub struct Subscription {
+    place: Place,
+    begins: Position,
+    way: Way,
+    joined: Joined,
+    _reader: JoinSet<()>,
+}
+
+/// How messages about it travel.
+#[derive(Debug)]
+enum Way {
+    Stream(SendStream),
+    /// It came with a session, and has no stream.
+    Control,
+}
+
+/// Its place among the subscriptions of the session, which it gives up when dropped.
+#[derive(Debug)]
+struct Joined {
+    session: Arc<Session>,
+    channel: ChannelName,
+    inbox: Arc<Inbox>,
+}
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        self.inbox.shut();
+        self.session.routes().leave(&self.channel, &self.inbox);
+    }
+}
+
+impl Subscription {
+    pub(crate) async fn open(
+        session: &Arc<Session>,
+        channel: &ChannelName,
+        start: StartRequest,
+    ) -> Result<Self, RequestError> {
+        let inbox = session.inbox();
+        session.routes().join(channel, &inbox).map_err(|problem| RequestError::Refused(problem.into()))?;
+        let joined = Joined { session: session.clone(), channel: channel.clone(), inbox };
+
+        // A cursor that does not name the channel says nothing about it.
+        let resume = start.resume(channel);
+        let start = if resume.is_some() { start } else { StartRequest::Afresh };
+        let in_snapshot = resume.is_some_and(|resume| resume.base.is_some());
+
+        let (mut send, recv) = open_stream(session).await?;
+        let mut reader = JoinSet::new();
+        let role = Role::Channel(channel.clone(), joined.inbox.clone());
+        reader.spawn(Reader::new(session.clone(), role, recv).run());
+        let answer = joined
+            .request(&mut send, |r#ref| ClientMessage::Subscribe { r#ref, channel: channel.clone(), start })
+            .await?;
+        match answer {
+            ServerFrame::Subscribed { mark: Mark { position, .. }, .. } => Ok(Self {
+                place: Place::new(position.clone(), !in_snapshot),
+                begins: position,
+                way: Way::Stream(send),
+                joined,
+                _reader: reader,
+            }),
+            answer => Err(session.misanswered(&answer)),
+        }
+    }
+
+    pub(crate) fn adopted(session: Arc<Session>, mark: Mark, inbox: Arc<Inbox>) -> Self {
+        let Mark { channel, position, .. } = mark;
+        let joined = Joined { session, channel, inbox };
+        let place = Place::new(position.clone(), true);
+        Self { place, begins: position, way: Way::Control, joined, _reader: JoinSet::new() }
+    }
+
+    /// The channel.
+    pub fn channel(&self) -> &ChannelName {
+        &self.joined.channel
+    }
+
+    /// Where reading began, as the server answered.
+    pub fn begins(&self) -> &Position {
+        &self.begins
+    }
+
+    /// Where to read on: after the last event off the stream that [`next`](Self::next) gave. What came by datagram
+    /// does not count. `None` within a snapshot, which has to be begun anew.
+    pub fn position(&self) -> Option<&Position> {
+        self.place.get()
+    }
+
+    /// Publications off datagrams that were dropped because this was read too slowly.
+    pub fn dropped(&self) -> u64 {
+        self.joined.inbox.dropped()
+    }
+
+    /// The next event. Cancel safe.
+    ///
+    /// # Errors
+    /// Why there is none, once everything that came before the end has been read.
+    pub async fn next(&mut self) -> Result<Event, Ended> {
+        let event = self.joined.inbox.next().await?;
+        self.place.note(&event);
+        Ok(event)
+    }
+
+    /// The next event, if one is there already.
+    pub fn try_next(&mut self) -> Option<Event> {
+        let event = self.joined.inbox.try_next()?;
+        self.place.note(&event);
+        Some(event)
+    }
+
+    /// Ends the subscription, and waits until the server has. What waits to be read is forgotten.
+    ///
+    /// # Errors
+    /// Where the server did not answer so. The subscription has ended all the same.
+    pub async fn unsubscribe(mut self) -> Result<(), RequestError> {
+        // Who waits for room must not keep the answer from being read.
+        self.joined.inbox.shut();
+        let channel = self.joined.channel.clone();
+        let message = |r#ref| ClientMessage::Unsubscribe { r#ref, channel };
+        let answer = match &mut self.way {
+            Way::Stream(send) => {
+                let answer = self.joined.request(send, message).await;
+                let _ = send.quic_stream_mut().finish();
+                answer?
+            }
+            Way::Control => self.joined.session.request(message).await?,
+        };
+        self.joined.inbox.end(Ended::Unsubscribed);
+        match answer {
+            ServerFrame::Unsubscribed { .. } => Ok(()),
+            answer => Err(self.joined.session.misanswered(&answer)),
+        }
+    }
+}
+
+impl Joined {
+    /// Does a request on the subscription's stream.
+    async fn request(
+        &self,
+        send: &mut SendStream,
+        message: impl FnOnce(fulmar_core::Ref) -> ClientMessage,
+    ) -> Result<ServerFrame, RequestError> {
+        let mut request = self.session.begin().await?;
+        let frame = framing::prefixed(&binary::encode_client(&message(Some(request.r#ref))));
+        let asked = async {
+            // Where it cannot be written, the end of the stream tells.
+            let _ = send.write_all(&frame).await;
+            self.session.answer(&mut request).await
+        };
+        tokio::select! {
+            biased;
+            answer = asked => answer,
+            ended = self.inbox.ended() => Err(ended.into()),
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let Joined { session, channel, inbox } = &self.joined;
+        // The end of a stream says so by itself.
+        if matches!(self.way, Way::Control) && !inbox.has_ended() {
+            session.try_send(&ClientMessage::Unsubscribe { r#ref: None, channel: channel.clone() });
+        }
+    }
+}
+
+async fn open_stream(session: &Session) -> Result<(SendStream, wtransport::RecvStream), RequestError> {
+    let opening = async {
+        let opening = session.connection.open_bi().await.ok()?;
+        opening.await.ok()
+    };
+    tokio::select! {
+        stream = opening => match stream {
+            Some(stream) => Ok(stream),
+            None => Err(RequestError::Closed(session.closed().await)),
+        },
+        close = session.closed() => Err(RequestError::Closed(close)),
+    }
+}

@@ -1,0 +1,46 @@
+//! Which server is believed to be the one that was meant.
+
+use std::sync::Arc;
+
+use wtransport::{ClientConfig, config::QuicTransportConfig, quinn::VarInt, tls::Sha256Digest};
+
+use crate::limits;
+
+/// How a server's certificate is judged.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Trust {
+    /// By the certificate authorities of this system.
+    SystemRoots,
+    /// By the SHA-256 of the certificate, as `GET /connect` gives it. The certificate must be of ECDSA on P-256 and
+    /// valid for two weeks at most, as browsers want it too.
+    CertificateHashes(Vec<[u8; 32]>),
+    /// Not at all. For tests over loopback.
+    Insecure,
+}
+
+impl Trust {
+    pub(crate) fn config(&self) -> ClientConfig {
+        let builder = ClientConfig::builder().with_bind_default();
+        let mut config = match self {
+            Self::SystemRoots => builder.with_native_certs(),
+            Self::CertificateHashes(hashes) => {
+                builder.with_server_certificate_hashes(hashes.iter().copied().map(Sha256Digest::new))
+            }
+            Self::Insecure => builder.with_no_cert_validation(),
+        }
+        .build();
+        config.quic_config_mut().transport_config(Arc::new(transport()));
+        config
+    }
+}
+
+fn transport() -> QuicTransportConfig {
+    let mut transport = QuicTransportConfig::default();
+    transport
+        .stream_receive_window(VarInt::from_u32(limits::STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(limits::SESSION_WINDOW))
+        .datagram_receive_buffer_size(Some(limits::DATAGRAM_BUFFER))
+        .max_concurrent_bidi_streams(VarInt::from_u32(0))
+        .max_concurrent_uni_streams(VarInt::from_u32(limits::SERVER_STREAMS));
+    transport
+}
