@@ -47,5 +47,7 @@ pub const STREAM_WINDOW: u32 = 128 * 1024;
 pub const SESSION_WINDOW: u32 = STREAM_WINDOW * (SUBSCRIPTIONS as u32 + 2);
 /// Datagrams received and not yet read, in bytes; the oldest are dropped.
 pub const DATAGRAM_BUFFER: usize = 64 * 1024;
+/// Largest UDP packet, in bytes.
+pub const PACKET_BYTES: usize = 64 * 1024;
 /// Unidirectional streams that the server may open: HTTP/3 control, two of QPACK, one of grease, and spare.
 pub const SERVER_STREAMS: u32 = 8;

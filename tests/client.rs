@@ -1,0 +1,167 @@
+//! The native client against a server, over real sockets.
+
+#[expect(dead_code, reason = "the sessions of wtransport's are for tests/webtransport.rs")]
+mod support;
+
+use std::time::Duration;
+
+use fulmar_client::{
+    ChannelName, Client, Connector, Draft, Ended, Event, Key, Lane, Payload, Relay, RequestError, Start,
+    StateView, Subscription, Trust,
+};
+use fulmar_core::Code;
+use support::{Running, binary_payload, within};
+
+fn channel(name: &str) -> ChannelName {
+    ChannelName::parse(name).expect("a name")
+}
+
+async fn connect(node: &Running) -> Client {
+    within("the session", Client::connect(&node.url, Trust::Insecure)).await.expect("accepted")
+}
+
+async fn subscribe(client: &Client, name: &str, start: Start) -> Subscription {
+    within("the answer", client.subscribe(&channel(name), start)).await.expect("subscribed")
+}
+
+async fn next(subscription: &mut Subscription) -> Event {
+    within("an event", subscription.next()).await.expect("it goes on")
+}
+
+/// Offset, payload and lane of a publication.
+async fn publication(subscription: &mut Subscription) -> (u64, Vec<u8>, Lane) {
+    match next(subscription).await {
+        Event::Publication(it) => (it.offset.get(), it.payload.expect("a payload").bytes().to_vec(), it.lane),
+        other => panic!("a publication: {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_published_comes_back_and_a_position_reads_on() {
+    let node = Running::start();
+    let client = connect(&node).await;
+    let mut events = subscribe(&client, "event:a", Start::Afresh).await;
+    let begins = events.begins().clone();
+    for n in 1..=3u8 {
+        let place = client.publish(&channel("event:a"), binary_payload([n])).await.expect("published");
+        assert_eq!(place.offset.get(), u64::from(n));
+    }
+    for n in 1..=3u8 {
+        assert_eq!(publication(&mut events).await, (u64::from(n), vec![n], Lane::Stream));
+    }
+    let position = events.position().expect("a position").clone();
+    assert_eq!((position.epoch.clone(), position.offset.get()), (begins.epoch.clone(), 3));
+    events.unsubscribe().await.expect("unsubscribed");
+
+    node.publish("event:a", binary_payload([4])).await;
+    let mut again = subscribe(&client, "event:a", Start::Position(position)).await;
+    assert_eq!(publication(&mut again).await, (4, vec![4], Lane::Stream));
+    drop(again);
+    let twice = subscribe(&client, "event:b", Start::Afresh).await;
+    let refused = client.subscribe(&channel("event:b"), Start::Afresh).await.map(|_| ());
+    assert!(matches!(refused, Err(RequestError::Refused(it)) if it.known() == Some(Code::AlreadySubscribed)));
+    drop(twice);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn state_comes_by_both_lanes_and_only_the_stream_moves_the_position() {
+    let node = Running::start();
+    node.publish("state:a", Draft::value(Key::parse("k").expect("a key"), Payload::text("first"))).await;
+    let client = connect(&node).await;
+    let mut state = subscribe(&client, "state:a", Start::Afresh).await;
+    let (mut view, key) = (StateView::default(), Key::parse("k").expect("a key"));
+    while !view.is_synced() {
+        view.apply(next(&mut state).await);
+        assert_eq!(state.position().is_some(), view.is_synced(), "none within a snapshot");
+    }
+    assert_eq!(view.get(&key), Some(&Payload::text("first")));
+    node.publish("state:a", Draft::value(key.clone(), Payload::text("second"))).await;
+    let by_datagram = next(&mut state).await;
+    assert!(matches!(&by_datagram, Event::Publication(it) if it.lane == Lane::Datagram));
+    assert_eq!(state.position().expect("a position").offset.get(), 1);
+    assert!(view.apply(by_datagram));
+    let repeated = next(&mut state).await;
+    assert!(matches!(&repeated, Event::Publication(it) if it.lane == Lane::Stream));
+    assert_eq!(state.position().expect("a position").offset.get(), 2);
+    assert!(!view.apply(repeated), "it is known already");
+    assert_eq!(view.get(&key), Some(&Payload::text("second")));
+    assert_eq!(client.counts().datagrams, 1);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_slowly_loses_nothing_and_holds_up_nobody() {
+    const EVENTS: u64 = 300;
+    let node = Running::start();
+    let client = connect(&node).await;
+    let mut slow = subscribe(&client, "event:slow", Start::Afresh).await;
+    let mut quick = subscribe(&client, "event:quick", Start::Afresh).await;
+    for _ in 0..EVENTS {
+        node.publish("event:slow", binary_payload(vec![b'x'; 20_000])).await;
+    }
+    node.publish("event:quick", binary_payload("through")).await;
+    assert_eq!(publication(&mut quick).await.1, b"through");
+    let held = client.counts().stream_bytes;
+    assert!(held < EVENTS * 20_000 / 2, "{held} bytes were read for who does not read");
+    for n in 1..=EVENTS {
+        assert_eq!(publication(&mut slow).await.0, n);
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_of_a_connector_share_its_socket_and_end_apart() {
+    let node = Running::start();
+    let connector = Connector::new(&Trust::Insecure).expect("a socket");
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        clients.push(within("a session", connector.connect(&node.url)).await.expect("accepted"));
+    }
+    let mut last = subscribe(&clients[19], "event:a", Start::Afresh).await;
+    let mut first = subscribe(&clients[0], "event:a", Start::Afresh).await;
+    clients[0].close(4123, "enough");
+    assert_eq!(clients[0].closed().await.code, 4123);
+    assert!(matches!(within("the end", first.next()).await, Err(Ended::Closed(close)) if close.code == 4123));
+    let refused = clients[0].publish(&channel("event:a"), binary_payload("late")).await;
+    assert!(matches!(refused, Err(RequestError::Closed(close)) if close.code == 4123));
+    node.publish("event:a", binary_payload("still")).await;
+    assert_eq!(publication(&mut last).await.1, b"still");
+    clients.clear();
+    drop(last);
+    within("the end of every session", async {
+        while node.hub.census().0 > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    within("the server being told", connector.idle()).await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_is_told_with_its_code() {
+    let node = Running::start();
+    let client = connect(&node).await;
+    let mut events = subscribe(&client, "event:a", Start::Afresh).await;
+    let (_, close) = tokio::join!(node.stop(), client.closed());
+    assert_eq!((close.code, close.reason.as_str()), (4000, "going_away"));
+    assert_eq!(within("the end", events.next()).await, Err(Ended::Closed(close)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_goes_on_from_another_address() {
+    let node = Running::start();
+    let server = node.url.trim_start_matches("https://").trim_end_matches("/wt").parse().expect("an address");
+    let relay = Relay::to(server).await.expect("sockets");
+    let url = format!("https://{}/wt", relay.address());
+    let client = within("the session", Client::connect(&url, Trust::Insecure)).await.expect("accepted");
+    let mut events = subscribe(&client, "event:a", Start::Afresh).await;
+    for n in 1..=4 {
+        let place = within("the place", client.publish(&channel("event:a"), binary_payload("x"))).await;
+        assert_eq!(place.expect("published").offset.get(), n);
+        assert_eq!(publication(&mut events).await.0, n);
+        relay.rebind().await.expect("a socket");
+    }
+    node.stop().await;
+}
