@@ -35,3 +35,39 @@ impl Place {
         self.usable.then_some(&self.position)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use fulmar_core::{Draft, Epoch, Key, Offset};
+
+    use super::*;
+
+    fn at(epoch: &str, offset: u64) -> Position {
+        let epoch = Epoch::parse(epoch).expect("an epoch");
+        Position { epoch, offset: Offset::new(offset).expect("an offset") }
+    }
+
+    fn publication(position: Position, lane: Lane) -> Event {
+        let Position { epoch, offset } = position;
+        Event::Publication(Publication::new(epoch, offset, 0, Draft::removal(Key::default()), lane))
+    }
+
+    #[test]
+    fn only_the_stream_moves_it_and_a_snapshot_has_none() {
+        let mut place = Place::new(at("e1", 3), true);
+        let steps = [
+            (publication(at("e1", 9), Lane::Datagram), Some(at("e1", 3))),
+            (publication(at("e1", 5), Lane::Stream), Some(at("e1", 5))),
+            (publication(at("e0", 8), Lane::Stream), Some(at("e1", 5))),
+            (Event::Gap(at("e2", 1)), Some(at("e2", 1))),
+            (Event::Reset(at("e3", 0)), None),
+            (publication(at("e3", 1), Lane::Stream), None),
+            (Event::Synced(at("e3", 4)), Some(at("e3", 4))),
+        ];
+        for (event, expected) in steps {
+            place.note(&event);
+            assert_eq!(place.get(), expected.as_ref(), "after {event:?}");
+        }
+        assert_eq!(Place::new(at("e", 1), false).get(), None);
+    }
+}
