@@ -195,10 +195,10 @@ async fn a_session_goes_on_from_another_address() {
     let client = within("the session", Client::connect(&url, Trust::Insecure)).await.expect("accepted");
     let mut events = subscribe(&client, "event:a", Start::Afresh).await;
     for n in 1..=4 {
+        relay.rebind().await.expect("a socket");
         let place = within("the place", client.publish(&channel("event:a"), binary_payload("x"))).await;
         assert_eq!(place.expect("published").offset.get(), n);
         assert_eq!(publication(&mut events).await.0, n);
-        relay.rebind().await.expect("a socket");
     }
     node.stop().await;
 }
