@@ -79,6 +79,9 @@ pub const HEARTBEAT: Duration = Duration::from_secs(20);
 pub const HEARTBEAT_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a closing handshake may take.
 pub const CLOSE_DEADLINE: Duration = Duration::from_secs(3);
+/// How long a WebSocket whose peer broke the rules stays when the peer was told so: time to read the close before the
+/// connection is gone. A peer waits for that, some no longer than half a second.
+pub const CLOSE_LINGER: Duration = Duration::from_millis(250);
 
 /// Connections of a listener at once, handshakes included, unless configured otherwise.
 pub const CONNECTIONS: usize = 100_000;

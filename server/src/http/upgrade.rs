@@ -7,13 +7,12 @@ use axum::{
     http::header,
     response::Response,
 };
-use fulmar_core::{Code, Encoding, Problem, limits as core_limits};
+use fulmar_core::{Code, Encoding, Problem};
 
 use super::{App, problem::Failure, query::ReadQuery};
 use crate::{
     admission::Admitted,
     hub::{Connection, Feed, Order},
-    limits,
     transport::websocket::{self, subprotocol},
 };
 
@@ -29,12 +28,7 @@ pub(super) async fn websocket(State(app): State<Arc<App>>, request: Request) -> 
     let greeting = connection.subscribe_all(&feed.handle(), &query.channels, &query.after.clone()?)?;
     let tasks = app.tasks.clone();
     let admitted = parts.extensions.get::<Arc<Admitted>>().cloned();
-    Ok(upgrade
-        .read_buffer_size(limits::WEBSOCKET_READ_BUFFER)
-        .write_buffer_size(limits::WEBSOCKET_WRITE_BUFFER)
-        .max_write_buffer_size(limits::WEBSOCKET_WRITE_BUFFER + 2 * core_limits::MESSAGE_BYTES * 4)
-        .max_message_size(core_limits::MESSAGE_BYTES)
-        .max_frame_size(core_limits::MESSAGE_BYTES)
+    Ok(websocket::bounded(upgrade)
         .protocols([subprotocol(Encoding::Json), subprotocol(Encoding::Binary)])
         .on_upgrade(move |socket| {
             tasks.track_future(async move {

@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
 use bytes::Bytes;
 use fulmar_core::{
     CloseCode, Encoding, Rejection, ServerMessage,
     codec::{self, binary, json},
+    limits as core_limits,
 };
 use futures_util::{
     SinkExt as _, StreamExt as _,
@@ -29,6 +30,16 @@ pub const fn subprotocol(encoding: Encoding) -> &'static str {
     }
 }
 
+/// Sets the bounds of a WebSocket.
+pub fn bounded(upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
+    upgrade
+        .read_buffer_size(limits::WEBSOCKET_READ_BUFFER)
+        .write_buffer_size(limits::WEBSOCKET_WRITE_BUFFER)
+        .max_write_buffer_size(limits::WEBSOCKET_WRITE_BUFFER + 2 * core_limits::MESSAGE_BYTES * 4)
+        .max_message_size(core_limits::MESSAGE_BYTES)
+        .max_frame_size(core_limits::MESSAGE_BYTES)
+}
+
 /// Serves one WebSocket to its end. `greeting` answers what the request's query asked for.
 pub async fn serve(
     socket: WebSocket,
@@ -37,18 +48,43 @@ pub async fn serve(
     encoding: Encoding,
     greeting: Vec<ServerMessage>,
 ) {
-    let (sink, stream) = socket.split();
-    let (mut sink, mut source) = (Outgoing { sink, encoding }, IncomingFrames { stream, encoding });
+    let (mut sink, mut source) = halves(socket, encoding);
     let duplex = Duplex::new(&connection, encoding, Heartbeat::Server, &greeting);
     drop(greeting);
     let end = duplex.run(&mut feed, &mut source, &mut sink).await;
-    let closing = close(sink, source, end);
+    close(sink, source, end).await;
+}
+
+/// Gives a peer back what it sends, by all the rules of [`serve`] but those of the messages: what a suite that tests
+/// RFC 6455 talks to.
+pub async fn echo(socket: WebSocket) {
+    let (mut sink, mut source) = halves(socket, Encoding::Json);
+    let end = loop {
+        match source.receive().await {
+            Ok(message @ (Message::Text(_) | Message::Binary(_))) => {
+                if sink.sink.send(message).await.is_err() {
+                    break End::Peer;
+                }
+            }
+            Ok(_) => {}
+            Err(end) => break end,
+        }
+    };
+    close(sink, source, end).await;
+}
+
+fn halves(socket: WebSocket, encoding: Encoding) -> (Outgoing, IncomingFrames) {
+    let (sink, stream) = socket.split();
+    (Outgoing { sink, encoding }, IncomingFrames { stream, encoding })
+}
+
+async fn close(sink: Outgoing, source: IncomingFrames, end: End) {
     // A peer that does not answer the close is left.
-    let _ = time::timeout(limits::CLOSE_DEADLINE, closing).await;
+    let _ = time::timeout(limits::CLOSE_DEADLINE, say_goodbye(sink, source, end)).await;
 }
 
 /// The closing handshake, RFC 6455 section 7: tungstenite answers a peer's close on its own as long as it is polled.
-async fn close(mut sink: Outgoing, mut source: IncomingFrames, end: End) {
+async fn say_goodbye(mut sink: Outgoing, mut source: IncomingFrames, end: End) {
     match end {
         End::Server(code) => {
             let frame = codec::encode(sink.encoding, &close_message(code));
@@ -60,7 +96,7 @@ async fn close(mut sink: Outgoing, mut source: IncomingFrames, end: End) {
             let close = CloseFrame { code, reason: Utf8Bytes::from_static("the message cannot be taken") };
             let _ = sink.sink.send(Message::Close(Some(close))).await;
             // What is left unread would make the system reset the connection, and the peer might not see the close.
-            time::sleep(limits::CLOSE_DEADLINE / 3).await;
+            time::sleep(limits::CLOSE_LINGER).await;
         }
         End::Peer => {
             let _ = sink.sink.flush().await;
@@ -106,25 +142,34 @@ struct IncomingFrames {
     encoding: Encoding,
 }
 
-impl duplex::Source for IncomingFrames {
-    async fn next(&mut self) -> Incoming {
+impl IncomingFrames {
+    /// The next message, pings and pongs among them, or how the peer ended.
+    async fn receive(&mut self) -> Result<Message, End> {
         match self.stream.next().await {
-            Some(Ok(Message::Text(text))) => Incoming::Message(json::decode(text.as_bytes())),
-            Some(Ok(Message::Binary(bytes))) if self.encoding == Encoding::Binary => {
-                Incoming::Message(binary::decode(&bytes))
-            }
-            Some(Ok(Message::Binary(_))) => {
-                Incoming::Message(Err(Rejection::from(fulmar_core::Problem::new(
-                    fulmar_core::Code::BadMessage,
-                    "this session speaks JSON in text messages; ask for fulmar.v1.bin to send binary ones",
-                ))))
-            }
-            Some(Ok(Message::Ping(_) | Message::Pong(_))) => Incoming::Alive,
+            Some(Ok(Message::Close(_))) | None => Err(End::Peer),
+            Some(Ok(message)) => Ok(message),
             Some(Err(error)) => {
                 let error = error.into_inner().downcast::<tungstenite::Error>();
-                error.ok().and_then(|error| close_code(&error)).map_or(Incoming::Ended, Incoming::Broken)
+                Err(error.ok().and_then(|error| close_code(&error)).map_or(End::Peer, End::Broken))
             }
-            Some(Ok(Message::Close(_))) | None => Incoming::Ended,
+        }
+    }
+}
+
+impl duplex::Source for IncomingFrames {
+    async fn next(&mut self) -> Incoming {
+        match self.receive().await {
+            Ok(Message::Text(text)) => Incoming::Message(json::decode(text.as_bytes())),
+            Ok(Message::Binary(bytes)) if self.encoding == Encoding::Binary => {
+                Incoming::Message(binary::decode(&bytes))
+            }
+            Ok(Message::Binary(_)) => Incoming::Message(Err(Rejection::from(fulmar_core::Problem::new(
+                fulmar_core::Code::BadMessage,
+                "this session speaks JSON in text messages; ask for fulmar.v1.bin to send binary ones",
+            )))),
+            Ok(_) => Incoming::Alive,
+            Err(End::Broken(code)) => Incoming::Broken(code),
+            Err(_) => Incoming::Ended,
         }
     }
 }
