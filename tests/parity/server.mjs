@@ -10,10 +10,11 @@ const BINARY = process.env.FULMAR_BIN ?? fileURLToPath(new URL('../../target/deb
 const START_DEADLINE = 15_000;
 
 export class Server {
-  static async start() {
+  /** @param {string[]} args besides addresses of its own */
+  static async start(args = []) {
     const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('FULMAR_')));
     const server = new Server();
-    server.process = spawn(BINARY, ['--http', '127.0.0.1:0', '--quic', '127.0.0.1:0'], { env, stdio: ['ignore', 'pipe', 'inherit'] });
+    server.process = spawn(BINARY, ['--http', '127.0.0.1:0', '--quic', '127.0.0.1:0', ...args], { env, stdio: ['ignore', 'pipe', 'inherit'] });
     server.ended = new Promise((resolve, reject) => {
       server.process.once('exit', resolve);
       server.process.once('error', reject);
@@ -22,7 +23,7 @@ export class Server {
     const found = new Promise((resolve) => {
       createInterface({ input: server.process.stdout }).on('line', (line) => {
         printed.push(line);
-        const match = /http:\/\/127\.0\.0\.1:\d+(?=\/)/.exec(line);
+        const match = /https?:\/\/127\.0\.0\.1:\d+(?=\/)/.exec(line);
         if (match) resolve(match[0]);
       });
     });

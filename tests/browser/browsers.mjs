@@ -1,0 +1,59 @@
+/** Real browsers with fresh profiles, and what tests in them wait by. */
+import { execFile } from 'node:child_process';
+import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import puppeteer from 'puppeteer-core';
+import { BROWSERS } from '../parity/peers.mjs';
+
+const run = promisify(execFile);
+const DEADLINE = 30_000;
+
+/** The browsers to test in: both, or those of them that FULMAR_PEERS names. */
+export const wanted = Object.keys(BROWSERS).filter((name) => (process.env.FULMAR_PEERS ?? name).split(',').includes(name));
+
+/** Waits for something that must come. */
+export async function within(what, promise, deadline = DEADLINE) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`${what}: not within ${deadline} ms`)), deadline);
+  });
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
+}
+
+/** Asks until the answer is a good one, which it must be in time. */
+export async function until(what, ask, good) {
+  const end = performance.now() + DEADLINE;
+  for (;;) {
+    const answer = await within(what, ask());
+    if (good(answer)) return answer;
+    if (performance.now() > end) throw new Error(`${what}: still ${JSON.stringify(answer)} after ${DEADLINE} ms`);
+  }
+}
+
+/**
+ * @param {string} name @param {{root?: string, args?: string[], prefs?: Record<string, unknown>}} how `root`: a file with a
+ * certificate in PEM that the browser trusts; `args` for Chromium, `prefs` for Firefox
+ */
+export async function launch(name, { root, args = [], prefs = {} } = {}) {
+  const folder = await mkdtemp(join(tmpdir(), `fulmar-${name}-`));
+  // Chromium on Linux has its users' certificates in their home, Firefox in the profile.
+  const database = name === 'chromium' ? join(folder, '.pki', 'nssdb') : folder;
+  const known = BROWSERS[name];
+  const own = name === 'chromium'
+    ? { env: { ...process.env, HOME: folder }, args: [...known.args, ...args] }
+    : { userDataDir: folder, extraPrefsFirefox: prefs };
+  try {
+    if (root) {
+      await mkdir(database, { recursive: true });
+      await run('certutil', ['-N', '-d', `sql:${database}`, '--empty-password']);
+      await run('certutil', ['-A', '-d', `sql:${database}`, '-n', 'root of a test', '-t', 'C,,', '-i', root]);
+    }
+    const browser = await puppeteer.launch({ headless: true, ...known, ...own, protocolTimeout: DEADLINE });
+    return { browser, close: () => browser.close().finally(() => rm(folder, { recursive: true, force: true })) };
+  } catch (error) {
+    await rm(folder, { recursive: true, force: true });
+    throw error;
+  }
+}
