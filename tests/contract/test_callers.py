@@ -211,3 +211,28 @@ async def test_a_post_refused_before_its_body_came(server, route, refused):
         if (answer.header("connection") or "").lower() != "close":
             await connection.request("GET", "/healthz", [("Host", f"127.0.0.1:{server.port}")])
             assert (await connection.answer()).status_code == 200
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+@pytest.mark.parametrize("path", ["/sse?channel=event:x", "/poll?channel=event:x", "/connect", "/client/fulmar.js"])
+async def test_a_foreign_page_that_does_not_say_who_it_is(server, site, path):
+    """fetch(..., {mode: 'no-cors'}) and <script src> carry no Origin: they could read nothing, but hold sessions."""
+    async with server.http() as http:
+        for mode in ("no-cors", "cors", "websocket"):
+            check_error(await http.get(path, headers={"sec-fetch-site": site, "sec-fetch-mode": mode}), 403, "forbidden_origin", mode)
+
+
+async def test_a_link_from_another_site(server):
+    async with server.http() as http:
+        response = await http.get("/", headers={"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"})
+        assert response.status_code == 200
+        for site in ("same-origin", "none"):
+            assert (await http.get("/connect", headers={"sec-fetch-site": site, "sec-fetch-mode": "cors"})).status_code == 200
+
+
+async def test_answers_are_not_for_other_pages_to_embed(server):
+    async with server.http() as http:
+        for path in ("/", "/connect", "/poll?channel=event:x", "/nowhere"):
+            headers = (await http.get(path)).headers
+            assert headers["x-content-type-options"] == "nosniff", path
+            assert headers["cross-origin-resource-policy"] == "same-origin", path

@@ -40,6 +40,13 @@ pub(super) async fn guard(State(app): State<Arc<App>>, request: Request, next: N
     if let Some(origin) = origin {
         share_with(origin, response.headers_mut());
     }
+    // What is answered is what it says it is, and pages of other origins get it by CORS or not at all.
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(
+        header::HeaderName::from_static("cross-origin-resource-policy"),
+        HeaderValue::from_static("same-origin"),
+    );
     if version != Version::HTTP_3
         && let Some(advertised) = app.directory.alternative()
     {
@@ -90,6 +97,10 @@ fn check(app: &App, request: &axum::http::Request<()>) -> Result<(), Problem> {
     let authority = request.uri().authority().map(|it| it.as_str());
     let host = single(headers, &header::HOST)?.map(|host| std::str::from_utf8(host).unwrap_or_default());
     let origin = single(headers, &header::ORIGIN)?;
+    if origin.is_none() && is_foreign(headers) {
+        let message = "a page of another origin may not ask this; configure its origin and ask with CORS";
+        return Err(Problem::new(Code::ForbiddenOrigin, message));
+    }
     app.access.check(authority.or(host), origin)?;
     if authority.is_some() && host.is_some() {
         app.access.check(host, origin)?;
@@ -101,6 +112,15 @@ fn check(app: &App, request: &axum::http::Request<()>) -> Result<(), Problem> {
         authorize(app, headers)?;
     }
     Ok(())
+}
+
+/// Whether a browser says that another site's page asks for this, without saying which one. Such a page could read nothing, but
+/// hold sessions. Links from elsewhere are welcome. W3C Fetch Metadata, sections 2.2 and 2.4.
+fn is_foreign(headers: &HeaderMap) -> bool {
+    let is = |name, values: &[&str]| {
+        headers.get(name).is_some_and(|value| values.iter().any(|it| value.as_bytes() == it.as_bytes()))
+    };
+    is("sec-fetch-site", &["cross-site", "same-site"]) && !is("sec-fetch-mode", &["navigate"])
 }
 
 fn single<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Result<Option<&'a [u8]>, Problem> {

@@ -125,7 +125,6 @@ async fn serve_asset(asset: Asset) -> Response {
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(asset.content_type)),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
-        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
         (
             header::CONTENT_SECURITY_POLICY,
             // The page talks to this server only; WebTransport's port is another one, and so another source.
