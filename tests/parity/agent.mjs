@@ -9,8 +9,8 @@
  * | op          | members                                            | ok                                           |
  * |-------------|----------------------------------------------------|----------------------------------------------|
  * | all         | ops                                                | the answers' `ok`s, done concurrently        |
- * | open        | id, transport, base; encoding?, wait?, interval?,  | {}                                           |
- * |             | ticket?, channels?, after?, continues? (see below) |                                              |
+ * | open        | id, transport, base; encoding?, http?, wait?,      | {}                                           |
+ * |             | interval?, ticket?, channels?, after?, continues?  |                                              |
  * | subscribe   | id, channel; after?, position?                     | {}                                           |
  * | unsubscribe | id, channel                                        | {}                                           |
  * | publish     | id, channel; data or b64 or removed; key?, ...     | {"epoch", "offset"}                          |
@@ -26,6 +26,7 @@
  *
  * `for` is one of {"publications": N}, {"control": type}, {"synced": true}, {"key", "data"}, {"gone": key} (it holds
  * nothing) and {"removal": key} (its removal was received).
+ * `http` is the version of HTTP ("1.1", "2", "3") for an agent that can choose it, as those in JavaScript cannot.
  * `continues` names a closed connection whose digests and views go on in this one. The checksum is the 32-bit FNV-1a
  * of each publication's payload (text as UTF-8, JSON as JSON.stringify writes it, binary as it is) and a line feed.
  *

@@ -1,5 +1,5 @@
 /**
- * The same scenarios over each transport, in node, Chromium and Firefox.
+ * The same scenarios over each transport, in node, Python, Chromium and Firefox.
  *
  * A scenario is a file in scenarios/: `run({ server, peer, transport })`, or `pairs({ server, peers })` where it
  * needs several transports at once and yields the tests it consists of.

@@ -14,10 +14,20 @@ const IN_NODE = [
   { transport: 'poll', wait: 20, label: 'long-poll' },
   { transport: 'poll', wait: 0, interval: 10, label: 'poll' },
 ];
+const IN_PYTHON = [
+  { transport: 'webtransport' },
+  { transport: 'websocket', encoding: 'json', http: '1.1' },
+  { transport: 'websocket', encoding: 'json', http: '2' },
+  { transport: 'websocket', encoding: 'bin', http: '2' },
+  { transport: 'sse', http: '1.1' },
+  { transport: 'sse', http: '2' },
+  { transport: 'sse', http: '3' },
+  { transport: 'poll', wait: 20, http: '3' },
+];
 const IN_BROWSERS = [{ transport: 'webtransport' }, ...IN_NODE.filter(({ label }) => label !== 'poll')];
 
-export function labelOf({ transport, encoding, label }) {
-  return label ?? [transport, encoding].filter(Boolean).join(' ');
+export function labelOf({ transport, encoding, label, http }) {
+  return label ?? [transport, encoding, http && `over HTTP/${http}`].filter(Boolean).join(' ');
 }
 
 class Peer {
@@ -70,7 +80,10 @@ export class LinesPeer extends Peer {
   constructor(base, name = 'node', command = [process.execPath, fileURLToPath(new URL('lines.mjs', import.meta.url))], transports = IN_NODE) {
     super(name, transports, base);
     this.#process = spawn(command[0], command.slice(1), { stdio: ['pipe', 'pipe', 'inherit'] });
-    this.ended = new Promise((resolve) => this.#process.once('exit', (code, signal) => resolve(code ?? signal)));
+    this.ended = new Promise((resolve) => {
+      this.#process.once('exit', (code, signal) => resolve(code ?? signal));
+      this.#process.once('error', resolve);
+    });
     this.ended.then((code) => {
       this.#failure = new Error(`the agent ${name} ended with ${code}`);
       for (const { reject } of this.#waiting.values()) reject(this.#failure);
@@ -114,7 +127,17 @@ class BrowserPeer extends Peer {
   }
 }
 
-const BROWSERS = {
+const PYTHON = process.env.FULMAR_PYTHON ?? fileURLToPath(new URL('../../target/test-env/bin/python', import.meta.url));
+const TARGET = process.env.CARGO_TARGET_DIR ?? fileURLToPath(new URL('../../target', import.meta.url));
+const RUST_AGENT = process.env.FULMAR_AGENT ?? `${TARGET}/debug/examples/agent`;
+/** Agents that are processes, by the name of their peer. */
+const LINES = {
+  node: (base) => new LinesPeer(base),
+  rust: (base) => new LinesPeer(base, 'rust', [RUST_AGENT], [{ transport: 'webtransport' }]),
+  python: (base) => new LinesPeer(base, 'python', [PYTHON, '-B', fileURLToPath(new URL('python/agent.py', import.meta.url))], IN_PYTHON),
+};
+
+export const BROWSERS = {
   chromium: {
     browser: 'chrome',
     executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
@@ -143,12 +166,12 @@ async function openBrowser(name, base) {
   }
 }
 
-/** Node and both browsers; FULMAR_PEERS=node,chromium names fewer while working on a test. */
+/** Processes and both browsers; FULMAR_PEERS=node,chromium names fewer while working on a test. */
 export async function startPeers(base) {
-  const wanted = (process.env.FULMAR_PEERS ?? 'node,chromium,firefox').split(',');
+  const wanted = (process.env.FULMAR_PEERS ?? 'node,rust,python,chromium,firefox').split(',');
   const peers = [];
   try {
-    for (const name of wanted) peers.push(name === 'node' ? new LinesPeer(base) : await openBrowser(name, base));
+    for (const name of wanted) peers.push(LINES[name]?.(base) ?? (await openBrowser(name, base)));
   } catch (error) {
     await stopPeers(peers);
     throw error;

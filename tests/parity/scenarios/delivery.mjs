@@ -8,7 +8,7 @@ const WINDOW = 2_000;
 
 /** A page has six HTTP/1.1 connections to an origin; two stay free for what else it asks for. */
 function subscribersOf(peer, { transport }) {
-  return peer.name !== 'node' && ['sse', 'poll'].includes(transport) ? 4 : 50;
+  return peer.browser && ['sse', 'poll'].includes(transport) ? 4 : 50;
 }
 
 export const payloadOf = (n) => `event ${n} ${'abcdefghij'.slice(n % 10)}`;

@@ -73,7 +73,30 @@ async function elsewhere({ server, peer, transport }) {
   }
 }
 
+async function anew({ server, peer, transport }) {
+  const channel = channelIn('state');
+  await server.publish(channel, { key: 'goes', data: 'old' });
+  await server.publish(channel, { key: 'changes', data: 'old' });
+  const gone = await peer.open(transport, { channels: [channel] });
+  await peer.call('wait', { id: gone, channel, for: { synced: true }, timeout });
+  await peer.call('close', { id: gone });
+  await peer.call('closed', { id: gone, timeout });
+  await server.publish(channel, { key: 'goes', removed: true });
+  await server.publish(channel, { key: 'changes', data: 'new' });
+  // Without a cursor nothing is said of the key that went, but that all are to be forgotten.
+  const id = await peer.open(transport, { channels: [channel], continues: gone });
+  try {
+    await peer.call('wait', { id, channel, for: { key: 'changes', data: 'new' }, timeout });
+    await peer.call('wait', { id, channel, for: { synced: true }, timeout });
+    assert.deepEqual(await peer.call('view', { id, channel }), { synced: true, values: { changes: { data: 'new' } } });
+    assert.deepEqual((await peer.call('digest', { id, channel })).controls, ['reset', 'synced', 'reset', 'synced']);
+  } finally {
+    await peer.call('close', { id });
+  }
+}
+
 export const scenarios = [
   { name: 'reconnects from its cursor without loss or repeat', run: again },
+  { name: 'coming back without a cursor, what went meanwhile is gone', run: anew },
   { name: 'a position of another epoch is told as gap and reset', run: elsewhere },
 ];
