@@ -94,8 +94,8 @@ impl Publication {
         self.draft.ttl.map(|ttl| self.accepted + ttl)
     }
 
-    /// The frame in an encoding: made by the first who asks, and the same for all others if it is kept.
-    pub(crate) fn frame(
+    /// An encoding: made by the first who asks, and the same for all others if it is kept.
+    pub(crate) fn encoded(
         &self,
         encoding: Encoding,
         keep: impl FnOnce(Bytes) -> Option<Bytes>,

@@ -64,7 +64,12 @@ impl Client {
     pub(super) async fn publish(&mut self, channel: &str, payload: Vec<u8>) -> Result<(), Box<dyn Error>> {
         let draft = Draft::new(Payload::Binary(payload.into()));
         let message = ClientMessage::Publish { r#ref: None, channel: ChannelName::parse(channel)?, draft };
-        Ok(self.socket.send(Message::Binary(binary::encode_client(&message))).await?)
+        self.send(&message).await
+    }
+
+    /// Sends a message.
+    pub(super) async fn send(&mut self, message: &ClientMessage) -> Result<(), Box<dyn Error>> {
+        Ok(self.socket.send(Message::Binary(binary::encode_client(message))).await?)
     }
 }
 

@@ -2,9 +2,13 @@
 //! nothing. Figures of one run compare with figures of the same run.
 
 mod client;
+mod datagrams;
 mod fanout;
 mod idle;
+mod leaks;
+mod quic;
 mod server;
+mod source;
 mod stall;
 mod summary;
 
@@ -22,8 +26,15 @@ pub struct Arguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum Workload {
-    /// Memory of idle WebSocket sessions with one subscription each, by the slope between two counts
+    /// Memory of idle sessions, by the slope between two counts
     Idle(idle::Idle),
+    /// Datagrams at full speed to many WebTransport sessions, against quinn alone: CPU per datagram
+    Datagrams(datagrams::Datagrams),
+    /// What many streams and many sessions leave behind
+    Leaks(leaks::Leaks),
+    /// What `datagrams` compares
+    #[command(hide = true)]
+    Source(source::Source),
     /// Publishing to many WebSocket subscribers: CPU per delivery, latency, encodings per publication
     Fanout(fanout::Fanout),
     /// What one subscriber that stops reading costs the others
@@ -41,6 +52,9 @@ pub fn run(arguments: Arguments) -> Outcome {
     runtime.block_on(async {
         match arguments.workload {
             Workload::Idle(it) => it.run().await,
+            Workload::Datagrams(it) => it.run().await,
+            Workload::Leaks(it) => it.run().await,
+            Workload::Source(it) => it.run().await,
             Workload::Fanout(it) => it.run().await,
             Workload::Stall(it) => it.run().await,
         }

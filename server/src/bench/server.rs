@@ -25,6 +25,9 @@ pub(super) struct Server {
     child: Child,
     /// Where its sidecar is.
     pub(super) address: SocketAddr,
+    /// Where sessions are opened over WebTransport.
+    pub(super) webtransport: String,
+    quic: SocketAddr,
     directory: PathBuf,
 }
 
@@ -62,12 +65,28 @@ impl Server {
             .split_whitespace()
             .find_map(|word| word.strip_prefix("http://")?.strip_suffix('/')?.parse().ok())
             .ok_or_else(|| format!("the server did not start: {line:?}"))?;
-        Ok(Self { child, address, directory })
+        let quic = line
+            .split_whitespace()
+            .find_map(|word| word.strip_suffix("/udp")?.parse().ok())
+            .ok_or_else(|| format!("the server does not say where WebTransport is: {line:?}"))?;
+        let webtransport = format!("https://{quic}/wt");
+        Ok(Self { child, address, webtransport, quic, directory })
     }
 
     fn proc(&self, file: &str) -> io::Result<String> {
         let pid = self.child.id().ok_or_else(|| io::Error::other("the server has ended"))?;
         fs::read_to_string(format!("/proc/{pid}/{file}"))
+    }
+
+    /// Where QUIC is.
+    pub(super) fn quic(&self) -> SocketAddr {
+        self.quic
+    }
+
+    /// How many descriptors it has open.
+    pub(super) fn descriptors(&self) -> io::Result<usize> {
+        let pid = self.child.id().ok_or_else(|| io::Error::other("the server has ended"))?;
+        Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count())
     }
 
     /// Its proportional set size, in bytes.
@@ -80,11 +99,18 @@ impl Server {
 
     /// Processor time that it has used, in seconds.
     pub(super) fn cpu_seconds(&self) -> io::Result<f64> {
-        let stat = self.proc("stat")?;
-        // The name of the program is in parentheses and may hold spaces.
-        let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
-        let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-        Ok(ticks as f64 / 100.0)
+        Ok(cpu_seconds(&self.proc("stat")?))
+    }
+
+    /// Waits until it has no session any more.
+    pub(super) async fn is_empty(&self) -> Result<(), Box<dyn Error>> {
+        for _ in 0..600 {
+            if self.stats().await?["sessions"] == 0 {
+                return Ok(());
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        Err("sessions are left after a minute".into())
     }
 
     /// Its counters.
@@ -100,6 +126,14 @@ impl Server {
         let (_, body) = response.split_once("\r\n\r\n").ok_or("no answer from /api/stats")?;
         Ok(serde_json::from_str(body)?)
     }
+}
+
+/// The processor time in the text of a `/proc/PID/stat`, in seconds.
+pub(super) fn cpu_seconds(stat: &str) -> f64 {
+    // The name of the program is in parentheses and may hold spaces.
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+    let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    ticks as f64 / 100.0
 }
 
 impl Drop for Server {

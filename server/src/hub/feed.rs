@@ -135,19 +135,19 @@ impl Delivery {
                 ServerMessage::Subscribed { r#ref: None, mark: self.mark(position) }
             }
             What::Item(Item::Publication(publication, _)) => {
-                return codec::publication(publication, encoding, |frame| {
-                    match encoding {
-                        Encoding::Json => counters.encoded_json.increment(),
-                        Encoding::Binary => counters.encoded_binary.increment(),
-                    }
-                    keep(frame, counters)
-                });
+                return codec::publication(publication, encoding, |made| keep(made, encoding, counters));
             }
             What::Item(Item::Gap(position, _)) => ServerMessage::Gap(self.mark(position)),
             What::Item(Item::Reset(position)) => ServerMessage::Reset(self.mark(position)),
             What::Item(Item::Synced(position)) => ServerMessage::Synced(self.mark(position)),
         };
         codec::encode(encoding, &message)
+    }
+
+    /// The datagram of a connection's first session with this publication alone; `None` for anything else.
+    pub fn datagram(&self, counters: &Arc<Counters>) -> Option<Bytes> {
+        let Some(Item::Publication(publication, _)) = self.item() else { return None };
+        Some(codec::datagram(publication, |made| keep(made, Encoding::Binary, counters)))
     }
 
     fn mark(&self, position: &Position) -> Mark {
@@ -157,7 +157,11 @@ impl Delivery {
 
 /// What is kept of an encoding. Small ones are part of what a publication is taken to occupy; the bytes of larger ones are
 /// counted for as long as they are kept, and above the node's bound they are not.
-fn keep(frame: Bytes, counters: &Arc<Counters>) -> Option<Bytes> {
+fn keep(frame: Bytes, encoding: Encoding, counters: &Arc<Counters>) -> Option<Bytes> {
+    match encoding {
+        Encoding::Json => counters.encoded_json.increment(),
+        Encoding::Binary => counters.encoded_binary.increment(),
+    }
     if frame.len() <= fulmar_core::limits::PUBLICATION_OVERHEAD {
         return Some(frame);
     }
@@ -195,7 +199,7 @@ mod tests {
     fn large_encodings_are_counted_while_they_are_kept_and_not_kept_above_the_bound() {
         let counters = Arc::new(Counters::default());
         let large = || Bytes::from(vec![0; 1000]);
-        let kept = keep(large(), &counters).expect("there is room");
+        let kept = keep(large(), Encoding::Json, &counters).expect("there is room");
         let twice = kept.clone();
         assert_eq!((kept.len(), counters.encoded_bytes.get()), (1000, 1000));
         drop(kept);
@@ -203,8 +207,11 @@ mod tests {
         drop(twice);
         assert_eq!(counters.encoded_bytes.get(), 0);
         counters.encoded_bytes.add(limits::ENCODED_BYTES - 999);
-        assert!(keep(large(), &counters).is_none());
+        assert!(keep(large(), Encoding::Json, &counters).is_none());
         assert_eq!(counters.encoded_bytes.get(), limits::ENCODED_BYTES - 999);
-        assert!(keep(Bytes::from(vec![0; 10]), &counters).is_some(), "small ones are not counted");
+        assert!(
+            keep(Bytes::from(vec![0; 10]), Encoding::Json, &counters).is_some(),
+            "small ones are not counted"
+        );
     }
 }

@@ -24,8 +24,13 @@ pub fn publication(
     encoding: Encoding,
     keep: impl FnOnce(Bytes) -> Option<Bytes>,
 ) -> Bytes {
-    publication.frame(encoding, keep, |publication| match encoding {
-        Encoding::Json => json::publication(publication),
-        Encoding::Binary => binary::publication(publication),
-    })
+    match encoding {
+        Encoding::Json => publication.encoded(encoding, keep, json::publication),
+        Encoding::Binary => binary::frame_of(&datagram(publication, keep)),
+    }
+}
+
+/// As [`publication`], the whole datagram of [`binary::datagram`].
+pub fn datagram(publication: &Publication, keep: impl FnOnce(Bytes) -> Option<Bytes>) -> Bytes {
+    publication.encoded(Encoding::Binary, keep, binary::datagram)
 }

@@ -113,7 +113,8 @@ impl Listener {
     }
 }
 
-fn transport_config() -> TransportConfig {
+/// The bounds of a connection.
+pub(crate) fn transport_config() -> TransportConfig {
     let mut config = TransportConfig::default();
     config
         .max_concurrent_bidi_streams(limits::QUIC_BIDI_STREAMS.into())

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use fulmar_core::{
-    CloseCode, Encoding, Item,
+    CloseCode, Encoding,
     codec::varint,
     webtransport::capsule::{self, Capsule, Capsules},
 };
@@ -195,7 +195,13 @@ impl Session {
         let mut packet = BytesMut::new();
         let mut length = Vec::with_capacity(8);
         for delivery in deliveries.drain(..) {
-            if !matches!(delivery.item(), Some(Item::Publication(..))) {
+            let Some(alone) = delivery.datagram(counters) else { continue };
+            // A large one goes alone, and all sessions send the same bytes: nearly all are their connection's first.
+            if self.prefix == [0] && alone.len() > room / 2 && alone.len() <= room {
+                if !packet.is_empty() {
+                    packets.push_back(packet.split().freeze());
+                }
+                packets.push_back(alone);
                 continue;
             }
             let frame = delivery.frame(Encoding::Binary, counters);

@@ -1,0 +1,180 @@
+//! Sources of datagrams: Fulmar, and quinn alone, each in a process of its own that does nothing else.
+
+use std::{
+    error::Error,
+    fs,
+    future::pending,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use fulmar_core::{ChannelName, Draft, Key, Payload};
+use quinn::{Connection, Endpoint, ServerConfig, crypto::rustls::QuicServerConfig};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines, Stdin},
+    process::{Child, ChildStdin, ChildStdout, Command},
+    task::JoinSet,
+    time,
+};
+
+use super::{Outcome, server::cpu_seconds};
+use crate::{
+    clock::Clock, config::Config, node::Node, tls::Certificates, transport::webtransport::transport_config,
+};
+
+/// Where sessions find what a source publishes.
+pub(super) const CHANNEL: &str = "state:datagrams";
+/// Keys that change in turn: more than there are values on their way, so that none overtakes another.
+const KEYS: usize = 256;
+/// Values that are published and not yet sent to all sessions: enough that every session has always something to send.
+const AHEAD: usize = 64;
+
+/// What sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Stack {
+    /// A node, and values that are published to it
+    Fulmar,
+    /// Connections, and a task for each that sends one datagram again and again
+    Quinn,
+    /// Connections, and one task that sends one datagram to all of them in turn, again and again
+    Fanout,
+}
+
+/// Prints where it is. Sends to all who have connected by then whenever a line comes, and prints how many datagrams it sent.
+#[derive(Debug, clap::Args)]
+pub(super) struct Source {
+    #[arg(value_enum)]
+    stack: Stack,
+    /// Connections that come
+    connections: usize,
+    /// Datagrams for each of them, for each line
+    datagrams: usize,
+    /// Bytes of a value, or of a datagram
+    bytes: usize,
+}
+
+impl Source {
+    pub(super) async fn run(self) -> Outcome {
+        let lines = BufReader::new(tokio::io::stdin()).lines();
+        match self.stack {
+            Stack::Fulmar => self.fulmar(lines).await,
+            Stack::Quinn | Stack::Fanout => self.quinn(lines).await,
+        }
+    }
+
+    async fn quinn(&self, mut lines: Lines<BufReader<Stdin>>) -> Outcome {
+        let now = Duration::from_millis(Clock::start().now().unix_ms);
+        let certificates = Arc::new(Certificates::development(now)?);
+        let crypto = QuicServerConfig::try_from(certificates.server_config(&[b"h3"])?)?;
+        let mut config = ServerConfig::with_crypto(Arc::new(crypto));
+        config.transport_config(Arc::new(transport_config()));
+        let endpoint = Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into())?;
+        println!("{}", endpoint.local_addr()?);
+        let mut connections: Vec<Connection> = Vec::new();
+        while connections.len() < self.connections {
+            connections.push(endpoint.accept().await.ok_or("the endpoint has ended")?.await?);
+        }
+        while lines.next_line().await?.is_some() {
+            let packet = Bytes::from(vec![0; self.bytes]);
+            // One task for all of them, or one for each.
+            let size = if self.stack == Stack::Fanout { connections.len() } else { 1 };
+            let mut senders = JoinSet::new();
+            for chunk in connections.chunks(size) {
+                let (chunk, packet, datagrams) = (chunk.to_vec(), packet.clone(), self.datagrams);
+                senders.spawn(async move {
+                    for _ in 0..datagrams {
+                        for connection in &chunk {
+                            connection.send_datagram_wait(packet.clone()).await?;
+                        }
+                    }
+                    Ok::<_, quinn::SendDatagramError>(())
+                });
+            }
+            while let Some(done) = senders.join_next().await {
+                done??;
+            }
+            println!("{}", self.datagrams * connections.len());
+        }
+        Ok(())
+    }
+
+    async fn fulmar(&self, mut lines: Lines<BufReader<Stdin>>) -> Outcome {
+        let any = (Ipv4Addr::LOCALHOST, 0).into();
+        let node = Node::bind(Config { http: any, quic: any, ..Config::development() })?;
+        println!("{}", node.quic_address());
+        let hub = node.hub().clone();
+        let mut running = JoinSet::new();
+        running.spawn(node.run(pending()));
+        let channel = ChannelName::parse(CHANNEL)?;
+        let payload = Bytes::from(vec![0; self.bytes]);
+        let sent = || hub.counters().datagrams.get();
+        while lines.next_line().await?.is_some() {
+            let start = sent();
+            for n in 0..self.datagrams {
+                let key = Key::parse(&format!("{:x}", n % KEYS))?;
+                let draft = Draft::value(key, Payload::Binary(payload.clone()));
+                hub.publish("bench", channel.clone(), draft).await?;
+                let owed = (n.saturating_sub(AHEAD) * self.connections) as u64;
+                // As many as there are, or as time lets: one may be lost where a path shrinks.
+                for _ in 0..100 {
+                    if sent() - start >= owed {
+                        break;
+                    }
+                    time::sleep(Duration::from_micros(100)).await;
+                }
+            }
+            time::sleep(Duration::from_millis(50)).await;
+            println!("{}", sent() - start);
+        }
+        Ok(())
+    }
+}
+
+/// The process of a [`Source`].
+#[derive(Debug)]
+pub(super) struct Process {
+    child: Child,
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
+    /// Where it is.
+    pub(super) address: SocketAddr,
+}
+
+impl Process {
+    pub(super) async fn start(
+        stack: Stack,
+        connections: usize,
+        datagrams: usize,
+        bytes: usize,
+    ) -> Result<Self, Box<dyn Error>> {
+        let stack = format!("{stack:?}").to_lowercase();
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["bench", "source", &stack])
+            .args([connections, datagrams, bytes].map(|number| number.to_string()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let input = child.stdin.take().ok_or("the process has no input")?;
+        let mut output = BufReader::new(child.stdout.take().ok_or("the process has no output")?).lines();
+        let address = output.next_line().await?.ok_or("the source did not start")?.parse()?;
+        Ok(Self { child, input, output, address })
+    }
+
+    /// Lets it send. Processor time for each datagram, in seconds, and how many there were.
+    pub(super) async fn round(&mut self) -> Result<(f64, u64), Box<dyn Error>> {
+        let before = self.cpu_seconds()?;
+        self.input.write_all(b"\n").await?;
+        let sent: u64 = self.output.next_line().await?.ok_or("the source has ended")?.parse()?;
+        Ok(((self.cpu_seconds()? - before) / sent as f64, sent))
+    }
+
+    fn cpu_seconds(&self) -> io::Result<f64> {
+        let pid = self.child.id().ok_or_else(|| io::Error::other("the source has ended"))?;
+        Ok(cpu_seconds(&fs::read_to_string(format!("/proc/{pid}/stat"))?))
+    }
+}
