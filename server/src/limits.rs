@@ -57,6 +57,9 @@ pub const ENCODED_BYTES: u64 = 256 * 1024 * 1024;
 /// What an empty channel is taken to occupy.
 pub const CHANNEL_OVERHEAD: usize = 1024;
 
+/// How long a node that found no room does not look for it again.
+pub const FULL: Duration = Duration::from_millis(500);
+
 /// One turn of a subscription, in bytes, before the next of the session is served.
 pub const TURN_BYTES: usize = 8 * 1024;
 /// What is read for a connection before it is written out, in bytes.
@@ -86,7 +89,7 @@ pub const CLOSE_LINGER: Duration = Duration::from_millis(250);
 /// Connections of a listener at once, handshakes included, unless configured otherwise.
 pub const CONNECTIONS: usize = 100_000;
 /// Handshakes of a listener in progress, unless configured otherwise.
-pub const HANDSHAKES: usize = 4_096;
+pub const HANDSHAKES: usize = 1_024;
 /// Connections from one address, unless configured otherwise, on a listener that other machines reach: enough for an office
 /// behind one address.
 pub const CONNECTIONS_PER_ADDRESS: usize = 1_024;
@@ -117,6 +120,8 @@ pub const TLS_DEADLINE: Duration = Duration::from_secs(10);
 pub const TLS_BUFFER: usize = 16 * 1024;
 /// The kernel's send buffer of a TCP connection, in bytes: what a client that stops reading costs there.
 pub const TCP_SEND_BUFFER: usize = 256 * 1024;
+/// How long a TCP client may take nothing of what waits for it. (The kernel's `TCP_USER_TIMEOUT`.)
+pub const TCP_STALLED: Duration = Duration::from_secs(30);
 /// tungstenite's read buffer, in bytes, allocated for the connection's life.
 pub const WEBSOCKET_READ_BUFFER: usize = 1024;
 /// What tungstenite collects before it writes to the socket, in bytes.

@@ -116,12 +116,14 @@ pub struct Registry<T> {
     sessions: HashMap<SessionId, Entry<T>>,
     tickets: HashMap<Ticket, (SessionId, Duration)>,
     capacity: usize,
+    /// Sessions that were made and never attached: at most a tenth, since making one costs its maker nothing.
+    unattached: usize,
 }
 
 impl<T: Clone> Registry<T> {
     /// An empty registry for at most `capacity` sessions.
     pub fn new(capacity: usize) -> Self {
-        Self { sessions: HashMap::new(), tickets: HashMap::new(), capacity }
+        Self { sessions: HashMap::new(), tickets: HashMap::new(), capacity, unattached: 0 }
     }
 
     /// How many sessions there are.
@@ -151,7 +153,7 @@ impl<T: Clone> Registry<T> {
     /// Enters a resumable session, detached.
     ///
     /// # Errors
-    /// `too_many_sessions` when the node is full.
+    /// `too_many_sessions` when the node is full, or too many wait for their first attachment.
     pub fn insert_resumable(
         &mut self,
         id: SessionId,
@@ -159,8 +161,16 @@ impl<T: Clone> Registry<T> {
         handle: T,
         now: Now,
     ) -> Result<(), Problem> {
+        if self.unattached >= self.capacity.div_ceil(10) {
+            return Err(Problem::new(
+                Code::TooManySessions,
+                "too many sessions wait to be attached; try again in half a minute or elsewhere",
+            ));
+        }
         let detached = Some(now.monotonic);
-        self.insert(id, Entry { handle, secret: Some(secret), attachments: 0, detached, tickets: 0 })
+        self.insert(id, Entry { handle, secret: Some(secret), attachments: 0, detached, tickets: 0 })?;
+        self.unattached += 1;
+        Ok(())
     }
 
     fn insert(&mut self, id: SessionId, entry: Entry<T>) -> Result<(), Problem> {
@@ -232,6 +242,9 @@ impl<T: Clone> Registry<T> {
             .sessions
             .get_mut(&id)
             .ok_or_else(|| Problem::new(Code::UnknownSession, "the session has ended"))?;
+        if entry.attachments == 0 {
+            self.unattached -= 1;
+        }
         entry.attachments += 1;
         entry.detached = None;
         Ok((id, entry.handle.clone(), Attachment(entry.attachments)))
@@ -254,7 +267,10 @@ impl<T: Clone> Registry<T> {
     pub fn reap(&mut self, now: Now) -> Vec<T> {
         self.expire_tickets(now);
         let over = |entry: &Entry<T>| entry.detached.is_some_and(|at| now.since(at) >= limits::SESSION_GRACE);
-        self.sessions.extract_if(|_, entry| over(entry)).map(|(_, entry)| entry.handle).collect()
+        let ended: Vec<_> =
+            self.sessions.extract_if(|_, entry| over(entry)).map(|(_, entry)| entry).collect();
+        self.unattached -= ended.iter().filter(|entry| entry.attachments == 0).count();
+        ended.into_iter().map(|entry| entry.handle).collect()
     }
 
     fn expire_tickets(&mut self, now: Now) {
@@ -278,6 +294,27 @@ mod tests {
         let text = secret.reveal(ID);
         registry.insert_resumable(ID, secret, "it", Now::from_millis(0)).expect("room");
         (registry, text)
+    }
+
+    #[test]
+    fn sessions_that_nobody_attaches_leave_room_for_others() {
+        let mut registry = Registry::new(20);
+        let make = |registry: &mut Registry<&str>, n: u8, at: u64| {
+            let (id, secret) = (SessionId::from_entropy([n; 16]), Secret::from_entropy([n; 24]));
+            let text = secret.reveal(id);
+            registry.insert_resumable(id, secret, "it", Now::from_millis(at)).map(|()| text)
+        };
+        let first = make(&mut registry, 1, 0).expect("room");
+        make(&mut registry, 2, 0).expect("room");
+        assert_eq!(make(&mut registry, 3, 0).expect_err("two wait").code, Code::TooManySessions);
+        registry.insert_bare(SessionId::from_entropy([9; 16]), "bare").expect("room for others");
+        registry.attach(&first).expect("known");
+        make(&mut registry, 3, 0).expect("one was attached");
+        assert!(make(&mut registry, 4, 0).is_err());
+        assert_eq!(registry.reap(Now::from_millis(40_000)).len(), 2, "those that were not");
+        make(&mut registry, 4, 40_000).expect("room");
+        make(&mut registry, 5, 40_000).expect("room");
+        assert!(make(&mut registry, 6, 40_000).is_err());
     }
 
     #[test]

@@ -71,6 +71,9 @@ async fn take_body(request: Request) -> Result<(axum::http::Request<()>, Body, O
         return Ok((axum::http::Request::from_parts(parts, ()), body, None));
     }
     let length = body.size_hint().exact().and_then(|length| usize::try_from(length).ok());
+    if length.is_some_and(|length| length > limits::BODY_BYTES * 8) {
+        return Err(too_long());
+    }
     let budget = parts.extensions.get::<Budgets>();
     let taking = async {
         let reserved = match budget {
@@ -83,11 +86,13 @@ async fn take_body(request: Request) -> Result<(axum::http::Request<()>, Body, O
         to_bytes(body, limits::BODY_BYTES).await.map(|body| (body, reserved))
     };
     let taken = time::timeout(limits::HEADER_DEADLINE, taking).await;
-    let (body, reserved) = taken.ok().and_then(Result::ok).ok_or_else(|| {
-        let message = format!("the body came too slowly or has more than {} bytes", limits::BODY_BYTES);
-        Problem::new(Code::MessageTooLarge, message)
-    })?;
+    let (body, reserved) = taken.ok().and_then(Result::ok).ok_or_else(too_long)?;
     Ok((axum::http::Request::from_parts(parts, ()), Body::from(body), reserved))
+}
+
+fn too_long() -> Problem {
+    let message = format!("the body came too slowly or has more than {} bytes", limits::BODY_BYTES);
+    Problem::new(Code::MessageTooLarge, message)
 }
 
 fn check(app: &App, request: &axum::http::Request<()>) -> Result<(), Problem> {

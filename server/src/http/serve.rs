@@ -12,7 +12,7 @@ use hyper_util::{
     server::conn::auto,
     service::TowerToHyperService,
 };
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -83,6 +83,7 @@ impl Sidecar {
             let (router, acceptor, stop) = (router.clone(), acceptor.clone(), stop.clone());
             tasks.spawn(async move {
                 let _ = stream.set_nodelay(true);
+                let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(limits::TCP_STALLED));
                 // Boxed, so that what TLS needs is not part of every connection's task.
                 match acceptor {
                     None => serve_http(stream, router, admitted, stop).await,

@@ -16,7 +16,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -48,6 +48,8 @@ pub struct Hub {
     channels: Mutex<Channels>,
     /// Bytes that all channels hold together.
     bytes: AtomicUsize,
+    /// Until when there is no use in looking for room, in milliseconds of the monotonic clock.
+    full_until: AtomicU64,
     registry: Mutex<Registry<Arc<Session>>>,
     counters: Arc<Counters>,
     /// The node is stopping: nobody new comes in.
@@ -77,6 +79,7 @@ impl Hub {
             namespaces,
             channels: Mutex::default(),
             bytes: AtomicUsize::new(0),
+            full_until: AtomicU64::new(0),
             registry: Mutex::new(Registry::new(limits::SESSIONS)),
             counters: Arc::default(),
             closing: AtomicBool::new(false),
@@ -185,6 +188,23 @@ impl Hub {
         self.namespaces.of(name)
     }
 
+    /// As [`Self::with_channel`], for a subscriber. Channels that subscribers make, which hold nothing yet, may take half of
+    /// the node's bound at most, and so cannot keep others from publishing.
+    fn with_channel_to_read<T>(
+        &self,
+        name: &ChannelName,
+        act: impl FnMut(&Arc<Channel>) -> Result<Option<T>, Problem>,
+    ) -> Result<T, Problem> {
+        let channels = lock(&self.channels);
+        let empty = channels.by_name.len() * limits::CHANNEL_OVERHEAD;
+        let full = empty > limits::NODE_BYTES / 2 && !channels.by_name.contains_key(name);
+        drop(channels);
+        if full {
+            return Err(node_full());
+        }
+        self.with_channel(name, act)
+    }
+
     /// Runs `act` on the channel of this name, which is made if need be. `act` gives `None` on a channel that was
     /// evicted meanwhile, and is run again.
     fn with_channel<T>(
@@ -221,13 +241,18 @@ impl Hub {
         if fits() {
             return Ok(());
         }
+        // Looking through all channels in vain takes a while, and is not done again at once.
+        let now = self.now().monotonic.as_millis() as u64;
+        if now < self.full_until.load(Ordering::Relaxed) {
+            return Err(node_full());
+        }
         self.evict(bytes);
         self.shrink(fits);
         if fits() {
-            Ok(())
-        } else {
-            Err(Problem::new(Code::NodeFull, "the node holds as much history as it may; try again later"))
+            return Ok(());
         }
+        self.full_until.store(now + limits::FULL.as_millis() as u64, Ordering::Relaxed);
+        Err(node_full())
     }
 
     /// Halves the longest histories until there is room.
@@ -267,6 +292,10 @@ impl Hub {
             }
         }
     }
+}
+
+fn node_full() -> Problem {
+    Problem::new(Code::NodeFull, "the node holds as much history as it may; try again later")
 }
 
 fn forbidden(what: &str, name: &ChannelName) -> Problem {

@@ -241,7 +241,7 @@ impl Session {
             return Err(Problem::new(Code::TooManyChannels, message));
         }
         let entry = state.subscriptions.vacant_entry();
-        let (channel, Subscribed { slot, reader, begins }) = hub.with_channel(name, |channel| {
+        let (channel, Subscribed { slot, reader, begins }) = hub.with_channel_to_read(name, |channel| {
             Ok(channel.subscribe(&ready, entry.key(), start).map(|subscribed| (channel.clone(), subscribed)))
         })?;
         let role = Role::Reliable { through: Offset::ZERO, lane: None };

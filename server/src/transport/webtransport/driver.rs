@@ -25,7 +25,7 @@ use tokio::{task::JoinSet, time};
 use super::{
     Shared,
     backend::{Backend, BidiStream, SessionStream, quic_code},
-    requests::{self, RequestStream},
+    requests::{self, RequestStream, Stopped},
     session::{Connect, Session},
 };
 use crate::{budget::Budgets, hub::Connection, limits};
@@ -63,7 +63,7 @@ struct Intake {
 /// What a task of a connection has come to.
 enum Done {
     /// A request's head has come.
-    Resolved(Box<(Request<()>, RequestStream)>),
+    Resolved(Box<Resolved>),
     /// A request's head has not come.
     Unresolved(u64),
     /// A session has ended.
@@ -72,6 +72,13 @@ enum Done {
     Stream,
     /// A request was answered.
     Request,
+}
+
+struct Resolved {
+    request: Request<()>,
+    stream: RequestStream,
+    /// The client wants no answer any more.
+    stopped: Stopped,
 }
 
 enum Event {
@@ -174,10 +181,11 @@ impl Driver {
         self.grant_streams();
         let id = stream.send_id().into_inner();
         self.intake.resolving.insert(id, Vec::new());
+        let stopped: Stopped = Box::pin(stream.stopped());
         let resolver = self.intake.http.create_resolver(FrameStream::new(BufRecvStream::new(stream)));
         self.tasks.spawn(async move {
             match time::timeout(limits::HEADER_DEADLINE, resolver.resolve_request()).await {
-                Ok(Ok(resolved)) => Done::Resolved(Box::new(resolved)),
+                Ok(Ok((request, stream))) => Done::Resolved(Box::new(Resolved { request, stream, stopped })),
                 Ok(Err(_)) | Err(_) => Done::Unresolved(id),
             }
         });
@@ -186,7 +194,7 @@ impl Driver {
     fn finish(&mut self, done: Result<Done, tokio::task::JoinError>) {
         match done {
             Ok(Done::Resolved(resolved)) => {
-                let id = resolved.1.send_id().into_inner();
+                let id = resolved.stream.send_id().into_inner();
                 self.start(resolved);
                 self.settle(id);
             }
@@ -204,12 +212,12 @@ impl Driver {
         }
     }
 
-    fn start(&mut self, resolved: Box<(Request<()>, RequestStream)>) {
-        let (request, stream) = *resolved;
+    fn start(&mut self, resolved: Box<Resolved>) {
+        let Resolved { request, stream, stopped } = *resolved;
         if !requests::is_session(&request) {
             let (router, budgets) = (self.shared.router.clone(), self.budgets.clone());
             self.tasks.spawn(async move {
-                requests::answer(request, stream, router, budgets).await;
+                requests::answer(request, stream, stopped, router, budgets).await;
                 Done::Request
             });
             return;

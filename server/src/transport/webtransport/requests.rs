@@ -1,6 +1,7 @@
 //! Requests on a QUIC connection: those for a session, and any other, which the sidecar's router answers.
 
 use std::{
+    future::Future,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -37,6 +38,9 @@ const CONNECTION_FIELDS: [HeaderName; 5] = [
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
 ];
+
+/// Waits until a client wants no answer any more.
+pub(super) type Stopped = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
 
 /// Whether a request asks for a session.
 pub(super) fn is_session(request: &Request<()>) -> bool {
@@ -75,9 +79,18 @@ pub(super) async fn refuse(mut stream: RequestStream, problem: &Problem) {
 pub(super) async fn answer(
     request: Request<()>,
     stream: RequestStream,
-    mut router: Router,
+    stopped: Stopped,
+    router: Router,
     budgets: Budgets,
 ) {
+    tokio::select! {
+        () = exchange(request, stream, router, budgets) => {}
+        // A silent answer would notice it at its next word only.
+        () = stopped => {}
+    }
+}
+
+async fn exchange(request: Request<()>, stream: RequestStream, mut router: Router, budgets: Budgets) {
     let (mut send, recv) = stream.split();
     if CONNECTION_FIELDS.iter().any(|name| request.headers().contains_key(name)) {
         // Such a request is malformed. RFC 9114, section 4.2.

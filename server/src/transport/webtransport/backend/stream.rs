@@ -1,6 +1,7 @@
 //! Streams as h3 sees them.
 
 use std::{
+    future::{Future, pending},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -170,6 +171,19 @@ enum Writing<B: Buf> {
 impl<B: Buf> SendStream<B> {
     pub(super) fn new(stream: quinn::SendStream) -> Self {
         Self { stream, writing: None }
+    }
+}
+
+impl<B: Buf> BidiStream<B> {
+    /// Waits until the client wants no more of what is sent here.
+    pub(in super::super) fn stopped(&self) -> impl Future<Output = ()> + Send + Sync + use<B> {
+        let stopped = self.send.stream.stopped();
+        async move {
+            // All was received, or the connection is gone: neither is for this to tell.
+            if !matches!(stopped.await, Ok(Some(_))) {
+                pending().await
+            }
+        }
     }
 }
 
