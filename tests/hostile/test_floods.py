@@ -6,6 +6,7 @@ import os
 import random
 import re
 import shutil
+import socket
 import time
 
 import fulmar_bin
@@ -159,7 +160,7 @@ async def test_slowhttptest(server, offences):
 
 
 async def test_the_longest_waits(server, offences):
-    """Thirty seconds each, waited out at once: sessions in reserve, peers that vanish, clients that never answer a ping."""
+    """Thirty seconds each, waited out at once: sessions in reserve, peers that vanish, never answer a ping, or take nothing."""
     url, made, peers, channel = address(server), 5_000, 20, "event:vanished"
 
     async def sessions():
@@ -182,7 +183,19 @@ async def test_the_longest_waits(server, offences):
         async with session_of(url) as (client, session, _):
             await session.over("the end of a session that says nothing", 36)
 
+    def stall():
+        """An SSE client that never reads, with a small window. Kept to the end of the test, so that only the server can end it."""
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        sock.connect(("127.0.0.1", server.port))
+        sock.sendall(f"GET /sse?channel={channel} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n\r\n".encode())
+        stalled.append(sock)
+
+    stalled = []
+
     async def attack():
+        for _ in range(peers):
+            stall()
         muted = asyncio.gather(*(mute() for _ in range(peers)))
         await asyncio.gather(sessions(), *(vanish() for _ in range(peers)))
         await publish_in_bulk(server, channel, 40)
@@ -193,8 +206,12 @@ async def test_the_longest_waits(server, offences):
 
     await publish_in_bulk(server, channel, 1)
     # Two kilobytes for a session; a send window of 512 KiB for each peer that withholds acknowledgements; the history, encoded once.
-    bound = made * 2048 + 2 * peers * (512 + 256) * 1024 + 2 * 40 * 60_000
-    await offences.run("sessions en masse, peers that vanish", attack, bound, rounds=1, back=20, kept=32 * MB)
+    bound = made * 2048 + 2 * peers * (512 + 256) * 1024 + 2 * 40 * 60_000 + peers * 512 * 1024
+    try:
+        await offences.run("sessions en masse, peers that vanish", attack, bound, rounds=1, back=20, kept=32 * MB)
+    finally:
+        for sock in stalled:
+            sock.close()
 
 
 async def test_quic_handshakes_that_nobody_goes_on_with(server, offences):
@@ -215,9 +232,9 @@ async def test_quic_handshakes_that_nobody_goes_on_with(server, offences):
             before = time.monotonic()
             return f"{attempts.answers} packets in answer"
 
-    # Half of HANDSHAKES, above which an address has to prove itself, at what limits.rs gives a connection that only connects
-    # and a little of TLS; and first packets (QUIC_INCOMING_BUFFERS).
-    await offences.run(f"quic: 2 x {count} Initials", attack, 2_048 * 48 * 1024 + 8 * MB, kept=16 * MB)
+    # Half of HANDSHAKES, above which an address has to prove itself, in each wave, at what limits.rs gives a connection that only
+    # connects and a little of TLS; and first packets (QUIC_INCOMING_BUFFERS).
+    await offences.run(f"quic: 2 x {count} Initials", attack, 2 * 512 * 48 * 1024 + 8 * MB, kept=16 * MB)
 
 
 async def test_subscriptions_cannot_fill_the_node():
