@@ -14,7 +14,6 @@ import httpx
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BINARY = os.environ.get("FULMAR_BIN", str(ROOT / "target/debug/fulmar"))
-URL = re.compile(r"(https?)://127\.0\.0\.1:(\d+)/")
 DEADLINE = 15
 
 
@@ -29,13 +28,14 @@ async def within(seconds, awaited):
 
 
 class Server:
-    """One running `fulmar`; stopped by its own process id."""
+    """One running `fulmar`; stopped by its own process id. `where` is a command that runs it somewhere else, by exec."""
 
-    def __init__(self, *arguments, http="127.0.0.1:0", quic="127.0.0.1:0"):
+    def __init__(self, *arguments, http="127.0.0.1:0", quic="127.0.0.1:0", where=()):
+        self.host = http.rpartition(":")[0]
         # Variables of the caller's environment must not configure the server under test.
         environment = {k: v for k, v in os.environ.items() if not k.startswith("FULMAR_")}
         self.process = subprocess.Popen(
-            [BINARY, "--http", http, "--quic", quic, *arguments],
+            [*where, BINARY, "--http", http, "--quic", quic, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -50,14 +50,15 @@ class Server:
         if not ready or self.port is None:
             self.stop()
             raise AssertionError(
-                f"{BINARY} did not print a line with http://127.0.0.1:PORT/ within {DEADLINE} s; it printed:\n" + "".join(self.output)
+                f"{BINARY} did not print a line with http://{self.host}:PORT/ within {DEADLINE} s; it printed:\n" + "".join(self.output)
             )
 
     def _read(self):
+        url = re.compile(rf"(https?)://{re.escape(self.host)}:(\d+)/")
         # Goes on to the end, so that the server never blocks on a full pipe.
         for line in self.process.stdout:
             self.output.append(line)
-            match = URL.search(line)
+            match = url.search(line)
             if match and self.port is None:
                 self.scheme, self.port = match.group(1), int(match.group(2))
                 self.found.set()
@@ -65,7 +66,7 @@ class Server:
 
     @property
     def base(self):
-        return f"{self.scheme}://127.0.0.1:{self.port}"
+        return f"{self.scheme}://{self.host}:{self.port}"
 
     def http(self, **options):
         options = {"base_url": self.base, "timeout": 40, "trust_env": False} | options

@@ -1,8 +1,6 @@
 """Starting and stopping: one process each."""
 
 import asyncio
-import datetime
-import ipaddress
 import json
 import signal
 import ssl
@@ -12,9 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 import raw
 import wt
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from certificate import make
 from raw import EventStream
 from server import BINARY, DEADLINE, Server, check_error, name, publish, within
 from ws import open_ws
@@ -89,21 +85,7 @@ async def test_a_waiting_poll_does_not_hold_up_the_stop(own):
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tls")
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.timezone.utc)
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    made = (
-        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=7))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    (folder / "key.pem").write_bytes(pem)
-    (folder / "key.pem").chmod(0o600)
+    make(folder, "127.0.0.1")
     return folder
 
 

@@ -86,6 +86,6 @@ async def open_ws(server, binary=False, query="", subprotocols=None, **options):
     if subprotocols is None:
         subprotocols = ["fulmar.v1.bin" if binary else "fulmar.v1.json"]
     options = {"compression": None, "proxy": None, "max_size": 1 << 21, "open_timeout": DEADLINE, "close_timeout": 5} | options
-    url = f"ws://127.0.0.1:{server.port}/ws{query}"
+    url = f"{server.base.replace('http', 'ws', 1)}/ws{query}"
     async with websockets.connect(url, subprotocols=subprotocols or None, **options) as connection:
         yield Ws(connection, binary)

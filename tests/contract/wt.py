@@ -270,11 +270,11 @@ class Client(QuicConnectionProtocol):
 
 
 @contextlib.asynccontextmanager
-async def quic(server):
-    """A QUIC connection to the address that /connect names."""
+async def quic(server, **options):
+    """A QUIC connection to the address that /connect names; `options` are of its configuration."""
     async with server.http() as http:
         url = urlsplit((await http.get("/connect")).json()["webtransport"]["url"])
-    configuration = QuicConfiguration(is_client=True, alpn_protocols=H3_ALPN, max_datagram_frame_size=65536, idle_timeout=30)
+    configuration = QuicConfiguration(is_client=True, alpn_protocols=H3_ALPN, max_datagram_frame_size=65536, idle_timeout=30, **options)
     # The certificate is checked by its hash, in test_connect.py; chains are of no use for a self-signed one.
     configuration.verify_mode = ssl.CERT_NONE
     async with contextlib.AsyncExitStack() as stack:
