@@ -33,7 +33,6 @@ mod cursor;
 mod early;
 mod error;
 mod event;
-mod framing;
 mod inbox;
 pub mod limits;
 mod place;

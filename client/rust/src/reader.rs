@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use fulmar_core::{
     ChannelName, Position,
-    codec::binary::{self, ServerFrame},
+    codec::{
+        binary::{self, ServerFrame},
+        framing::{Splitter, TooLong},
+    },
     message::Mark,
 };
 use tokio::{
@@ -17,7 +20,6 @@ use crate::{
     close::Close,
     error::{Ended, Refusal},
     event::{Event, Lane, Publication},
-    framing::Splitter,
     inbox::Inbox,
     limits,
     routes::Found,
@@ -45,6 +47,12 @@ pub(crate) struct Reader {
 /// Nothing that comes on the stream makes sense any more.
 struct Broken(String);
 
+impl From<TooLong> for Broken {
+    fn from(why: TooLong) -> Self {
+        Self(format!("the server sent {why}"))
+    }
+}
+
 impl Reader {
     pub(crate) fn new(session: Arc<Session>, role: Role, recv: RecvStream) -> Self {
         Self { session, role, recv }
@@ -68,11 +76,11 @@ impl Reader {
 
     /// Reads until the stream ends, in whichever way.
     async fn read(&mut self) -> Result<(), Broken> {
-        let mut splitter = Splitter::default();
+        let mut splitter = Splitter::new(limits::FRAME_BYTES);
         while let Ok(Some(chunk)) = self.recv.quic_stream_mut().read_chunk(limits::READ_BYTES, true).await {
             self.session.counters.stream_bytes.add(chunk.bytes.len() as u64);
             splitter.push(&chunk.bytes);
-            while let Some(frame) = splitter.next().map_err(|why| Broken(why.to_string()))? {
+            while let Some(frame) = splitter.take()? {
                 let frame = binary::decode_server(&frame).map_err(|why| Broken(why.to_string()))?;
                 self.take(frame).await?;
             }

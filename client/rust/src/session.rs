@@ -5,7 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use fulmar_core::{
     ClientMessage,
-    codec::binary::{self, ServerFrame},
+    codec::{
+        binary::{self, ServerFrame},
+        framing,
+    },
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -18,7 +21,6 @@ use crate::{
     counters::Counters,
     early::Nameless,
     error::{Ended, Refusal, RequestError},
-    framing,
     inbox::Inbox,
     limits,
     requests::{Request, Requests},

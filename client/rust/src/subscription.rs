@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use fulmar_core::{
-    ChannelName, ClientMessage, Position, StartRequest, codec::binary, codec::binary::ServerFrame,
+    ChannelName, ClientMessage, Position, StartRequest,
+    codec::{
+        binary::{self, ServerFrame},
+        framing,
+    },
     message::Mark,
 };
 use tokio::task::JoinSet;
@@ -12,7 +16,6 @@ use wtransport::SendStream;
 use crate::{
     error::{Ended, RequestError},
     event::Event,
-    framing,
     inbox::Inbox,
     place::Place,
     reader::{Reader, Role},

@@ -1,6 +1,7 @@
 //! How messages travel: `fulmar.v1.json` and `fulmar.v1.bin`.
 
 pub mod binary;
+pub mod framing;
 pub mod json;
 pub mod varint;
 

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, future::Future as _, pin::Pin, sync::Arc, task:
 use bytes::{Buf as _, Bytes, BytesMut};
 use fulmar_core::{
     CloseCode, Code, Encoding, Problem, Rejection, ServerMessage,
-    codec::{binary, varint},
+    codec::{binary, framing::Splitter, varint},
     limits as core_limits,
     webtransport::error_code,
 };
@@ -102,7 +102,7 @@ impl Session {
 /// Reads length-prefixed frames off a stream.
 struct Frames<'a> {
     recv: RecvStream<QuicRecv, Bytes>,
-    buffer: BytesMut,
+    splitter: Splitter,
     unfinished: &'a Budget,
     /// What the present frame has of the budget. Small frames need nothing of it.
     reserved: Option<Reserved>,
@@ -126,7 +126,7 @@ impl<'a> Frames<'a> {
     fn new(recv: QuicRecv, unfinished: &'a Budget) -> Self {
         Self {
             recv: RecvStream::new(h3::stream::BufRecvStream::new(recv)),
-            buffer: BytesMut::new(),
+            splitter: Splitter::new(core_limits::MESSAGE_BYTES),
             unfinished,
             reserved: None,
             deadline: None,
@@ -136,25 +136,16 @@ impl<'a> Frames<'a> {
     }
 
     fn front(&mut self) -> Front {
-        let Some((length, after)) = varint::read(&self.buffer) else { return Front::Begun(None) };
-        let length = usize::try_from(length).unwrap_or(usize::MAX);
-        if length > core_limits::MESSAGE_BYTES {
-            return Front::TooLong;
+        match self.splitter.take() {
+            Ok(Some(frame)) => Front::Whole(Incoming::Message(binary::decode(&frame))),
+            Ok(None) => Front::Begun(self.splitter.begun()),
+            Err(_) => Front::TooLong,
         }
-        let end = after + length;
-        let Some(frame) = self.buffer.get(after..end) else { return Front::Begun(Some(length)) };
-        let message = binary::decode(frame);
-        self.buffer.advance(end);
-        if self.buffer.is_empty() {
-            // An idle stream keeps no buffer.
-            self.buffer = BytesMut::new();
-        }
-        Front::Whole(Incoming::Message(message))
     }
 
     /// Reads on. `false` when nothing more comes, or not in time.
     async fn read(&mut self) -> bool {
-        let begun = !self.buffer.is_empty();
+        let begun = !self.splitter.is_empty();
         if begun && self.deadline.is_none() {
             self.deadline = Some(Box::pin(time::sleep(limits::FRAME_DEADLINE)));
         }
@@ -166,7 +157,7 @@ impl<'a> Frames<'a> {
             if self.late { Poll::Ready(None) } else { Poll::Pending }
         });
         let Some(bytes) = read.await else { return false };
-        self.buffer.extend_from_slice(&bytes);
+        self.splitter.push(&bytes);
         true
     }
 

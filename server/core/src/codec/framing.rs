@@ -1,14 +1,12 @@
-//! Frames behind their lengths: on streams and inside datagrams.
+//! Frames behind their lengths: on streams and inside datagrams. PROTOCOL.md, section 5.
 
 use std::fmt;
 
+use super::varint;
 use bytes::{Buf as _, Bytes, BytesMut};
-use fulmar_core::codec::varint;
-
-use crate::limits;
 
 /// A frame with its length before it.
-pub(crate) fn prefixed(frame: &[u8]) -> Bytes {
+pub fn prefixed(frame: &[u8]) -> Bytes {
     let mut out = Vec::with_capacity(frame.len() + 8);
     varint::write(&mut out, frame.len() as u64);
     out.extend_from_slice(frame);
@@ -17,27 +15,55 @@ pub(crate) fn prefixed(frame: &[u8]) -> Bytes {
 
 /// A frame says that it is longer than any may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TooLong(u64);
+pub struct TooLong {
+    /// What it says, in bytes.
+    pub length: u64,
+    /// What is allowed, in bytes.
+    pub most: usize,
+}
 
 impl fmt::Display for TooLong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the server sent a frame of {} bytes; {} is the most", self.0, limits::FRAME_BYTES)
+        write!(f, "a frame of {} bytes; {} is the most", self.length, self.most)
     }
 }
 
+impl std::error::Error for TooLong {}
+
 /// Cuts a stream into frames, and holds no more of it than one frame and one chunk.
-#[derive(Debug, Default)]
-pub(crate) struct Splitter {
+#[derive(Debug)]
+pub struct Splitter {
     buffer: BytesMut,
+    most: usize,
 }
 
 impl Splitter {
-    pub(crate) fn push(&mut self, chunk: &[u8]) {
+    /// For a stream whose frames have at most `most` bytes.
+    pub fn new(most: usize) -> Self {
+        Self { buffer: BytesMut::new(), most }
+    }
+
+    /// Takes in bytes.
+    pub fn push(&mut self, chunk: &[u8]) {
         self.buffer.extend_from_slice(chunk);
     }
 
+    /// Whether nothing waits here, not even the beginning of a frame.
+    pub fn is_empty(&self) -> bool {
+        self.buffer.is_empty()
+    }
+
+    /// How long the frame at the front is, if that much of it has come.
+    pub fn begun(&self) -> Option<usize> {
+        let (length, _) = varint::read(&self.buffer)?;
+        Some(usize::try_from(length).unwrap_or(usize::MAX))
+    }
+
     /// The next frame that is complete.
-    pub(crate) fn next(&mut self) -> Result<Option<Bytes>, TooLong> {
+    ///
+    /// # Errors
+    /// [`TooLong`] at the length of a frame above the bound, now and from then on.
+    pub fn take(&mut self) -> Result<Option<Bytes>, TooLong> {
         let Some((length, after)) = varint::read(&self.buffer) else {
             if self.buffer.is_empty() {
                 // An idle stream keeps no buffer.
@@ -46,8 +72,8 @@ impl Splitter {
             return Ok(None);
         };
         let end = match usize::try_from(length) {
-            Ok(length) if length <= limits::FRAME_BYTES => after + length,
-            _ => return Err(TooLong(length)),
+            Ok(length) if length <= self.most => after + length,
+            _ => return Err(TooLong { length, most: self.most }),
         };
         if self.buffer.len() < end {
             return Ok(None);
@@ -59,7 +85,7 @@ impl Splitter {
 }
 
 /// The frames of a datagram, which holds whole ones only; `None` when it does not.
-pub(crate) fn split_datagram(mut datagram: &[u8]) -> Option<Vec<&[u8]>> {
+pub fn split_datagram(mut datagram: &[u8]) -> Option<Vec<&[u8]>> {
     let mut frames = Vec::new();
     while !datagram.is_empty() {
         let (length, after) = varint::read(datagram)?;
@@ -79,10 +105,10 @@ mod tests {
         let frames = [vec![], vec![1; 63], vec![2; 64], vec![3; 20_000]];
         let bytes: Vec<u8> = frames.iter().flat_map(|frame| prefixed(frame)).collect();
         for size in [1, 2, 7, 1000, bytes.len()] {
-            let (mut splitter, mut found) = (Splitter::default(), Vec::new());
+            let (mut splitter, mut found) = (Splitter::new(20_000), Vec::new());
             for piece in bytes.chunks(size) {
                 splitter.push(piece);
-                while let Some(frame) = splitter.next().expect("short enough") {
+                while let Some(frame) = splitter.take().expect("short enough") {
                     found.push(frame.to_vec());
                 }
             }
@@ -94,12 +120,12 @@ mod tests {
 
     #[test]
     fn a_frame_above_the_bound_is_refused_by_its_length() {
-        for length in [limits::FRAME_BYTES as u64 + 1, varint::MAX] {
-            let mut splitter = Splitter::default();
+        for length in [101, varint::MAX] {
+            let mut splitter = Splitter::new(100);
             let mut head = Vec::new();
             varint::write(&mut head, length);
             splitter.push(&head);
-            assert_eq!(splitter.next(), Err(TooLong(length)));
+            assert_eq!(splitter.take(), Err(TooLong { length, most: 100 }));
             assert_eq!(split_datagram(&head), None);
         }
     }
