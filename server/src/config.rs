@@ -176,7 +176,12 @@ impl Config {
         let development = file.is_none() && overrides.tls_cert.is_none() && overrides.tls_key.is_none();
         let mut it = Self::development();
         if !development {
-            it.configure(file.unwrap_or_default(), &overrides)?;
+            let file = file.unwrap_or_default();
+            let key_file = file.api.key_file.clone();
+            it.configure(file, &overrides)?;
+            if let Some(path) = key_file {
+                it.api = ApiAccess::Key(ApiKey(read_key(&path)?));
+            }
         }
         it.http = overrides.http.unwrap_or(it.http);
         it.quic = overrides.quic.unwrap_or(it.quic);
@@ -184,8 +189,22 @@ impl Config {
         Ok(it)
     }
 
+    /// What the text of a configuration file says, without reading any file: those that it names may be missing, and
+    /// `/api/*` stays closed, since its key is in one of them.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let file = File::parse(text).map_err(|why| ConfigError(format!("in the configuration: {why}")))?;
+        let mut it = Self::development();
+        it.configure(file, &Overrides::default())?;
+        it.check()?;
+        Ok(it)
+    }
+
+    /// Takes over what a file says, save for the key of the API.
     fn configure(&mut self, file: File, overrides: &Overrides) -> Result<(), ConfigError> {
-        let File { http, quic, tls_cert, tls_key, hosts, origins, api, limits, namespaces } = file;
+        let File { http, quic, tls_cert, tls_key, hosts, origins, api: _, limits, namespaces } = file;
         self.development = false;
         self.http = http.unwrap_or(self.http);
         self.quic = quic.unwrap_or(self.quic);
@@ -199,10 +218,7 @@ impl Config {
         self.hosts = hosts;
         self.origins = origins;
         self.caps = limits;
-        self.api = match api.key_file {
-            Some(path) => ApiAccess::Key(ApiKey(read_key(&path)?)),
-            None => ApiAccess::Closed,
-        };
+        self.api = ApiAccess::Closed;
         self.namespaces =
             Namespaces::new(namespaces.into_iter().map(|(name, section)| (name, section.namespace())));
         Ok(())
@@ -316,17 +332,17 @@ mod tests {
 
     #[test]
     fn a_file_allows_what_it_says_and_no_more() {
-        let file: File = toml::from_str(
+        let config = Config::parse(
             "hosts = ['game.example']\n[namespaces.chat]\nclass = 'event'\nsubscribe = true\ncount = 5",
         )
-        .expect("parses");
-        let mut config = Config::development();
-        config.configure(file, &Overrides::default()).expect("configures");
+        .expect("a configuration");
         let of = |name: &str| config.namespaces.of(&fulmar_core::ChannelName::parse(name).expect("a name"));
         let chat = of("chat:1");
         assert_eq!((chat.subscribe, chat.publish, chat.bounds.count), (true, false, 5));
         let other = of("other");
         assert_eq!((other.subscribe, other.publish), (false, false));
-        assert!(toml::from_str::<File>("colour = 'red'").is_err(), "unknown settings are refused");
+        assert!(matches!(config.api, ApiAccess::Closed));
+        assert!(Config::parse("colour = 'red'").is_err(), "unknown settings are refused");
+        assert!(Config::parse("http = '0.0.0.0:80'").is_err(), "plain HTTP stays on this machine");
     }
 }
