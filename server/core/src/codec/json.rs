@@ -21,6 +21,9 @@ use crate::{
 /// [`object_of`] cuts it off, so that one encoding serves both.
 const PUBLICATION: &str = r#"{"type":"publication","#;
 
+/// Most that is shown of what the parser says of a text, in bytes.
+const SHOWN_BYTES: usize = 160;
+
 /// The message of a publication.
 pub fn publication(publication: &Publication) -> Bytes {
     let Publication { channel, epoch, offset, time, draft, .. } = publication;
@@ -118,8 +121,18 @@ fn parse<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Problem> {
     match parsed {
         Ok(value) if object => Ok(value),
         Ok(_) => Err(Problem::new(Code::BadJson, "a JSON object is expected")),
-        Err(error) => Err(Problem::new(Code::BadJson, format!("not a message in JSON: {error}"))),
+        Err(error) => Err(Problem::new(Code::BadJson, format!("not a message in JSON: {}", shown(&error)))),
     }
+}
+
+/// What the parser says, which may quote any length of the text, and escape it.
+fn shown(error: &serde_json::Error) -> String {
+    let mut said = error.to_string();
+    if said.len() > SHOWN_BYTES {
+        said.truncate(said.floor_char_boundary(SHOWN_BYTES));
+        said.push_str(&format!("... at line {} column {}", error.line(), error.column()));
+    }
+    said
 }
 
 #[derive(Deserialize)]
@@ -265,5 +278,21 @@ impl Writer {
     fn problem(&mut self, problem: &Problem) -> &mut Self {
         self.raw("{\"code\":\"").raw(problem.code.as_str()).raw("\",\"message\":");
         self.string(&problem.message).raw("}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_complaint_does_not_grow_with_the_message() {
+        for text in ["\u{7f}".repeat(100_000), "\u{1f426}".repeat(50_000)] {
+            let message = format!(r#"{{"type":"ping","ref":"{text}"}}"#);
+            let problem = decode(message.as_bytes()).expect_err("a ref is a number").problem;
+            assert!(problem.message.len() < 256, "{} bytes", problem.message.len());
+            assert!(problem.message.contains("invalid type: string"), "{}", problem.message);
+            assert!(problem.message.contains("at line 1 column"), "{}", problem.message);
+        }
     }
 }
