@@ -248,7 +248,9 @@ fn body(out: &mut Vec<u8>, draft: &Draft, with_ttl: bool, between: impl FnOnce(&
         write_string(out, id.as_str());
     }
     if let Some(ttl) = ttl {
-        varint::write(out, ttl.as_millis() as u64);
+        // What no frame can say is longer than any server takes, and so is the most that one can.
+        let ttl = ttl.as_millis().min(u128::from(varint::MAX));
+        varint::write(out, ttl as u64);
     }
     if let Some(payload) = &draft.payload {
         out.extend_from_slice(payload.bytes());
@@ -360,4 +362,19 @@ impl<'a> Input<'a> {
 
 fn truncated() -> Problem {
     bad("the frame ends too early")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_time_to_live_keeps_within_its_frame() {
+        let draft = Draft { ttl: Some(Duration::MAX), ..Draft::new(Payload::text("x")) };
+        let channel = ChannelName::parse("signal:x").expect("a name");
+        let frame = encode_client(&ClientMessage::Publish { r#ref: None, channel, draft });
+        let Ok(ClientMessage::Publish { draft, .. }) = decode(&frame) else { panic!("a publish: {frame:?}") };
+        assert_eq!(draft.ttl, Some(Duration::from_millis(varint::MAX)));
+        assert_eq!(draft.payload, Some(Payload::text("x")));
+    }
 }
