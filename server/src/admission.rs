@@ -65,7 +65,10 @@ enum Source {
 
 impl Admission {
     /// Enforces `caps`; who is turned away is counted in `counters`.
-    pub fn new(caps: Caps, counters: Arc<Counters>) -> Arc<Self> {
+    pub fn new(mut caps: Caps, counters: Arc<Counters>) -> Arc<Self> {
+        // More than a semaphore can hold is more than will ever come.
+        caps.connections = caps.connections.min(Semaphore::MAX_PERMITS);
+        caps.handshakes = caps.handshakes.min(Semaphore::MAX_PERMITS);
         Arc::new(Self {
             caps,
             connections: Arc::new(Semaphore::new(caps.connections)),
@@ -179,6 +182,13 @@ mod tests {
         assert_eq!(admission.counters.turned_away.get(), 1);
         drop(first);
         assert!(admission.admit(ip("192.0.2.2")).is_some());
+    }
+
+    #[test]
+    fn no_cap_is_too_large() {
+        let admission = admission(usize::MAX, usize::MAX, None);
+        let _first = admission.admit(ip("192.0.2.1")).expect("room");
+        assert!(!admission.is_pressed(ip("192.0.2.1")));
     }
 
     #[test]
