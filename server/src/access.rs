@@ -73,7 +73,17 @@ fn host_of(authority: &str) -> Option<String> {
     if authority.as_str().contains('@') {
         return None;
     }
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    let host = authority.host();
+    // The parser lets other text follow a bracket.
+    let port = authority.as_str().strip_prefix(host)?;
+    if !port.is_empty() && !port.strip_prefix(':')?.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    // Only an IPv6 address stands in brackets.
+    let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(address) => address.parse::<Ipv6Addr>().ok().map(|_| address)?,
+        None => host,
+    };
     Some(host.to_ascii_lowercase())
 }
 
@@ -100,9 +110,20 @@ mod tests {
         {
             assert_eq!(code(&it, authority, None), None, "{authority}");
         }
-        for authority in
-            ["", "evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "a@localhost", "[::2]"]
-        {
+        for authority in [
+            "",
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "a@localhost",
+            "[::2]",
+            "[::1].evil.example",
+            "[::1]a:8080",
+            "[localhost]",
+            "[127.0.0.1]",
+            "localhost:80a",
+            "localhost:+80",
+        ] {
             assert_eq!(code(&it, authority, None), Some(Code::Misdirected), "{authority}");
         }
         assert_eq!(it.check(None, None).expect_err("no host").code, Code::Misdirected);
@@ -120,6 +141,7 @@ mod tests {
             "http://evil.example:8080",
             "http://localhost:8080@evil.example",
             "http://localhost:8080.evil.example",
+            "http://[::1].evil.example:8080",
             "https://app.example.evil.example",
             "http://app.example",
         ] {
