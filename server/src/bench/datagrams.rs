@@ -3,6 +3,7 @@
 use std::error::Error;
 
 use fulmar_client::{ChannelName, Connector, Start, Trust};
+use quinn::TransportConfig;
 use tokio::task::JoinSet;
 
 use super::{
@@ -89,7 +90,7 @@ async fn read_session(url: String) -> Result<impl Future<Output = ()>, Box<dyn E
 }
 
 async fn read_quic(address: std::net::SocketAddr) -> Result<impl Future<Output = ()>, Box<dyn Error>> {
-    let endpoint = quic::client()?;
+    let endpoint = quic::client(TransportConfig::default())?;
     let connection = endpoint.connect(address, "localhost")?.await?;
     Ok(async move {
         let _endpoint = endpoint;

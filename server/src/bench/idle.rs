@@ -6,6 +6,7 @@ use fulmar_client::{
     ChannelName, Connector, Start, Trust,
     wtransport::{ClientConfig, Endpoint, endpoint::endpoint_side},
 };
+use quinn::TransportConfig;
 use tokio::time;
 
 use super::{Outcome, Progress, client::Client, quic, server::Server, summary::median};
@@ -57,7 +58,7 @@ impl Opener {
         Ok(Self {
             connector: Connector::new(&Trust::Insecure)?,
             webtransport: Endpoint::client(config)?,
-            quic: quic::client()?,
+            quic: quic::client(TransportConfig::default())?,
         })
     }
 

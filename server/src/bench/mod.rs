@@ -6,7 +6,7 @@ mod datagrams;
 mod fanout;
 mod idle;
 mod leaks;
-mod quic;
+pub(crate) mod quic;
 mod server;
 mod source;
 mod stall;

@@ -2,7 +2,7 @@
 
 use std::{error::Error, net::Ipv4Addr, sync::Arc};
 
-use quinn::{ClientConfig, Endpoint, crypto::rustls::QuicClientConfig};
+use quinn::{ClientConfig, Endpoint, TransportConfig, crypto::rustls::QuicClientConfig};
 use rustls::{
     DigitallySignedStruct, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -11,7 +11,7 @@ use rustls::{
 };
 
 /// An endpoint for clients that trust any certificate: the servers here are on loopback.
-pub(super) fn client() -> Result<Endpoint, Box<dyn Error>> {
+pub(crate) fn client(transport: TransportConfig) -> Result<Endpoint, Box<dyn Error>> {
     let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(provider::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
@@ -19,7 +19,9 @@ pub(super) fn client() -> Result<Endpoint, Box<dyn Error>> {
         .with_no_client_auth();
     tls.alpn_protocols = vec![b"h3".to_vec()];
     let mut endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into())?;
-    endpoint.set_default_client_config(ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?)));
+    let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
+    config.transport_config(Arc::new(transport));
+    endpoint.set_default_client_config(config);
     Ok(endpoint)
 }
 

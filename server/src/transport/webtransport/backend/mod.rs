@@ -8,6 +8,8 @@
 
 mod head;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::VecDeque,
