@@ -44,13 +44,14 @@ async def goes_on_at(watch, old, address, bounds=None):
     return new
 
 
-async def validated(watch, stack, since):
-    """Where the client can tell: the server validated the path; when it was answered, in words."""
+async def validated(watch, stack, began, since):
+    """Where the client can tell: the server validated the path, but not before `began`; how long after `since`, in words."""
     if stack != "aioquic":
         return ""
     responses = await watch.ask("responses")
-    assert responses and responses[0] > since, f"path responses at {responses}, the address changed at {since}"
-    return f", path validated after {(responses[0] - since) * 1000:.0f} ms"
+    assert responses and responses[0] > began, f"path responses at {responses}, the address changed after {began}"
+    # An acknowledgement that was due can open the path while the change is still being made.
+    return f", path validated after {max(0, responses[0] - since) * 1000:.0f} ms"
 
 
 @pytest.mark.parametrize("stack", STACKS)
@@ -61,6 +62,7 @@ async def test_the_client_has_a_new_address(network, server, table, stack):
         old, sockets = path_of(watch), network.sockets(watch.peer.process.pid)
         assert old[0] == network.address
         assert len(sockets) == 1 and sockets[0] in (f"*:{old[1]}", f"[::]:{old[1]}", f"0.0.0.0:{old[1]}"), f"{sockets}, of {old}"
+        began = time.monotonic()
         address = network.move()
         changed = time.monotonic()
         async with watch.speaking():
@@ -68,7 +70,7 @@ async def test_the_client_has_a_new_address(network, server, table, stack):
         assert await goes_on_at(watch, old, address) == (address, old[1])
         assert network.sockets(watch.peer.process.pid) == sockets
         count = await watch.settled()
-        validation = await validated(watch, stack, changed)
+        validation = await validated(watch, stack, began, changed)
     table("another address of the client", stack, f"next event after {took * 1000:.0f} ms{validation}; {count} events")
 
 
@@ -81,13 +83,14 @@ async def test_the_translator_forgets(network, server, table, stack, what, addre
         await watch.flowing()
         old = path_of(watch)
         assert old[0] == ROUTER and BEFORE[0] <= old[1] <= BEFORE[1], old
+        began = time.monotonic()
         network.translate(address, ports(AFTER))
         changed = time.monotonic()
         async with watch.speaking():
             took = await watch.next_event(changed)
         await goes_on_at(watch, old, address, AFTER)
         count = await watch.settled()
-        validation = await validated(watch, stack, changed)
+        validation = await validated(watch, stack, began, changed)
     table(f"another {what} of the translator", stack, f"next event after {took * 1000:.0f} ms{validation}; {count} events")
 
 
@@ -117,7 +120,7 @@ async def test_a_backlog_survives_a_dead_path(network, server, table, stack):
         whole = await watch.next_event(mended)
         await goes_on_at(watch, old, address)
         count = await watch.settled()
-        validation = await validated(watch, stack, mended)
+        validation = await validated(watch, stack, died, mended)
     said = f"next event {took * 1000:.0f} ms after the path was back, all {BURST - before} of the backlog after {whole * 1000:.0f} ms{validation}; {count} events"
     table(f"dead for {DEAD} s, and another address", stack, said)
 

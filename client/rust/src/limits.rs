@@ -51,3 +51,5 @@ pub const DATAGRAM_BUFFER: usize = 64 * 1024;
 pub const PACKET_BYTES: usize = 64 * 1024;
 /// Unidirectional streams that the server may open: HTTP/3 control, two of QPACK, one of grease, and spare.
 pub const SERVER_STREAMS: u32 = 8;
+/// Between two packets of a client that has nothing to say, so that a change of its address is noticed.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(5);

@@ -40,6 +40,8 @@ fn transport() -> QuicTransportConfig {
         .stream_receive_window(VarInt::from_u32(limits::STREAM_WINDOW))
         .receive_window(VarInt::from_u32(limits::SESSION_WINDOW))
         .datagram_receive_buffer_size(Some(limits::DATAGRAM_BUFFER))
+        // A server that speaks to an address which the client no longer has cannot know of it: the client has to speak.
+        .keep_alive_interval(Some(limits::KEEP_ALIVE))
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
         .max_concurrent_uni_streams(VarInt::from_u32(limits::SERVER_STREAMS));
     transport
