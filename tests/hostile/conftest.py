@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import inspect
 import json
 import pathlib
 import subprocess
@@ -15,9 +14,9 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "contract")]
 
 from measure import MB, Gauge, Peak  # noqa: E402
+from coroutines import pytest_pyfunc_call  # noqa: E402, F401
 from server import Server  # noqa: E402
 
-TEST_DEADLINE = 100
 # An event that takes longer than this to reach a witness is late, what the witnesses' own process was late apart. Generous:
 # machines are shared.
 LATE = 2.5
@@ -26,26 +25,6 @@ RETURN = 16
 # What an allocator may keep of a second round like the first.
 KEPT = 6 * MB
 ROWS = []
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_pyfunc_call(pyfuncitem):
-    """Coroutine tests: each in an event loop of its own, under one deadline."""
-    test = pyfuncitem.obj
-    if not inspect.iscoroutinefunction(test):
-        return None
-    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
-
-    async def run():
-        async with asyncio.timeout(TEST_DEADLINE) as limit:
-            try:
-                await test(**arguments)
-            except TimeoutError:
-                assert not limit.expired(), f"the test did not end within {TEST_DEADLINE} s"
-                raise
-
-    asyncio.run(run())
-    return True
 
 
 class Witnesses:

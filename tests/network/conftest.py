@@ -1,7 +1,5 @@
 """A server behind a router, in network namespaces that are removed whatever comes; and the table of how long clients went without events."""
 
-import asyncio
-import inspect
 import os
 import pathlib
 import signal
@@ -14,9 +12,9 @@ sys.path[:0] = [str(HERE.parent / "contract")]
 
 import namespaces  # noqa: E402
 from certificate import make  # noqa: E402
+from coroutines import pytest_pyfunc_call  # noqa: E402, F401
 from server import Server  # noqa: E402
 
-TEST_DEADLINE = 120
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", HERE.parents[1] / "target")).resolve()
 AGENT = os.environ.get("FULMAR_AGENT", str(TARGET / "debug/examples/agent"))
 KEY = "a key that only the publisher knows"
@@ -47,26 +45,6 @@ def pytest_sessionstart():
         raise pytest.UsageError(f"connection migration cannot be tested: {why}")
     if not os.access(AGENT, os.X_OK):
         raise pytest.UsageError(f"connection migration cannot be tested: there is no {AGENT} (cargo build -p fulmar-client --example agent)")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_pyfunc_call(pyfuncitem):
-    """Coroutine tests: each in an event loop of its own, under one deadline."""
-    test = pyfuncitem.obj
-    if not inspect.iscoroutinefunction(test):
-        return None
-    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
-
-    async def run():
-        async with asyncio.timeout(TEST_DEADLINE) as limit:
-            try:
-                await test(**arguments)
-            except TimeoutError:
-                assert not limit.expired(), f"the test did not end within {TEST_DEADLINE} s"
-                raise
-
-    asyncio.run(run())
-    return True
 
 
 @pytest.fixture
