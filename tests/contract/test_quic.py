@@ -203,6 +203,25 @@ async def test_the_first_stream_is_the_control_stream(own):
             assert (await control.until("close", awaited="the close on the control stream"))["code"] == 4000
 
 
+async def test_the_first_stream_is_the_control_stream_whenever_it_says_what_it_is(own):
+    """Its packets may be lost and come after those of a later stream, which waits for that."""
+    async with wt.quic(own) as client:
+        session = await client.session()
+        first = client.quic.get_next_available_stream_id()
+        header = fulmar_bin.varint(0x41) + fulmar_bin.varint(session.id)
+        control = client.streams[first] = wt.Stream(session, first)
+        client.quic.send_stream_data(first, header[:1])
+        later = session.open_stream()
+        later.write(fulmar_bin.prefixed(fulmar_bin.from_json({"type": "ping", "ref": 1})))
+        await client.get("/healthz")
+        client.quic.send_stream_data(first, header[1:])
+        client.transmit()
+        await control.barrier()
+        assert (await later.recv("a pong"))["type"] == "pong"
+        own.process.send_signal(signal.SIGTERM)
+        assert (await control.until("close", awaited="the close on the control stream"))["code"] == 4000
+
+
 async def test_publishing_by_http3(server):
     """The body comes in pieces, and the answer does not wait for more than it needs."""
     channel = name()
