@@ -56,6 +56,7 @@ export function createAttempts() {
     'frame of /poll': async (at) => textOf(await place('iframe', { src: `${at.base}/poll${query(at)}` })),
     'image of /poll': async (at) => `an image ${(await place('img', { src: `${at.base}/poll${query(at)}` })).width} wide`,
     'script of /poll': async (at) => (await place('script', { src: `${at.base}/poll${query(at)}` })) && 'a script that was loaded',
+    'script of the client': async (at) => (await place('script', { src: `${at.base}/client/fulmar.js` })) && 'a script that was loaded',
     'import of the client': async (at) => Object.keys(await import(`${at.base}/client/fulmar.js`)).join(),
     EventSource: (at) => new Promise((resolve, reject) => {
       const source = new EventSource(`${at.base}/sse${query(at)}`);

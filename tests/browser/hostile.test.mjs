@@ -20,10 +20,10 @@ const NAMES = Object.keys(createAttempts());
 const REBOUND = 'rebound.example';
 const RESOLVE = { args: [`--host-resolver-rules=MAP ${REBOUND} 127.0.0.1`], prefs: { 'network.dns.localDomains': REBOUND } };
 
-/** What no page can do: JSON is no image, and a publication is of no other type than JSON. */
-const FOR_NOBODY = ['image of /poll', 'publishing by form', 'publishing by fetch without CORS'];
+/** What no page can do: JSON is no image and no script, and a publication is of no other type than JSON. */
+const FOR_NOBODY = ['image of /poll', 'script of /poll', 'publishing by form', 'publishing by fetch without CORS'];
 /** What gives nothing to a page of another origin, even one that may use the server. */
-const FOR_SAME_ORIGIN = ['fetch of /poll without CORS', 'fetch of /sse without CORS', 'frame of /poll', 'script of /poll'];
+const FOR_SAME_ORIGIN = ['fetch of /poll without CORS', 'fetch of /sse without CORS', 'frame of /poll', 'script of the client'];
 /** What gives the page something to read. */
 const READING = ['fetch of /poll', 'fetch of /poll without CORS', 'fetch of /sse without CORS', 'frame of /poll', 'EventSource', 'WebSocket'];
 
