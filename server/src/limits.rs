@@ -108,6 +108,10 @@ pub const HTTP2_STREAMS: u32 = 128;
 pub const HTTP2_STREAM_WINDOW: u32 = 64 * 1024;
 /// HTTP/2 receive window of a connection, in bytes.
 pub const HTTP2_CONNECTION_WINDOW: u32 = 256 * 1024;
+/// Largest HTTP/2 frame that is taken, in bytes: the least that RFC 9113, section 4.2, allows.
+pub const HTTP2_FRAME: u32 = 16 * 1024;
+/// HTTP/2 streams that a client may have reset before they were served; who resets more is cut off. (CVE-2023-44487)
+pub const HTTP2_RESETS: usize = 20;
 /// HTTP/2 header list, in bytes.
 pub const HTTP2_HEADER_LIST: u32 = 8 * 1024;
 /// What HTTP/2 buffers to be sent on a stream, in bytes.
@@ -122,6 +126,10 @@ pub const TLS_BUFFER: usize = 16 * 1024;
 pub const TCP_SEND_BUFFER: usize = 256 * 1024;
 /// How long a TCP client may take nothing of what waits for it. (The kernel's `TCP_USER_TIMEOUT`.)
 pub const TCP_STALLED: Duration = Duration::from_secs(30);
+/// TLS sessions that can be resumed, on each listener; others begin anew.
+pub const TLS_SESSIONS: usize = 256;
+/// Tickets by which a client may resume a TLS session.
+pub const TLS_TICKETS: usize = 2;
 /// tungstenite's read buffer, in bytes, allocated for the connection's life.
 pub const WEBSOCKET_READ_BUFFER: usize = 1024;
 /// What tungstenite collects before it writes to the socket, in bytes.

@@ -16,10 +16,12 @@ use rustls::{
     ServerConfig,
     crypto::aws_lc_rs as provider,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _},
-    server::{ClientHello, ResolvesServerCert},
+    server::{ClientHello, ResolvesServerCert, ServerSessionMemoryCache},
     sign::CertifiedKey,
 };
 use time::OffsetDateTime;
+
+use crate::limits;
 
 /// Browsers accept a certificate by its hash when it is valid for at most 14 days.
 const PINNABLE: Duration = Duration::from_secs(14 * 24 * 3600);
@@ -147,6 +149,8 @@ impl Certificates {
             .map_err(|why| CertificateError::Unusable(why.to_string()))?
             .with_no_client_auth()
             .with_cert_resolver(self.clone());
+        config.session_storage = ServerSessionMemoryCache::new(limits::TLS_SESSIONS);
+        config.send_tls13_tickets = limits::TLS_TICKETS;
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
         Ok(config)
     }

@@ -133,6 +133,8 @@ where
         .max_concurrent_streams(limits::HTTP2_STREAMS)
         .initial_stream_window_size(limits::HTTP2_STREAM_WINDOW)
         .initial_connection_window_size(limits::HTTP2_CONNECTION_WINDOW)
+        .max_frame_size(limits::HTTP2_FRAME)
+        .max_pending_accept_reset_streams(limits::HTTP2_RESETS)
         .max_header_list_size(limits::HTTP2_HEADER_LIST)
         .max_send_buf_size(limits::HTTP2_SEND_BUFFER)
         .keep_alive_interval(limits::HEARTBEAT)
