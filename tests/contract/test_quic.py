@@ -222,6 +222,32 @@ async def test_the_first_stream_is_the_control_stream_whenever_it_says_what_it_i
         assert (await control.until("close", awaited="the close on the control stream"))["code"] == 4000
 
 
+async def test_a_stream_that_does_not_say_what_it_is_holds_nothing_up(server):
+    """Later ones are served while it is still waited for."""
+    async with wt.open_wt(server) as session:
+        await session.open_stream().barrier()
+        half = session.quic.get_next_available_stream_id()
+        header = fulmar_bin.varint(0x41) + fulmar_bin.varint(session.id)
+        slow = session.client.streams[half] = wt.Stream(session, half)
+        session.quic.send_stream_data(half, header[:1])
+        await session.open_stream().barrier()
+        session.quic.send_stream_data(half, header[1:])
+        await slow.barrier()
+
+
+async def test_quic_ends_with_its_last_session(server):
+    """Browsers would keep it for a minute and more. With another session on it, it goes on."""
+    async with wt.quic(server) as client:
+        watch = Watch(client)
+        first, second = await client.session(), await client.session()
+        first.close(0, "")
+        await first.gone()
+        await second.open_stream().barrier()
+        second.close(0, "")
+        await watch.until(lambda: client.terminated, "the end of the connection")
+        assert client.terminated.error_code == 0x100, client.terminated
+
+
 async def test_publishing_by_http3(server):
     """The body comes in pieces, and the answer does not wait for more than it needs."""
     channel = name()
