@@ -10,6 +10,7 @@
 pub mod close;
 pub mod codec;
 pub mod cursor;
+pub mod datagrams;
 pub mod encoding;
 pub mod limits;
 pub mod log;

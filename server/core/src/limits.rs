@@ -39,6 +39,28 @@ pub const TICKETS_PER_SESSION: usize = 8;
 /// What a publication is taken to occupy besides the bytes of its key, id and payload: the structures of a log and
 /// the encodings that are kept beside it while it is held.
 pub const PUBLICATION_OVERHEAD: usize = 256;
+/// A value that does not fit a datagram is sent in parts of this many bytes, the last with what is left.
+pub const PART_BYTES: usize = 1_000;
+/// Most parts of a value. What is larger goes by stream.
+pub const PARTS: usize = 16;
+/// Packets of values that are under way and not acknowledged. At this bound a sender waits.
+pub const PACKETS_IN_FLIGHT: usize = 512;
+/// Values in them.
+pub const VALUES_IN_FLIGHT: usize = 16 * 1024;
+/// Values that are under way on streams and not acknowledged, in bytes. At this bound a sender waits; one more may be larger.
+pub const STREAM_VALUES_IN_FLIGHT: usize = 256 * 1024;
+/// How long a receiver keeps an acknowledgement back for others to join it.
+pub const ACK_DELAY: Duration = Duration::from_millis(8);
+/// Between two acknowledgements, at least.
+pub const ACK_GAP: Duration = Duration::from_millis(4);
+/// Parts of values that are not whole, in bytes of the whole values; for a receiver's session.
+pub const PARTIAL_BYTES: usize = 256 * 1024;
+/// How long a channel is quiet before its low-water offset is sent by itself.
+pub const POSITION_DELAY: Duration = Duration::from_millis(200);
+/// Between two flushes of a channel's values to a session, whatever its rate.
+pub const FLUSH_GAP: Duration = Duration::from_millis(1);
+/// Flushes that a channel may make in a row before its rate holds.
+pub const FLUSH_BURST: u32 = 4;
 /// Largest WebTransport capsule that is read; of a longer one only the length matters.
 pub const CAPSULE_BYTES: usize = 2 * 1024;
 /// HTTP/3 frame that has to be kept until it is whole (any but DATA), in bytes.

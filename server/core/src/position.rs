@@ -34,6 +34,11 @@ impl Offset {
     pub const fn next(self) -> Option<Self> {
         Self::new(self.0 + 1)
     }
+
+    /// The one before; 0 stays 0.
+    pub const fn before(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
 }
 
 impl fmt::Display for Offset {

@@ -1,8 +1,11 @@
 //! `fulmar.v1.bin`. PROTOCOL.md, section 5.
 
 mod frame;
+mod values;
 
 pub use frame::{Malformed, ServerFrame, decode_server};
+pub use values::{Ack, Arrival, Content, Entry, Part, Values, decode_ack, encode_ack, is_ack};
+pub(crate) use values::{Piece, ValuesWriter, parts};
 
 use std::{num::NonZeroU32, str, time::Duration};
 
@@ -35,12 +38,19 @@ const SUBSCRIBE: u8 = 0x21;
 const UNSUBSCRIBE: u8 = 0x22;
 const PUBLISH: u8 = 0x23;
 const ATTACH: u8 = 0x24;
+const VALUES: u8 = 0x0d;
+const ACK: u8 = 0x25;
 
 const KIND: u8 = 0x03;
 const HAS_KEY: u8 = 0x04;
 const REMOVED: u8 = 0x08;
 const HAS_ID: u8 = 0x10;
 const HAS_TTL: u8 = 0x20;
+
+// What the flags of an entry of a `values` frame say besides those of a publication.
+const OTHER_CHANNEL: u8 = 0x20;
+const IS_PART: u8 = 0x40;
+const POSITION_ONLY: u8 = 0x80;
 
 const START_AFRESH: u8 = 0;
 const START_CURSOR: u8 = 1;
@@ -227,17 +237,32 @@ fn bad(message: &'static str) -> Problem {
     Problem::new(Code::BadMessage, message)
 }
 
-/// Flags, what stands between them and the optional fields, those, and the payload.
-fn body(out: &mut Vec<u8>, draft: &Draft, with_ttl: bool, between: impl FnOnce(&mut Vec<u8>)) {
-    let ttl = draft.ttl.filter(|_| with_ttl);
-    let mut flags = match &draft.payload {
+/// The flags that say what a publication holds.
+fn content_flags(draft: &Draft) -> u8 {
+    let flags = match &draft.payload {
         Some(Payload::Binary(_)) => 0,
         Some(Payload::Text(_)) => 1,
         Some(Payload::Json(_)) => 2,
         None => REMOVED,
     };
-    flags |= if draft.key.is_empty() { 0 } else { HAS_KEY };
-    flags |= if draft.id.is_some() { HAS_ID } else { 0 };
+    let key = if draft.key.is_empty() { 0 } else { HAS_KEY };
+    flags | key | if draft.id.is_some() { HAS_ID } else { 0 }
+}
+
+/// A payload of the kind that the flags say.
+fn payload(kind: u8, bytes: &[u8]) -> Result<Payload, Problem> {
+    let bad = |why| Problem::new(Code::BadPayload, why);
+    match kind & KIND {
+        0 => Ok(Payload::Binary(Bytes::copy_from_slice(bytes))),
+        1 => str::from_utf8(bytes).map(Payload::text).map_err(|_| bad("a text payload is not UTF-8")),
+        _ => Payload::json(bytes).map_err(|_| bad("a JSON payload is not JSON")),
+    }
+}
+
+/// Flags, what stands between them and the optional fields, those, and the payload.
+fn body(out: &mut Vec<u8>, draft: &Draft, with_ttl: bool, between: impl FnOnce(&mut Vec<u8>)) {
+    let ttl = draft.ttl.filter(|_| with_ttl);
+    let mut flags = content_flags(draft);
     flags |= if ttl.is_some() { HAS_TTL } else { 0 };
     out.push(flags);
     between(out);
@@ -314,13 +339,15 @@ impl<'a> Input<'a> {
     }
 
     fn string(&mut self) -> Result<&'a str, Problem> {
+        str::from_utf8(self.bytes()?).map_err(|_| bad("a string is not UTF-8"))
+    }
+
+    /// Bytes behind their length.
+    fn bytes(&mut self) -> Result<&'a [u8], Problem> {
         let length = usize::try_from(self.integer()?).map_err(|_| truncated())?;
-        if length > self.rest.len() {
-            return Err(truncated());
-        }
-        let (text, rest) = self.rest.split_at(length);
+        let (bytes, rest) = self.rest.split_at_checked(length).ok_or_else(truncated)?;
         self.rest = rest;
-        str::from_utf8(text).map_err(|_| bad("a string is not UTF-8"))
+        Ok(bytes)
     }
 
     /// The flags of a publication or publish, of which those in `known` may be set.
@@ -337,20 +364,11 @@ impl<'a> Input<'a> {
         let key = if flags & HAS_KEY == 0 { Key::default() } else { Key::parse(self.string()?)? };
         let id = if flags & HAS_ID == 0 { None } else { Some(PublicationId::parse(self.string()?)?) };
         let ttl = if flags & HAS_TTL == 0 { None } else { Some(Duration::from_millis(self.integer()?)) };
-        let payload = std::mem::take(&mut self.rest);
-        let payload = match (flags & REMOVED != 0, flags & KIND) {
-            (true, 0) if payload.is_empty() => None,
-            (true, _) => return Err(Problem::new(Code::BadPayload, "a removal has no payload")),
-            (false, 0) => Some(Payload::Binary(Bytes::copy_from_slice(payload))),
-            (false, 1) => {
-                let text = str::from_utf8(payload)
-                    .map_err(|_| Problem::new(Code::BadPayload, "a text payload is not UTF-8"))?;
-                Some(Payload::text(text))
-            }
-            (false, _) => Some(
-                Payload::json(payload)
-                    .map_err(|_| Problem::new(Code::BadPayload, "a JSON payload is not JSON"))?,
-            ),
+        let rest = std::mem::take(&mut self.rest);
+        let payload = match flags & (REMOVED | KIND) {
+            REMOVED if rest.is_empty() => None,
+            kind if kind & REMOVED == 0 => Some(payload(kind, rest)?),
+            _ => return Err(Problem::new(Code::BadPayload, "a removal has no payload")),
         };
         Ok(Draft { key, id, payload, ttl })
     }

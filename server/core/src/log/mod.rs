@@ -314,6 +314,31 @@ impl Log {
         reader.phase == Phase::Live && reader.at >= self.head
     }
 
+    /// State: the publication at `offset`, while it is the newest of its key.
+    pub fn newest_at(&self, offset: Offset) -> Option<&Arc<Publication>> {
+        match &self.kind {
+            Kind::State(log) => log.at(offset),
+            Kind::Event(_) | Kind::Signal(_) => None,
+        }
+    }
+
+    /// State: what is the newest of its key and lies after `at`, in the order of offsets.
+    pub fn newest_after(&self, at: Offset) -> impl Iterator<Item = &Arc<Publication>> {
+        let log = match &self.kind {
+            Kind::State(log) => Some(log),
+            Kind::Event(_) | Kind::Signal(_) => None,
+        };
+        log.into_iter().flat_map(move |log| log.after(at))
+    }
+
+    /// State: the newest removal that was forgotten. Who has not heard of it has to begin anew.
+    pub fn floor(&self) -> Offset {
+        match &self.kind {
+            Kind::State(log) => log.floor(),
+            Kind::Event(_) | Kind::Signal(_) => Offset::ZERO,
+        }
+    }
+
     /// Gives `reader` what comes next, in order, and moves it on.
     pub fn read(&self, reader: &mut Reader, now: Now, limit: ReadLimit, out: &mut Vec<Item>) -> ReadEnd {
         let end = match &self.kind {

@@ -55,6 +55,14 @@ impl StateLog {
         at >= self.floor
     }
 
+    pub(super) fn floor(&self) -> Offset {
+        self.floor
+    }
+
+    pub(super) fn at(&self, offset: Offset) -> Option<&Arc<Publication>> {
+        self.entries.get(&offset)
+    }
+
     pub(super) fn after(&self, at: Offset) -> impl Iterator<Item = &Arc<Publication>> {
         self.entries.range((Bound::Excluded(at), Bound::Unbounded)).map(|(_, publication)| publication)
     }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{
     ATTACHED, CLOSE, ERROR, GAP, HAS_ID, HAS_KEY, Input, KIND, PING, PONG, PUBLICATION, PUBLISHED, REMOVED,
-    RESET, SUBSCRIBED, SYNCED, UNSUBSCRIBED, bad,
+    RESET, SUBSCRIBED, SYNCED, UNSUBSCRIBED, VALUES, Values, bad, values,
 };
 use crate::{
     message::{Mark, Ref},
@@ -78,6 +78,8 @@ pub enum ServerFrame {
         /// For people.
         message: String,
     },
+    /// Values of state channels, and how far those have been read.
+    Values(Values),
     /// To be answered with a pong.
     Ping {
         /// Comes back in the answer.
@@ -127,6 +129,7 @@ pub fn decode_server(frame: &[u8]) -> Result<ServerFrame, Malformed> {
             let flags = input.flags(KIND | HAS_KEY | REMOVED | HAS_ID)?;
             ServerFrame::Publication { alias, offset, time, draft: input.draft(flags)? }
         }
+        VALUES => ServerFrame::Values(values::decode(&mut input)?),
         SUBSCRIBED => ServerFrame::Subscribed { r#ref: input.reference()?, mark: mark(&mut input)? },
         UNSUBSCRIBED => {
             ServerFrame::Unsubscribed { r#ref: input.reference()?, channel: channel(&mut input)? }

@@ -1,0 +1,171 @@
+//! One channel of a sender.
+
+use std::{collections::HashMap, time::Duration};
+
+use super::Pace;
+use crate::{
+    codec::binary::{Piece, parts},
+    limits,
+    name::Key,
+    payload::Payload,
+    position::Offset,
+    publication::Publication,
+};
+
+/// A channel of a sender. Never used twice in a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LaneId(pub(super) u32);
+
+/// What was lost and has to be looked up.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lost {
+    pub(super) offset: Offset,
+    pub(super) piece: Piece,
+    pub(super) removal: bool,
+    /// When it had been sent.
+    pub(super) since: Duration,
+}
+
+/// The newest value of a key that has yet to be sent.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) offset: Offset,
+    /// Since when the receiver has not had the newest value of the key. Newer values keep it, so that a key which
+    /// changes all the time is not forgotten.
+    pub(super) since: Duration,
+    pub(super) priority: u8,
+    pub(super) pieces: Pieces,
+    /// It was lost before.
+    pub(super) repair: bool,
+}
+
+impl Pending {
+    /// How urgent it is.
+    pub(super) fn weight(&self, now: Duration) -> u128 {
+        let waited = now.saturating_sub(self.since) + Duration::from_millis(1);
+        waited.as_micros() * u128::from(self.priority)
+    }
+}
+
+/// How a value goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pieces {
+    /// In one entry, as far as is known.
+    Whole,
+    /// In parts, of which those of these bits have yet to be sent.
+    Parts(u32),
+    /// By stream.
+    Stream,
+}
+
+impl Pieces {
+    /// The way of a value that does not fit a packet.
+    pub(super) fn beyond_a_packet(publication: &Publication) -> Self {
+        let length = publication.draft.payload.as_ref().map_or(0, |payload: &Payload| payload.bytes().len());
+        parts(length).map_or(Self::Stream, |count| Self::Parts((1 << count.get()) - 1))
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) tag: usize,
+    pub(super) alias: u64,
+    /// Names the stream beside it.
+    pub(super) stream: usize,
+    pub(super) pace: Pace,
+    /// Everything up to here was read off the log.
+    pub(super) at: Offset,
+    /// The log has more.
+    pub(super) woken: bool,
+    /// When its next flush would be due if it had kept to its rate.
+    due: Duration,
+    /// When it may be flushed.
+    pub(super) ready: Duration,
+    pub(super) pending: HashMap<Key, Pending>,
+    pub(super) lost: Vec<Lost>,
+    /// The low-water offset that the receiver is known to know.
+    pub(super) told: Offset,
+    /// When the low-water offset is to be sent by itself.
+    pub(super) position_due: Option<Duration>,
+}
+
+impl Lane {
+    pub(super) fn new(tag: usize, alias: u64, stream: usize, at: Offset, pace: Pace) -> Self {
+        Self {
+            tag,
+            alias,
+            stream,
+            pace,
+            at,
+            woken: true,
+            due: Duration::ZERO,
+            ready: Duration::ZERO,
+            pending: HashMap::new(),
+            lost: Vec::new(),
+            told: at,
+            position_due: None,
+        }
+    }
+
+    /// Whether there is something to look for in its log or to send by datagram.
+    pub(super) fn has_work(&self) -> bool {
+        self.woken || !self.lost.is_empty() || self.pending.values().any(|it| it.pieces != Pieces::Stream)
+    }
+
+    /// Whether something waits for its stream.
+    pub(super) fn has_stream_work(&self) -> bool {
+        self.pending.values().any(|it| it.pieces == Pieces::Stream)
+    }
+
+    /// Takes note that values were sent.
+    pub(super) fn flushed(&mut self, now: Duration) {
+        self.due = self.due.max(now) + self.pace.interval;
+        let ahead = self.pace.interval * (limits::FLUSH_BURST - 1);
+        self.ready = self.due.saturating_sub(ahead).max(now + limits::FLUSH_GAP);
+        self.position_due = None;
+    }
+
+    /// Something has to be sent: the whole of a publication, or a part of it that was lost.
+    pub(super) fn pend(&mut self, publication: &Publication, piece: Piece, since: Duration, repair: bool) {
+        let (offset, priority) = (publication.offset, publication.draft.priority());
+        let pieces = match piece {
+            Piece::Whole => Pieces::Whole,
+            Piece::Part(index) => Pieces::Parts(1 << index),
+        };
+        let key = &publication.draft.key;
+        match self.pending.get_mut(key) {
+            None => {
+                self.pending.insert(key.clone(), Pending { offset, since, priority, pieces, repair });
+            }
+            Some(it) if it.offset < offset => {
+                *it = Pending { offset, since: it.since.min(since), priority, pieces, repair };
+            }
+            Some(it) if it.offset == offset => {
+                it.since = it.since.min(since);
+                it.repair |= repair;
+                it.pieces = match (it.pieces, pieces) {
+                    (Pieces::Parts(some), Pieces::Parts(others)) => Pieces::Parts(some | others),
+                    (Pieces::Stream, _) => Pieces::Stream,
+                    _ => Pieces::Whole,
+                };
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// The least offset that has yet to be sent.
+    pub(super) fn least(&self) -> Option<Offset> {
+        let lost = self.lost.iter().map(|it| it.offset);
+        self.pending.values().map(|it| it.offset).chain(lost).min()
+    }
+
+    /// Lets go of memory that is not needed.
+    pub(super) fn settle(&mut self) {
+        if self.pending.is_empty() && self.pending.capacity() > 0 {
+            self.pending = HashMap::new();
+        }
+        if self.lost.is_empty() && self.lost.capacity() > 0 {
+            self.lost = Vec::new();
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Makes packets of values, and chooses among values when not all have room.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use bytes::Bytes;
+
+use super::{
+    Path, Source,
+    lane::{Lane, LaneId, Pieces},
+    record::{Packet, Record, Section, Sent},
+};
+use crate::{
+    codec::binary::{Piece, ValuesWriter},
+    position::Offset,
+    publication::Publication,
+};
+
+/// What has become of a value that was to be put into a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fit {
+    Sent,
+    /// No more may be under way.
+    NoRoom,
+    /// It does not fit an empty packet.
+    TooLarge,
+}
+
+/// Packets of one flush.
+#[derive(Debug)]
+pub(super) struct Packing<'a, 'p> {
+    now: Duration,
+    path: &'a Path<'p>,
+    record: &'a mut Record,
+    writer: Option<ValuesWriter>,
+    values: Vec<Sent>,
+    sections: Vec<Section>,
+    made: Vec<Bytes>,
+    done: Done,
+}
+
+/// What a flush has come to.
+#[derive(Debug, Default)]
+pub(super) struct Done {
+    /// The numbers of its packets.
+    pub(super) packets: Vec<u64>,
+    /// Channels whose values were sent.
+    pub(super) lanes: BTreeSet<LaneId>,
+    pub(super) values: u64,
+    pub(super) repaired: u64,
+    /// There was more.
+    pub(super) blocked: bool,
+}
+
+impl<'a, 'p> Packing<'a, 'p> {
+    pub(super) fn new(now: Duration, path: &'a Path<'p>, record: &'a mut Record) -> Self {
+        let (writer, values, sections, made, done) = Default::default();
+        Self { now, path, record, writer, values, sections, made, done }
+    }
+
+    fn writer(&mut self) -> Option<&mut ValuesWriter> {
+        if self.writer.is_none() {
+            if !self.record.has_room(self.path.room, self.path.window) {
+                self.done.blocked = true;
+                return None;
+            }
+            let number = self.record.next();
+            self.writer = Some(ValuesWriter::datagram(number, self.path.prefix, self.path.room));
+        }
+        self.writer.as_mut()
+    }
+
+    fn seal(&mut self) {
+        let Some(writer) = self.writer.take().filter(|writer| !writer.is_empty()) else { return };
+        let packet = writer.finish();
+        let (values, sections) = (std::mem::take(&mut self.values), std::mem::take(&mut self.sections));
+        if !values.is_empty() {
+            self.done.packets.push(self.record.next());
+        }
+        self.record.push(Packet { sent: self.now, bytes: packet.len(), values, sections, twin: None });
+        self.made.push(packet);
+    }
+
+    /// Puts a value, or a part of one, into the packet at hand or the next.
+    pub(super) fn push(
+        &mut self,
+        lane: LaneId,
+        alias: u64,
+        low: Offset,
+        publication: &Publication,
+        piece: Piece,
+        repair: bool,
+    ) -> Fit {
+        loop {
+            let Some(writer) = self.writer() else { return Fit::NoRoom };
+            if writer.push(alias, low, publication, piece) {
+                break;
+            }
+            if writer.is_empty() {
+                return Fit::TooLarge;
+            }
+            self.seal();
+        }
+        let (offset, removal) = (publication.offset, publication.is_removal());
+        self.values.push(Sent { lane, piece, removal, offset });
+        Section::note(&mut self.sections, lane, low, Some(offset));
+        self.done.lanes.insert(lane);
+        self.done.values += 1;
+        self.done.repaired += u64::from(repair);
+        Fit::Sent
+    }
+
+    /// Puts in a low-water offset alone. Whether there was room.
+    pub(super) fn position(&mut self, lane: LaneId, alias: u64, low: Offset) -> bool {
+        for _ in 0..2 {
+            let Some(writer) = self.writer() else { return false };
+            if writer.position(alias, low) {
+                Section::note(&mut self.sections, lane, low, None);
+                return true;
+            }
+            self.seal();
+        }
+        // Not even alone: the path takes none.
+        true
+    }
+
+    pub(super) fn finish(mut self, out: &mut Vec<Bytes>) -> Done {
+        self.seal();
+        out.append(&mut self.made);
+        self.done
+    }
+}
+
+/// Sends what is pending of the channels that are due. Where there is no room for all, those go first that have waited longest
+/// by their priority, so that important keys stay fresh and none is forgotten.
+pub(super) fn choose(
+    lanes: &mut BTreeMap<LaneId, Lane>,
+    due: &[(LaneId, Offset)],
+    now: Duration,
+    source: &mut impl Source,
+    packing: &mut Packing<'_, '_>,
+) {
+    let mut waiting = Vec::new();
+    for (id, low) in due {
+        let Some(lane) = lanes.get(id) else { continue };
+        let pending = lane.pending.values().filter(|it| it.pieces != Pieces::Stream);
+        waiting.extend(pending.map(|it| (it.weight(now), *id, *low, it.offset)));
+    }
+    waiting.sort_unstable_by(|a, b| b.cmp(a));
+    for (_, id, low, offset) in waiting {
+        let Some(lane) = lanes.get_mut(&id) else { continue };
+        let mut fit = Fit::Sent;
+        source.look(lane.tag, &mut |log| {
+            // One that was replaced meanwhile keeps its turn for the newer, which is read when the lane is woken.
+            if let Some(publication) = log.newest_at(offset) {
+                fit = send(id, lane, low, publication, packing);
+            }
+        });
+        if fit == Fit::NoRoom {
+            return;
+        }
+    }
+}
+
+/// Sends a pending value as far as there is room for it.
+fn send(
+    id: LaneId,
+    lane: &mut Lane,
+    low: Offset,
+    publication: &Publication,
+    packing: &mut Packing<'_, '_>,
+) -> Fit {
+    let key = &publication.draft.key;
+    let Some(pending) = lane.pending.get_mut(key) else { return Fit::Sent };
+    if pending.pieces == Pieces::Whole {
+        match packing.push(id, lane.alias, low, publication, Piece::Whole, pending.repair) {
+            Fit::Sent => {
+                lane.pending.remove(key);
+                return Fit::Sent;
+            }
+            Fit::NoRoom => return Fit::NoRoom,
+            Fit::TooLarge => pending.pieces = Pieces::beyond_a_packet(publication),
+        }
+    }
+    while let Pieces::Parts(left) = pending.pieces {
+        if left == 0 {
+            lane.pending.remove(key);
+            return Fit::Sent;
+        }
+        let part = left.trailing_zeros() as u8;
+        match packing.push(id, lane.alias, low, publication, Piece::Part(part), pending.repair) {
+            Fit::Sent => pending.pieces = Pieces::Parts(left & (left - 1)),
+            Fit::NoRoom => return Fit::NoRoom,
+            Fit::TooLarge => pending.pieces = Pieces::Stream,
+        }
+    }
+    Fit::Sent
+}

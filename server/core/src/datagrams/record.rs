@@ -1,0 +1,298 @@
+//! What is under way: packets, what each of them carried, and when they are taken for lost.
+
+use std::{collections::VecDeque, time::Duration};
+
+use super::lane::LaneId;
+use crate::{
+    codec::binary::{Ack, Piece},
+    limits,
+    position::Offset,
+};
+
+/// Packets after one that were acknowledged before it is taken for lost. RFC 9002, section 6.1.1.
+const REORDERING: u64 = 3;
+/// Bounds of what is waited for an acknowledgement.
+const PATIENCE_MIN: Duration = Duration::from_millis(10);
+const PATIENCE_MAX: Duration = Duration::from_secs(3);
+/// How uncertain a latency is at least: timers and schedulers are.
+const GRANULARITY: Duration = Duration::from_millis(5);
+/// Times that everything under way may be taken for lost before the waiting is doubled.
+const TIMEOUTS: u32 = 3;
+/// What a datagram costs the path besides its bytes.
+const OVERHEAD: usize = 40;
+
+/// One value, or a part of one, in a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sent {
+    pub(super) lane: LaneId,
+    pub(super) piece: Piece,
+    pub(super) removal: bool,
+    pub(super) offset: Offset,
+}
+
+/// What a packet says of one channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Section {
+    pub(super) lane: LaneId,
+    /// The low-water offset that it tells.
+    pub(super) low: Offset,
+    /// The least offset of its values.
+    pub(super) least: Option<Offset>,
+}
+
+impl Section {
+    /// Takes note of a value, or of a low-water offset alone, among a packet's sections.
+    pub(super) fn note(sections: &mut Vec<Self>, lane: LaneId, low: Offset, offset: Option<Offset>) {
+        // Values of a channel mostly follow each other.
+        match sections.iter_mut().rev().find(|section| section.lane == lane) {
+            Some(section) => section.least = section.least.into_iter().chain(offset).min(),
+            None => sections.push(Self { lane, low, least: offset }),
+        }
+    }
+}
+
+/// A packet under way.
+#[derive(Debug)]
+pub(super) struct Packet {
+    pub(super) sent: Duration,
+    pub(super) bytes: usize,
+    pub(super) values: Vec<Sent>,
+    pub(super) sections: Vec<Section>,
+    /// Another with the same values, of which one suffices.
+    pub(super) twin: Option<u64>,
+}
+
+/// How long acknowledgements take. RFC 6298, with the receiver's delay included.
+#[derive(Debug, Default)]
+struct Latency {
+    smoothed: Option<Duration>,
+    variation: Duration,
+}
+
+impl Latency {
+    fn sample(&mut self, sample: Duration) {
+        match &mut self.smoothed {
+            None => (self.smoothed, self.variation) = (Some(sample), sample / 4),
+            Some(smoothed) => {
+                self.variation = (self.variation * 3 + smoothed.abs_diff(sample)) / 4;
+                *smoothed = (*smoothed * 7 + sample) / 8;
+            }
+        }
+    }
+
+    fn expected(&self, rtt: Duration) -> Duration {
+        self.smoothed.unwrap_or(rtt + limits::ACK_DELAY)
+    }
+
+    /// How long to wait before a packet with none acknowledged after it is taken for lost.
+    fn patience(&self, rtt: Duration) -> Duration {
+        let variation = if self.smoothed.is_some() { self.variation } else { rtt / 4 };
+        (self.expected(rtt) + (variation * 4).max(GRANULARITY)).clamp(PATIENCE_MIN, PATIENCE_MAX)
+    }
+}
+
+/// Packets that are neither acknowledged nor lost.
+#[derive(Debug)]
+pub(super) struct Record {
+    /// By number, from `first`; those in between that are done with are `None`.
+    packets: VecDeque<Option<Packet>>,
+    first: u64,
+    bytes: usize,
+    values: usize,
+    /// The newest that was acknowledged; 0 before the first.
+    newest: u64,
+    latency: Latency,
+    /// How often in a row all were taken for lost for want of any acknowledgement.
+    timeouts: u32,
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        let (packets, latency) = Default::default();
+        Self { packets, first: 1, bytes: 0, values: 0, newest: 0, latency, timeouts: 0 }
+    }
+}
+
+impl Record {
+    /// The number of the next packet.
+    pub(super) fn next(&self) -> u64 {
+        self.first + self.packets.len() as u64
+    }
+
+    /// Whether another packet of at most `bytes` may be under way. One always may.
+    pub(super) fn has_room(&self, bytes: usize, window: usize) -> bool {
+        self.bytes == 0
+            || self.bytes + bytes + OVERHEAD <= window
+                && self.packets.len() < limits::PACKETS_IN_FLIGHT
+                && self.values < limits::VALUES_IN_FLIGHT
+    }
+
+    pub(super) fn push(&mut self, mut packet: Packet) {
+        packet.bytes += OVERHEAD;
+        self.bytes += packet.bytes;
+        self.values += packet.values.len();
+        self.packets.push_back(Some(packet));
+    }
+
+    pub(super) fn get_mut(&mut self, number: u64) -> Option<&mut Packet> {
+        let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        self.packets.get_mut(index)?.as_mut()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.packets.is_empty()
+    }
+
+    /// The least offset of a channel's values that are under way.
+    pub(super) fn least(&self, lane: LaneId) -> Option<Offset> {
+        let sections = self.packets.iter().flatten().flat_map(|packet| &packet.sections);
+        sections.filter(|section| section.lane == lane).filter_map(|section| section.least).min()
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Packet> {
+        let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        let packet = self.packets.get_mut(index)?.take()?;
+        self.bytes -= packet.bytes;
+        self.values -= packet.values.len();
+        while let Some(None) = self.packets.front() {
+            self.packets.pop_front();
+            self.first += 1;
+        }
+        if self.packets.is_empty() {
+            self.packets = VecDeque::new();
+        }
+        Some(packet)
+    }
+
+    /// Takes an acknowledgement in. `arrived` is given what it newly acknowledges.
+    pub(super) fn acknowledge(&mut self, ack: Ack, now: Duration, mut arrived: impl FnMut(Packet)) {
+        if ack.newest >= self.next() {
+            // Never sent. Nothing of it can be believed.
+            return;
+        }
+        for number in ack.numbers() {
+            let Some(packet) = self.remove(number) else { continue };
+            if number == ack.newest && number > self.newest {
+                self.latency.sample(now.saturating_sub(packet.sent));
+            }
+            self.timeouts = 0;
+            if let Some(twin) = packet.twin.and_then(|twin| self.get_mut(twin)) {
+                twin.twin = None;
+                let values = std::mem::take(&mut twin.values).len();
+                twin.sections.iter_mut().for_each(|section| section.least = None);
+                self.values -= values;
+            }
+            arrived(packet);
+        }
+        self.newest = self.newest.max(ack.newest);
+    }
+
+    /// Takes out what is lost by now. `lost` is given each packet whose values have to be sent anew.
+    pub(super) fn lose(&mut self, now: Duration, rtt: Duration, mut lost: impl FnMut(Packet)) {
+        let mut timed_out = false;
+        for number in self.first..self.next() {
+            let Some(deadline) = self.deadline_of(number, rtt) else { continue };
+            if deadline > now {
+                // Later ones were sent later; but of those after the newest acknowledged, more is waited for.
+                if number > self.newest {
+                    break;
+                }
+                continue;
+            }
+            timed_out |= number > self.newest;
+            let Some(mut packet) = self.remove(number) else { continue };
+            if let Some(twin) = packet.twin.and_then(|twin| self.get_mut(twin)) {
+                // The other may still arrive.
+                twin.twin = None;
+                packet.values.clear();
+            }
+            lost(packet);
+        }
+        if timed_out {
+            self.timeouts = self.timeouts.saturating_add(1);
+        }
+    }
+
+    /// When something of what is under way will be lost.
+    pub(super) fn deadline(&self, rtt: Duration) -> Option<Duration> {
+        let overdue = (self.first..self.next()).take_while(|number| *number < self.newest);
+        let overdue = overdue.filter_map(|number| self.deadline_of(number, rtt)).min();
+        let tail = (self.first.max(self.newest + 1)..self.next()).find_map(|it| self.deadline_of(it, rtt));
+        overdue.into_iter().chain(tail).min()
+    }
+
+    fn deadline_of(&self, number: u64, rtt: Duration) -> Option<Duration> {
+        let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        let packet = self.packets.get(index)?.as_ref()?;
+        if number + REORDERING <= self.newest {
+            return Some(Duration::ZERO);
+        }
+        if number < self.newest {
+            // RFC 9002, section 6.1.2.
+            return Some(packet.sent + self.latency.expected(rtt) * 9 / 8);
+        }
+        let doublings = self.timeouts.saturating_sub(TIMEOUTS - 1).min(8);
+        Some(packet.sent + (self.latency.patience(rtt) * (1 << doublings)).min(PATIENCE_MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RTT: Duration = Duration::from_millis(40);
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    fn packet(sent: Duration) -> Packet {
+        Packet { sent, bytes: 100, values: Vec::new(), sections: Vec::new(), twin: None }
+    }
+
+    fn lost(record: &mut Record, now: Duration) -> usize {
+        let mut lost = 0;
+        record.lose(now, RTT, |_| lost += 1);
+        lost
+    }
+
+    #[test]
+    fn three_later_ones_tell_that_a_packet_is_lost() {
+        let mut record = Record::default();
+        for n in 0..5 {
+            record.push(packet(ms(n)));
+        }
+        record.acknowledge(Ack { newest: 3, bitmap: 0 }, ms(10), |_| {});
+        assert_eq!(lost(&mut record, ms(10)), 0);
+        record.acknowledge(Ack { newest: 4, bitmap: 1 }, ms(11), |_| {});
+        assert_eq!(lost(&mut record, ms(11)), 1, "the first; the second has only two after it");
+        assert_eq!(record.deadline(RTT), Some(ms(1) + record.latency.expected(RTT) * 9 / 8));
+    }
+
+    #[test]
+    fn waiting_is_doubled_when_nothing_is_ever_acknowledged() {
+        let mut record = Record::default();
+        let (mut now, mut waits) = (ms(0), Vec::new());
+        for _ in 0..12 {
+            record.push(packet(now));
+            let deadline = record.deadline(RTT).expect("something is under way");
+            waits.push(deadline - now);
+            now = deadline;
+            assert_eq!(lost(&mut record, now - ms(1)), 0);
+            assert_eq!(lost(&mut record, now), 1);
+        }
+        assert_eq!((waits[0], waits[2]), (waits[1], waits[0]));
+        assert_eq!(waits[3], waits[0] * 2);
+        assert_eq!(waits[11], PATIENCE_MAX);
+        assert!(record.is_empty());
+    }
+
+    #[test]
+    fn an_acknowledgement_of_what_was_never_sent_is_nothing() {
+        let mut record = Record::default();
+        record.push(packet(ms(0)));
+        record.acknowledge(Ack { newest: 2, bitmap: 1 }, ms(1), |_| panic!("nothing arrived"));
+        record.acknowledge(Ack { newest: u64::MAX, bitmap: u64::MAX }, ms(1), |_| panic!("nothing arrived"));
+        assert!(!record.is_empty());
+    }
+}

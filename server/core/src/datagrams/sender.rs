@@ -1,0 +1,320 @@
+//! The sending side.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use bytes::Bytes;
+
+use super::{
+    Effects, Pace, Path, Source,
+    lane::{Lane, LaneId, Lost, Pieces},
+    packing::{Fit, Packing, choose},
+    record::{Packet, Record, Section},
+    streamed::Streamed,
+};
+use crate::{
+    codec::binary::{Ack, Piece, ValuesWriter},
+    limits,
+    log::Log,
+    position::Offset,
+};
+
+/// Sends the newest values of a session's channels.
+#[derive(Debug, Default)]
+pub struct Sender {
+    lanes: BTreeMap<LaneId, Lane>,
+    opened: u32,
+    record: Record,
+    /// Packets that are to be sent once more, and when.
+    twins: BTreeSet<(Duration, u64)>,
+    streamed: Streamed,
+    /// There is more to send than may be under way.
+    blocked: bool,
+    /// The round-trip time that the last flush was told.
+    rtt: Duration,
+}
+
+impl Sender {
+    /// Begins to send a channel, whose receiver has everything up to `at`. `tag` names its log to the [`Source`], `stream` the
+    /// stream beside it.
+    pub fn open(&mut self, tag: usize, alias: u64, stream: usize, at: Offset, pace: Pace) -> LaneId {
+        self.opened += 1;
+        let lane = LaneId(self.opened);
+        self.lanes.insert(lane, Lane::new(tag, alias, stream, at, pace));
+        lane
+    }
+
+    /// Ends a channel. What is under way of it is forgotten.
+    pub fn close(&mut self, lane: LaneId) {
+        self.lanes.remove(&lane);
+        self.streamed.forget(lane);
+    }
+
+    /// Whether it has no channel.
+    pub fn is_empty(&self) -> bool {
+        self.lanes.is_empty()
+    }
+
+    /// The log of a channel has something new.
+    pub fn wake(&mut self, lane: LaneId) {
+        if let Some(lane) = self.lanes.get_mut(&lane) {
+            lane.woken = true;
+        }
+    }
+
+    /// Takes in an acknowledgement that came by datagram. Whether [`flush`](Self::flush) has something to do because of it.
+    pub fn acknowledge(&mut self, ack: Ack, now: Duration) -> bool {
+        let mut arrived = Vec::new();
+        self.record.acknowledge(ack, now, |packet| arrived.extend(packet.sections));
+        for Section { lane, low, .. } in arrived {
+            if let Some(lane) = self.lanes.get_mut(&lane) {
+                lane.told = lane.told.max(low);
+            }
+            self.settle(lane, now);
+        }
+        self.blocked || self.record.deadline(self.rtt).is_some_and(|deadline| deadline <= now)
+    }
+
+    /// Takes in an acknowledgement that came on a stream: its frames up to `number` have arrived. The tags of channels that
+    /// have more for it.
+    pub fn acknowledge_stream(&mut self, stream: usize, number: u64, now: Duration) -> Vec<usize> {
+        for lane in self.streamed.acknowledge(stream, number) {
+            self.settle(lane, now);
+        }
+        let waiting = self.lanes.values().filter(|lane| lane.stream == stream && lane.has_stream_work());
+        waiting.map(|lane| lane.tag).collect()
+    }
+
+    /// A channel of which everything has arrived tells its receiver so when it stays quiet.
+    fn settle(&mut self, id: LaneId, now: Duration) {
+        let low = self.low(id);
+        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        if lane.position_due.is_none() && low == lane.at && lane.told < low {
+            lane.position_due = Some(now + limits::POSITION_DELAY);
+        }
+        lane.settle();
+    }
+
+    /// The low-water offset of a channel: of every key whose newest publication does not lie above it, the receiver is known
+    /// to have that publication.
+    pub fn low(&self, id: LaneId) -> Offset {
+        let Some(lane) = self.lanes.get(&id) else { return Offset::ZERO };
+        let open = [lane.least(), self.record.least(id), self.streamed.least(id)];
+        open.into_iter().flatten().map(Offset::before).min().unwrap_or(lane.at).min(lane.at)
+    }
+
+    /// Makes the packets that are due and have room on the path.
+    pub fn flush(&mut self, now: Duration, path: &Path<'_>, source: &mut impl Source, out: &mut Effects) {
+        self.rtt = path.rtt;
+        self.lose(now, out);
+        self.blocked = false;
+        let due: Vec<_> = self
+            .lanes
+            .iter()
+            .filter(|(_, lane)| lane.ready <= now && lane.has_work())
+            .map(|(id, _)| (*id, self.low(*id)))
+            .collect();
+        let Self { lanes, record, .. } = self;
+        let mut packing = Packing::new(now, path, record);
+        for (id, low) in &due {
+            let Some(lane) = lanes.get_mut(id) else { continue };
+            if !take(*id, lane, *low, now, source, &mut packing) {
+                out.resets.push(lane.tag);
+            }
+        }
+        choose(lanes, &due, now, source, &mut packing);
+        for (id, lane) in lanes.iter_mut().filter(|(_, lane)| lane.position_due.is_some_and(|due| due <= now)) {
+            // Whoever is due here has nothing under way.
+            if packing.position(*id, lane.alias, lane.at) {
+                lane.position_due = None;
+            }
+        }
+        let done = packing.finish(&mut out.packets);
+        self.blocked = done.blocked;
+        out.counts.values += done.values;
+        out.counts.repaired += done.repaired;
+        for (id, _) in due {
+            let Some(lane) = self.lanes.get_mut(&id) else { continue };
+            if done.lanes.contains(&id) {
+                lane.flushed(now);
+            }
+            if lane.has_stream_work() {
+                out.streams.push(lane.tag);
+            }
+            lane.settle();
+        }
+        for number in done.packets {
+            self.plan_twin(number, now);
+        }
+        self.send_twins(now, path, source, out);
+    }
+
+    /// When [`flush`](Self::flush) has something to do if nothing happens before.
+    pub fn next(&self) -> Option<Duration> {
+        let losses = self.record.deadline(self.rtt);
+        let twins = self.twins.first().map(|(due, _)| *due);
+        let lanes = self.lanes.values();
+        let positions = lanes.clone().filter_map(|lane| lane.position_due);
+        // What is blocked goes on when something arrives or is lost.
+        let work = lanes.filter(|lane| !self.blocked && lane.has_work()).map(|lane| lane.ready);
+        losses.into_iter().chain(twins).chain(positions).chain(work).min()
+    }
+
+    /// The next frame for a stream, of values of its channels that fit no datagram: of about `budget` bytes, or one value. `None`:
+    /// there is nothing, or too much is under way.
+    pub fn stream(&mut self, stream: usize, budget: usize, source: &mut impl Source) -> Option<Bytes> {
+        if self.streamed.under_way(stream) >= limits::STREAM_VALUES_IN_FLIGHT {
+            return None;
+        }
+        let mut frame = self.streamed.begin(stream);
+        let mut writer = ValuesWriter::stream(frame.number(), budget.min(4096));
+        let lanes: Vec<_> =
+            self.lanes.iter().filter(|(_, lane)| lane.stream == stream).map(|(id, _)| *id).collect();
+        for id in lanes {
+            let low = self.low(id);
+            let Some(lane) = self.lanes.get_mut(&id) else { continue };
+            let waiting = lane.pending.values().filter(|it| it.pieces == Pieces::Stream);
+            let mut offsets: Vec<_> = waiting.map(|it| it.offset).collect();
+            offsets.sort_unstable();
+            for offset in offsets {
+                if frame.bytes() >= budget {
+                    break;
+                }
+                // One that was replaced meanwhile waits here until the lane has read on, and then goes as the newer one does.
+                source.look(lane.tag, &mut |log| {
+                    if let Some(publication) = log.newest_at(offset)
+                        && writer.push(lane.alias, low, publication, Piece::Whole)
+                    {
+                        frame.add(id, offset, publication.draft.cost());
+                        lane.pending.remove(&publication.draft.key);
+                    }
+                });
+            }
+        }
+        if writer.is_empty() {
+            return None;
+        }
+        self.streamed.push(frame);
+        Some(writer.finish())
+    }
+
+    /// Takes what is lost by now out of the record, so that it is looked up again.
+    fn lose(&mut self, now: Duration, out: &mut Effects) {
+        let Self { record, lanes, rtt, .. } = self;
+        record.lose(now, *rtt, |packet| {
+            out.counts.lost += 1;
+            for value in &packet.values {
+                if let Some(lane) = lanes.get_mut(&value.lane) {
+                    let (offset, piece, removal) = (value.offset, value.piece, value.removal);
+                    lane.lost.push(Lost { offset, piece, removal, since: packet.sent });
+                }
+            }
+            for section in packet.sections.iter().filter(|section| section.least.is_none()) {
+                // A channel that is quiet has to tell its position again.
+                if let Some(lane) = lanes.get_mut(&section.lane)
+                    && section.low == lane.at
+                    && lane.told < lane.at
+                {
+                    lane.position_due = Some(now);
+                }
+            }
+        });
+    }
+
+    /// A packet with values of channels that want it is sent once more in a while.
+    fn plan_twin(&mut self, number: u64, now: Duration) {
+        let Some(packet) = self.record.get_mut(number) else { return };
+        let wanted = packet.sections.iter().filter_map(|section| self.lanes.get(&section.lane)?.pace.duplicate);
+        if let Some(after) = wanted.min() {
+            self.twins.insert((now + after, number));
+        }
+    }
+
+    /// Sends packets once more whose time has come: what of them is still the newest.
+    fn send_twins(&mut self, now: Duration, path: &Path<'_>, source: &mut impl Source, out: &mut Effects) {
+        while let Some((due, number)) = self.twins.first().copied()
+            && due <= now
+        {
+            self.twins.pop_first();
+            let Some(values) = self.record.get_mut(number).map(|packet| packet.values.clone()) else { continue };
+            if values.is_empty() || !self.record.has_room(path.room, path.window) {
+                continue;
+            }
+            let next = self.record.next();
+            let mut writer = ValuesWriter::datagram(next, path.prefix, path.room);
+            let (mut sent, mut sections) = (Vec::new(), Vec::new());
+            // Of what is still the newest, all has to be in it: one of the two suffices.
+            let mut whole = true;
+            for value in values {
+                let low = self.low(value.lane);
+                let Some(lane) = self.lanes.get(&value.lane) else { continue };
+                source.look(lane.tag, &mut |log| {
+                    if let Some(publication) = log.newest_at(value.offset) {
+                        whole &= writer.push(lane.alias, low, publication, value.piece);
+                        sent.push(value);
+                        Section::note(&mut sections, value.lane, low, Some(value.offset));
+                    }
+                });
+            }
+            if sent.is_empty() || !whole {
+                continue;
+            }
+            let packet = writer.finish();
+            out.counts.duplicated += packet.len() as u64;
+            let bytes = packet.len();
+            out.packets.push(packet);
+            self.record.push(Packet { sent: now, bytes, values: sent, sections, twin: Some(number) });
+            if let Some(first) = self.record.get_mut(number) {
+                first.twin = Some(next);
+            }
+        }
+        // Those whose packets are done with.
+        let record = &mut self.record;
+        self.twins.retain(|(_, number)| record.get_mut(*number).is_some());
+    }
+}
+
+/// Looks up what was lost of a channel, and reads what is new: into packets while there is room, else into what is pending.
+/// `false` when a removal is no longer known, so that its receiver has to begin anew.
+fn take(
+    id: LaneId,
+    lane: &mut Lane,
+    low: Offset,
+    now: Duration,
+    source: &mut impl Source,
+    packing: &mut Packing<'_, '_>,
+) -> bool {
+    let (mut known, woken, tag) = (true, lane.woken, lane.tag);
+    let lost = std::mem::take(&mut lane.lost);
+    let mut read = |log: &Log| {
+        // What is forgotten above what was read may be a removal that nobody will tell the receiver any more.
+        known = lane.at >= log.floor();
+        for it in &lost {
+            match log.newest_at(it.offset) {
+                Some(publication) => lane.pend(publication, it.piece, it.since, true),
+                None => known &= !(it.removal && it.offset <= log.floor()),
+            }
+        }
+        if !known || !woken {
+            return;
+        }
+        // Where something waits already, what is new has to stand in line with it.
+        let mut direct = lane.pending.is_empty();
+        for publication in log.newest_after(lane.at) {
+            if direct {
+                match packing.push(id, lane.alias, low, publication, Piece::Whole, false) {
+                    Fit::Sent => continue,
+                    Fit::NoRoom => direct = false,
+                    Fit::TooLarge => {}
+                }
+            }
+            lane.pend(publication, Piece::Whole, now, false);
+        }
+        lane.at = log.head();
+        lane.woken = false;
+    };
+    if woken { source.news(tag, &mut read) } else { source.look(tag, &mut read) }
+    known
+}
