@@ -66,7 +66,7 @@ impl Namespace {
     /// Whether a draft belongs here, and with what it is completed.
     ///
     /// # Errors
-    /// `payload_too_large`, `bad_payload` for a removal outside state, `bad_ttl`.
+    /// `payload_too_large`, `bad_payload` for a removal outside state, `bad_ttl`, `bad_priority`.
     pub fn check(&self, mut draft: Draft) -> Result<Draft, Problem> {
         let length = draft.payload.as_ref().map_or(0, |payload| payload.bytes().len());
         if length > self.payload_bytes {
@@ -88,6 +88,9 @@ impl Namespace {
                 return Err(Problem::new(Code::BadTtl, "only a signal has a ttl_ms"));
             }
         };
+        if draft.priority.is_some() && self.class != Class::State {
+            return Err(Problem::new(Code::BadPriority, "only a publication of state has a priority"));
+        }
         Ok(draft)
     }
 }

@@ -81,11 +81,11 @@ FRAMES = {
     0x0C: ("attached", "ref session$"),
     0x21: ("subscribe", "ref channel$ kind start"),
     0x22: ("unsubscribe", "ref channel$"),
-    0x23: ("publish", "ref flags channel$ ?key ?id ?ttl_ms payload"),
+    0x23: ("publish", "ref flags channel$ ?key ?id ?ttl_ms ?priority payload"),
     0x24: ("attach", "ref id$ secret$"),
 }
 BYTE_OF = {name: byte for byte, (name, _) in FRAMES.items()}
-OPTIONAL = {"key": 0x04, "id": 0x10, "ttl_ms": 0x20}
+OPTIONAL = {"key": 0x04, "id": 0x10, "ttl_ms": 0x20, "priority": 0x40}
 KINDS = {"binary": 0, "text": 1, "json": 2}
 REMOVED = 0x08
 PING, PONG = BYTE_OF["ping"], BYTE_OF["pong"]
@@ -115,6 +115,8 @@ def encode(fields):
                 out += string(fields["epoch"]) + varint(fields["offset"])
         elif field.endswith("$") or name in ("key", "id"):
             out += string(fields[name])
+        elif name == "priority":
+            out += bytes([fields[name]])
         else:
             out += varint(fields.get(name, 0) if name == "ref" else fields[name])
     return out
@@ -134,14 +136,16 @@ def decode(raw, direction=None):
         name = field.strip("?$")
         if name == "flags":
             flags = reader.byte()
-            allowed = 0x1F if byte == 0x01 else 0x3F
+            allowed = 0x1F if byte == 0x01 else 0x7F
             if flags & ~allowed or flags & 3 == 3:
                 raise Malformed(f"flags 0x{flags:02x} have a bit that must be 0")
             fields["kind"] = ["binary", "text", "json"][flags & 3]
             fields["removed"] = bool(flags & REMOVED)
         elif field.startswith("?"):
             if flags & OPTIONAL[name]:
-                fields[name] = reader.varint() if name == "ttl_ms" else reader.string()
+                fields[name] = {"ttl_ms": reader.varint, "priority": reader.byte}.get(name, reader.string)()
+                if fields[name] == 0 and name == "priority":
+                    raise Malformed("a priority is at least 1")
         elif name == "payload":
             fields[name] = reader.rest()
             if fields["kind"] == "text":

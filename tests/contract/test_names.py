@@ -32,6 +32,13 @@ BAD_PUBLISHES = {
     "id too long": ({"data": 1, "id": "i" * 65}, "bad_id"),
     "ttl too long": ({"data": 1, "ttl_ms": 60_001}, "bad_ttl"),
     "ttl negative": ({"data": 1, "ttl_ms": -1}, {"bad_ttl", "bad_json", "bad_request"}),
+    "priority 0": ({"data": 1, "priority": 0}, "bad_priority"),
+    "priority too high": ({"data": 1, "priority": 256}, "bad_priority"),
+    "priority negative": ({"data": 1, "priority": -1}, "bad_priority"),
+    "priority is a string": ({"data": 1, "priority": "16"}, {"bad_priority", "bad_json", "bad_request"}),
+    "an event's": ({"data": 1, "priority": 17}, "bad_priority"),
+    "an event's, as it would be without": ({"data": 1, "priority": 16}, "bad_priority"),
+    "signal's priority, whose ttl is fine": ({"data": 1, "ttl_ms": 50, "priority": 1}, "bad_priority"),
     "ttl is a string": ({"data": 1, "ttl_ms": "1000"}, {"bad_ttl", "bad_json", "bad_request"}),
 }
 
@@ -68,7 +75,7 @@ async def test_longest_channel_and_all_its_characters(server):
 @pytest.mark.parametrize("what", BAD_PUBLISHES)
 async def test_bad_publish(server, what):
     members, codes = BAD_PUBLISHES[what]
-    channel = name("signal" if "ttl" in what else "state" if "key" in what else "event")
+    channel = name("signal" if "ttl" in what else "state" if what.startswith(("key", "priority")) else "event")
     async with server.http() as http:
         check_error(await http.post("/api/publish", json={"channel": channel} | members), 400, codes, what)
 
@@ -79,6 +86,9 @@ async def test_bounds_themselves_are_allowed(server):
         await publish(http, name("state"), 1, key="é" * 127 + "k")
         await publish(http, name(), 1, id="i" * 64)
         await publish(http, name("signal"), 1, ttl_ms=60_000)
+        for priority in (1, 16, 255):
+            await publish(http, name("state"), 1, priority=priority)
+        await publish(http, name("state"), removed=True, priority=255)
         await publish(http, name(), "t" * 65_536)
         await publish(http, name(), b64=b64(bytes(65_536)))
 

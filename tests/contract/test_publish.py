@@ -150,3 +150,17 @@ async def test_no_namespace_is_an_event_channel(server):
         for n in range(3):
             await publish(http, channel, n, key="same")
         assert [p["data"] for p in (await poll(http, channel, after=cursor))["publications"]] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("binary", [False, True], ids=["json", "bin"])
+async def test_a_priority_is_the_servers_alone(server, binary):
+    channel = name("state")
+    async with server.http() as http, open_ws(server, binary) as publisher, open_ws(server, binary) as ws:
+        await ws.subscribe(channel)
+        await publish(http, channel, 1, key="a", priority=255)
+        answer = await publisher.ask(type="publish", channel=channel, key="b", data=2, priority=1)
+        assert answer["type"] == "published", answer
+        got = await ws.publications(2)
+        assert [(p["key"], p["data"]) for p in got] == [("a", 1), ("b", 2)], got
+        assert not any("priority" in p for p in got), got
+        assert not any("priority" in p for p in (await poll(http, channel))["publications"])

@@ -101,6 +101,9 @@ async def test_in_band_errors_leave_the_connection_open(server, binary):
         ({"type": "publish", "channel": name("state"), "data": 1, "key": "k" * 256}, "bad_key"),
         ({"type": "publish", "channel": name(), "data": 1, "id": "i" * 65}, "bad_id"),
         ({"type": "publish", "channel": name("signal"), "data": 1, "ttl_ms": 60_001}, "bad_ttl"),
+        ({"type": "publish", "channel": name(), "data": 1, "priority": 16}, "bad_priority"),
+        ({"type": "publish", "channel": name("signal"), "data": 1, "priority": 16}, "bad_priority"),
+        ({"type": "publish", "channel": name("state"), "data": 1, "priority": 0}, "bad_priority"),
     ]
     async with open_ws(server, binary) as ws:
         await ws.subscribe(channel)

@@ -543,7 +543,7 @@ pub fn client_text(message: &ClientMessage) -> String {
             }
         }
         ClientMessage::Unsubscribe { channel, .. } => member("channel", quoted(channel.as_str())),
-        ClientMessage::Publish { channel, draft: Draft { key, id, payload, ttl }, .. } => {
+        ClientMessage::Publish { channel, draft: Draft { key, id, payload, ttl, priority }, .. } => {
             member("channel", quoted(channel.as_str()));
             if !key.is_empty() {
                 member("key", quoted(key.as_str()));
@@ -553,6 +553,9 @@ pub fn client_text(message: &ClientMessage) -> String {
             }
             if let Some(ttl) = ttl {
                 member("ttl_ms", ttl.as_millis().to_string());
+            }
+            if let Some(priority) = priority {
+                member("priority", priority.to_string());
             }
             let utf8 = |bytes: &Bytes| String::from_utf8(bytes.to_vec()).expect("checked");
             match payload {

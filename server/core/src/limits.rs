@@ -2,7 +2,7 @@
 //!
 //! Bounds on sockets, windows and tasks are the server's (`fulmar::limits`).
 
-use std::time::Duration;
+use std::{num::NonZeroU8, time::Duration};
 
 /// Longest channel name, in bytes.
 pub const CHANNEL_NAME_BYTES: usize = 255;
@@ -26,6 +26,8 @@ pub const SUBSCRIPTIONS: usize = 128;
 pub const SIGNAL_TTL: Duration = Duration::from_millis(1_000);
 /// Longest life that a signal may ask for.
 pub const SIGNAL_TTL_MAX: Duration = Duration::from_millis(60_000);
+/// Priority of a publication of state that names none.
+pub const PRIORITY: NonZeroU8 = NonZeroU8::new(16).expect("not 0");
 /// Ids that the idempotency window of a channel remembers.
 pub const WINDOW_IDS: usize = 10_000;
 /// How long the idempotency window remembers an id.

@@ -42,6 +42,8 @@ codes! {
     BadCursor = "bad_cursor", 400;
     /// Not a time to live, or given where none belongs.
     BadTtl = "bad_ttl", 400;
+    /// Not a priority, or given where none belongs.
+    BadPriority = "bad_priority", 400;
     /// Not a waiting time.
     BadWait = "bad_wait", 400;
     /// Not a message of the protocol.

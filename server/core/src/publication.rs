@@ -1,6 +1,6 @@
 //! Publications: what a log holds.
 
-use std::{sync::OnceLock, time::Duration};
+use std::{num::NonZeroU8, sync::OnceLock, time::Duration};
 
 use bytes::Bytes;
 
@@ -23,12 +23,14 @@ pub struct Draft {
     pub payload: Option<Payload>,
     /// Signals: how long it is worth sending.
     pub ttl: Option<Duration>,
+    /// State: how often its key is sent where a path does not take all that changes, if the publisher says.
+    pub priority: Option<NonZeroU8>,
 }
 
 impl Draft {
     /// A publication of `payload`.
     pub fn new(payload: Payload) -> Self {
-        Self { key: Key::default(), id: None, payload: Some(payload), ttl: None }
+        Self { key: Key::default(), id: None, payload: Some(payload), ttl: None, priority: None }
     }
 
     /// The new value of a key of a state channel.
@@ -38,7 +40,12 @@ impl Draft {
 
     /// The removal of a key of a state channel.
     pub fn removal(key: Key) -> Self {
-        Self { key, id: None, payload: None, ttl: None }
+        Self { key, id: None, payload: None, ttl: None, priority: None }
+    }
+
+    /// Its priority, given or not.
+    pub fn priority(&self) -> u8 {
+        self.priority.unwrap_or(limits::PRIORITY).get()
     }
 
     /// What it is taken to occupy while it is held, in bytes.

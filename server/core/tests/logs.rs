@@ -71,7 +71,7 @@ impl System {
         let key = if key == 0 { Key::default() } else { Key::parse(&key.to_string()).expect("a key") };
         let remove = remove && self.class == Class::State;
         let payload = (!remove).then(|| Payload::text("x".repeat(100)));
-        let draft = Draft { key: key.clone(), id: None, payload, ttl: None };
+        let draft = Draft { key: key.clone(), id: None, payload, ttl: None, priority: None };
         if self.log.admits(&draft).is_err() {
             return;
         }
@@ -293,6 +293,7 @@ fn a_signal_that_has_expired_is_never_given() {
             id: None,
             payload: Some(Payload::text("x")),
             ttl: Some(Duration::from_millis(ttl)),
+            priority: None,
         };
         let offset = Offset::new(offset).expect("small");
         let publication =

@@ -65,7 +65,7 @@ fn server_message(json: &Value, alias: u64) -> ServerMessage {
             };
             let key = json["key"].as_str().map_or(Key::default(), |key| Key::parse(key).expect("a key"));
             let id = json["id"].as_str().map(|id| PublicationId::parse(id).expect("an id"));
-            let draft = Draft { key, id, payload, ttl: None };
+            let draft = Draft { key, id, payload, ttl: None, priority: None };
             let now = Now { monotonic: Duration::ZERO, unix_ms: json["time"].as_u64().expect("a time") };
             let publication = Publication::new(channel(json), alias, epoch, offset, now, draft);
             ServerMessage::Publication(Arc::new(publication))

@@ -23,7 +23,7 @@ TRANSPORTS = {"webtransport": WebTransport, "websocket": WebSocket, "sse": Sse, 
 KEPT = 200
 MAX_REMOVED = 1024
 MAX_LINE = 16 << 20
-CONTENT = ("data", "b64", "removed", "key", "ttl_ms")
+CONTENT = ("data", "b64", "removed", "key", "ttl_ms", "priority")
 
 
 def number(value):

@@ -6,7 +6,7 @@ mod content;
 mod discover;
 mod held;
 
-use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::HashMap, future::Future, num::NonZeroU8, pin::Pin, sync::Arc, time::Duration};
 
 use connection::Held;
 use fulmar_client::{
@@ -213,8 +213,9 @@ fn start(request: &Value) -> Result<Start, Failure> {
 fn draft(request: &Value) -> Result<Draft, Failure> {
     let key = request["key"].as_str().map(Key::parse).transpose().map_err(Failure::bad)?.unwrap_or_default();
     let ttl = request["ttl_ms"].as_u64().map(Duration::from_millis);
+    let priority = request["priority"].as_u64().and_then(|n| NonZeroU8::new(u8::try_from(n).ok()?));
     // `id` names the connection.
-    Ok(Draft { key, id: None, payload: content::payload(request).map_err(Failure::bad)?, ttl })
+    Ok(Draft { key, id: None, payload: content::payload(request).map_err(Failure::bad)?, ttl, priority })
 }
 
 #[tokio::main]

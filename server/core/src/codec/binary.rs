@@ -7,7 +7,11 @@ pub use frame::{Malformed, ServerFrame, decode_server};
 pub use values::{Ack, Arrival, Content, Entry, Part, Values, decode_ack, encode_ack, is_ack};
 pub(crate) use values::{Piece, ValuesWriter, parts};
 
-use std::{num::NonZeroU32, str, time::Duration};
+use std::{
+    num::{NonZeroU8, NonZeroU32},
+    str,
+    time::Duration,
+};
 
 use bytes::Bytes;
 
@@ -46,6 +50,7 @@ const HAS_KEY: u8 = 0x04;
 const REMOVED: u8 = 0x08;
 const HAS_ID: u8 = 0x10;
 const HAS_TTL: u8 = 0x20;
+const HAS_PRIORITY: u8 = 0x40;
 
 // What the flags of an entry of a `values` frame say besides those of a publication.
 const OTHER_CHANNEL: u8 = 0x20;
@@ -217,7 +222,7 @@ fn decode_after_ref(kind: u8, r#ref: Ref, mut input: Input<'_>) -> Result<Client
         }
         UNSUBSCRIBE => ClientMessage::Unsubscribe { r#ref, channel: ChannelName::parse(input.string()?)? },
         PUBLISH => {
-            let flags = input.flags(KIND | HAS_KEY | REMOVED | HAS_ID | HAS_TTL)?;
+            let flags = input.flags(KIND | HAS_KEY | REMOVED | HAS_ID | HAS_TTL | HAS_PRIORITY)?;
             let channel = ChannelName::parse(input.string()?)?;
             ClientMessage::Publish { r#ref, channel, draft: input.draft(flags)? }
         }
@@ -260,10 +265,11 @@ fn payload(kind: u8, bytes: &[u8]) -> Result<Payload, Problem> {
 }
 
 /// Flags, what stands between them and the optional fields, those, and the payload.
-fn body(out: &mut Vec<u8>, draft: &Draft, with_ttl: bool, between: impl FnOnce(&mut Vec<u8>)) {
-    let ttl = draft.ttl.filter(|_| with_ttl);
+fn body(out: &mut Vec<u8>, draft: &Draft, publish: bool, between: impl FnOnce(&mut Vec<u8>)) {
+    let (ttl, priority) = (draft.ttl.filter(|_| publish), draft.priority.filter(|_| publish));
     let mut flags = content_flags(draft);
     flags |= if ttl.is_some() { HAS_TTL } else { 0 };
+    flags |= if priority.is_some() { HAS_PRIORITY } else { 0 };
     out.push(flags);
     between(out);
     if !draft.key.is_empty() {
@@ -277,6 +283,7 @@ fn body(out: &mut Vec<u8>, draft: &Draft, with_ttl: bool, between: impl FnOnce(&
         let ttl = ttl.as_millis().min(u128::from(varint::MAX));
         varint::write(out, ttl as u64);
     }
+    out.extend(priority.map(NonZeroU8::get));
     if let Some(payload) = &draft.payload {
         out.extend_from_slice(payload.bytes());
     }
@@ -364,13 +371,19 @@ impl<'a> Input<'a> {
         let key = if flags & HAS_KEY == 0 { Key::default() } else { Key::parse(self.string()?)? };
         let id = if flags & HAS_ID == 0 { None } else { Some(PublicationId::parse(self.string()?)?) };
         let ttl = if flags & HAS_TTL == 0 { None } else { Some(Duration::from_millis(self.integer()?)) };
+        let priority = if flags & HAS_PRIORITY == 0 { None } else { Some(self.priority()?) };
         let rest = std::mem::take(&mut self.rest);
         let payload = match flags & (REMOVED | KIND) {
             REMOVED if rest.is_empty() => None,
             kind if kind & REMOVED == 0 => Some(payload(kind, rest)?),
             _ => return Err(Problem::new(Code::BadPayload, "a removal has no payload")),
         };
-        Ok(Draft { key, id, payload, ttl })
+        Ok(Draft { key, id, payload, ttl, priority })
+    }
+
+    fn priority(&mut self) -> Result<NonZeroU8, Problem> {
+        let priority = NonZeroU8::new(self.byte()?);
+        priority.ok_or_else(|| Problem::new(Code::BadPriority, "a priority is from 1 to 255"))
     }
 
     fn end(&self) -> Result<(), Problem> {

@@ -1,6 +1,10 @@
 //! `fulmar.v1.json`: one JSON object per message. PROTOCOL.md, section 4.
 
-use std::{borrow::Cow, num::NonZeroU32, time::Duration};
+use std::{
+    borrow::Cow,
+    num::{NonZeroU8, NonZeroU32},
+    time::Duration,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -154,6 +158,7 @@ struct Members<'a> {
     b64: Option<Cow<'a, str>>,
     removed: Option<bool>,
     ttl_ms: Option<u64>,
+    priority: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -230,8 +235,14 @@ impl Members<'_> {
             _ => return Err(bad("give one of data, b64 and removed: true")),
         };
         let ttl = self.ttl_ms.map(Duration::from_millis);
-        Ok((channel, Draft { key: key.unwrap_or_default(), id, payload, ttl }))
+        let priority = self.priority.map(priority).transpose()?;
+        Ok((channel, Draft { key: key.unwrap_or_default(), id, payload, ttl, priority }))
     }
+}
+
+fn priority(number: i64) -> Result<NonZeroU8, Problem> {
+    let number = u8::try_from(number).ok().and_then(NonZeroU8::new);
+    number.ok_or_else(|| Problem::new(Code::BadPriority, "a priority is from 1 to 255"))
 }
 
 struct Writer(Vec<u8>);
