@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use fulmar_core::log::Class;
+use fulmar_core::{limits::DUPLICATE_MS_MAX, log::Class};
 use serde::Deserialize;
 
 use crate::{
@@ -137,6 +137,8 @@ struct NamespaceSection {
     bytes: Option<usize>,
     age_seconds: Option<u64>,
     payload_bytes: Option<usize>,
+    max_rate: Option<i64>,
+    duplicate_ms: Option<i64>,
     #[serde(default)]
     subscribe: bool,
     #[serde(default)]
@@ -219,8 +221,11 @@ impl Config {
         self.origins = origins;
         self.caps = limits;
         self.api = ApiAccess::Closed;
-        self.namespaces =
-            Namespaces::new(namespaces.into_iter().map(|(name, section)| (name, section.namespace())));
+        let namespaces: Result<Vec<_>, ConfigError> = namespaces
+            .into_iter()
+            .map(|(name, section)| section.namespace(&name).map(|namespace| (name, namespace)))
+            .collect();
+        self.namespaces = Namespaces::new(namespaces?);
         Ok(())
     }
 
@@ -246,7 +251,8 @@ impl Config {
 }
 
 impl NamespaceSection {
-    fn namespace(self) -> Namespace {
+    fn namespace(self, name: &str) -> Result<Namespace, ConfigError> {
+        let wrong = |why: String| Err(ConfigError(format!("in [namespaces.{name}]: {why}")));
         let class = match self.class {
             ClassName::Event => Class::Event,
             ClassName::State => Class::State,
@@ -261,7 +267,24 @@ impl NamespaceSection {
             self.payload_bytes.unwrap_or(it.payload_bytes).min(fulmar_core::limits::PAYLOAD_BYTES);
         it.subscribe = self.subscribe;
         it.publish = self.publish;
-        it
+        for (setting, given) in [("max_rate", self.max_rate), ("duplicate_ms", self.duplicate_ms)] {
+            if given.is_some() && class != Class::State {
+                return wrong(format!("{setting} is for namespaces of class state"));
+            }
+        }
+        if let Some(given) = self.max_rate {
+            match u32::try_from(given) {
+                Ok(rate @ 1..) => it.max_rate = rate,
+                _ => return wrong(format!("max_rate is from 1 to {}, not {given}", u32::MAX)),
+            }
+        }
+        if let Some(given) = self.duplicate_ms {
+            match u64::try_from(given) {
+                Ok(ms @ 1..=DUPLICATE_MS_MAX) => it.duplicate = Some(Duration::from_millis(ms)),
+                _ => return wrong(format!("duplicate_ms is from 1 to {DUPLICATE_MS_MAX}, not {given}")),
+            }
+        }
+        Ok(it)
     }
 }
 
@@ -342,6 +365,36 @@ mod tests {
         let other = of("other");
         assert_eq!((other.subscribe, other.publish), (false, false));
         assert!(matches!(config.api, ApiAccess::Closed));
+        let state = "[namespaces.pos]\nclass = 'state'\n";
+        let pos = |settings: &str| {
+            let config = Config::parse(&format!("{state}{settings}"))?;
+            let pos = config.namespaces.of(&fulmar_core::ChannelName::parse("pos:1").expect("a name"));
+            Ok::<_, ConfigError>((pos.max_rate, pos.duplicate.map(|it| it.as_millis())))
+        };
+        assert_eq!(pos("").expect("defaults"), (200, None));
+        assert_eq!(pos("max_rate = 1\nduplicate_ms = 1").expect("the least"), (1, Some(1)));
+        assert_eq!(pos("duplicate_ms = 1000").expect("the most"), (200, Some(1000)));
+        for wrong in [
+            "max_rate = 0",
+            "max_rate = -1",
+            "max_rate = 4294967296",
+            "duplicate_ms = 0",
+            "duplicate_ms = 1001",
+        ] {
+            let why = pos(wrong).expect_err(wrong).to_string();
+            let setting = wrong.split(' ').next().expect("its name");
+            assert!(
+                why.contains("[namespaces.pos]") && why.contains(&format!("{setting} is from 1")),
+                "{why}"
+            );
+        }
+        for class in ["event", "signal"] {
+            for setting in ["max_rate = 200", "duplicate_ms = 20"] {
+                let why = Config::parse(&format!("[namespaces.x]\nclass = '{class}'\n{setting}"))
+                    .expect_err(setting);
+                assert!(why.to_string().contains("class state"), "{why}");
+            }
+        }
         assert!(Config::parse("colour = 'red'").is_err(), "unknown settings are refused");
         assert!(Config::parse("http = '0.0.0.0:80'").is_err(), "plain HTTP stays on this machine");
     }

@@ -28,6 +28,11 @@ pub struct Namespace {
     pub bounds: Bounds,
     /// What happens to slow subscribers of events.
     pub overflow: Overflow,
+    /// State: how often a second a channel's values are flushed to one WebTransport session, at most. At least 1.
+    pub max_rate: u32,
+    /// State: how long after a datagram its values are sent once more, if nothing was heard of it by then. `None`: they are
+    /// not, before it is lost.
+    pub duplicate: Option<Duration>,
     /// Largest payload, in bytes.
     pub payload_bytes: usize,
     /// Whether clients may subscribe.
@@ -52,6 +57,8 @@ impl Namespace {
             class,
             bounds: Bounds { count, bytes, age },
             overflow: Overflow::Gap,
+            max_rate: limits::MAX_RATE,
+            duplicate: None,
             payload_bytes: limits::PAYLOAD_BYTES,
             subscribe: false,
             publish: false,

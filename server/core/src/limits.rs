@@ -28,6 +28,10 @@ pub const SIGNAL_TTL: Duration = Duration::from_millis(1_000);
 pub const SIGNAL_TTL_MAX: Duration = Duration::from_millis(60_000);
 /// Priority of a publication of state that names none.
 pub const PRIORITY: NonZeroU8 = NonZeroU8::new(16).expect("not 0");
+/// How often a second a channel of state is flushed to one WebTransport session, unless configured otherwise.
+pub const MAX_RATE: u32 = 200;
+/// Longest that duplication of values may be configured to wait, in milliseconds.
+pub const DUPLICATE_MS_MAX: u64 = 1_000;
 /// Ids that the idempotency window of a channel remembers.
 pub const WINDOW_IDS: usize = 10_000;
 /// How long the idempotency window remembers an id.
