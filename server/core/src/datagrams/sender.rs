@@ -125,7 +125,8 @@ impl Sender {
             }
         }
         choose(lanes, &due, now, source, &mut packing);
-        for (id, lane) in lanes.iter_mut().filter(|(_, lane)| lane.position_due.is_some_and(|due| due <= now)) {
+        for (id, lane) in lanes.iter_mut().filter(|(_, lane)| lane.position_due.is_some_and(|due| due <= now))
+        {
             // Whoever is due here has nothing under way.
             if packing.position(*id, lane.alias, lane.at) {
                 lane.position_due = None;
@@ -226,7 +227,8 @@ impl Sender {
     /// A packet with values of channels that want it is sent once more in a while.
     fn plan_twin(&mut self, number: u64, now: Duration) {
         let Some(packet) = self.record.get_mut(number) else { return };
-        let wanted = packet.sections.iter().filter_map(|section| self.lanes.get(&section.lane)?.pace.duplicate);
+        let wanted =
+            packet.sections.iter().filter_map(|section| self.lanes.get(&section.lane)?.pace.duplicate);
         if let Some(after) = wanted.min() {
             self.twins.insert((now + after, number));
         }
@@ -238,7 +240,9 @@ impl Sender {
             && due <= now
         {
             self.twins.pop_first();
-            let Some(values) = self.record.get_mut(number).map(|packet| packet.values.clone()) else { continue };
+            let Some(values) = self.record.get_mut(number).map(|packet| packet.values.clone()) else {
+                continue;
+            };
             if values.is_empty() || !self.record.has_room(path.room, path.window) {
                 continue;
             }
@@ -315,6 +319,10 @@ fn take(
         lane.at = log.head();
         lane.woken = false;
     };
-    if woken { source.news(tag, &mut read) } else { source.look(tag, &mut read) }
+    if woken {
+        source.news(tag, &mut read)
+    } else {
+        source.look(tag, &mut read)
+    }
     known
 }

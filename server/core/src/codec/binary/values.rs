@@ -5,8 +5,8 @@ use std::num::NonZeroU8;
 use bytes::Bytes;
 
 use super::{
-    ACK, HAS_ID, HAS_KEY, IS_PART, Input, KIND, Malformed, OTHER_CHANNEL, POSITION_ONLY, REMOVED, VALUES, bad,
-    varint, write_string,
+    ACK, HAS_ID, HAS_KEY, IS_PART, Input, KIND, Malformed, OTHER_CHANNEL, POSITION_ONLY, REMOVED, VALUES,
+    bad, varint, write_string,
 };
 use crate::{
     limits::{PART_BYTES, PARTS},
@@ -178,7 +178,8 @@ fn content(input: &mut Input<'_>, flags: u8, low: Offset, base: u64) -> Result<C
     }
     let above = input.integer()?;
     let offset = low.get().checked_add(above).and_then(Offset::new).filter(|_| above > 0);
-    let offset = offset.ok_or_else(|| bad("an entry's offset lies above its low-water offset and below 2^53"))?;
+    let offset =
+        offset.ok_or_else(|| bad("an entry's offset lies above its low-water offset and below 2^53"))?;
     let time = base.wrapping_add_signed(unzigzag(input.integer()?));
     let key = if flags & HAS_KEY == 0 { Key::default() } else { Key::parse(input.string()?)? };
     let id = if flags & HAS_ID == 0 { None } else { Some(PublicationId::parse(input.string()?)?) };

@@ -1,0 +1,201 @@
+//! The receiving side.
+
+use std::{collections::HashMap, time::Duration};
+
+use super::{
+    acks::Acks,
+    parts::{Joined, Parts},
+};
+use crate::{
+    codec::binary::{Ack, Arrival, Content, Values},
+    limits,
+    name::Key,
+    position::Offset,
+};
+
+/// Takes in what a [`Sender`](super::Sender) sends, and what comes on the streams beside.
+///
+/// Its driver tells it of `subscribed`, `reset` and `synced` in the order in which they come, asks it of every publication
+/// off a stream of a state channel, and sends an acknowledgement when [`ack_due`](Self::ack_due) says so.
+#[derive(Debug, Default)]
+pub struct Receiver {
+    channels: HashMap<u64, Channel>,
+    parts: Parts,
+    acks: Acks,
+}
+
+/// What is known of a channel. What lies at or below `settled` is known, or was replaced: if it comes again, it is void.
+#[derive(Debug, Default)]
+struct Channel {
+    settled: Offset,
+    synced: bool,
+    /// The newest of each key above that.
+    above: HashMap<Key, Offset>,
+    /// How many of them there were when it was last looked through.
+    kept: usize,
+}
+
+/// What has become of a packet.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// What of it is new, with the alias of its channel; nothing, if it had come before.
+    New(Vec<(u64, Arrival)>),
+    /// It names an alias that is not known yet: it may be tried again, and is not acknowledged until then.
+    Unknown(u64),
+    /// There is no room for its parts. It is not acknowledged, so it will come again.
+    NoRoom,
+}
+
+impl Channel {
+    /// Whether a publication is newer than what is known of its key.
+    fn admit(&mut self, key: &Key, offset: Offset) -> bool {
+        if offset <= self.settled {
+            return false;
+        }
+        match self.above.get_mut(key) {
+            Some(held) if *held >= offset => return false,
+            Some(held) => *held = offset,
+            None => {
+                self.above.insert(key.clone(), offset);
+            }
+        }
+        true
+    }
+
+    fn settle(&mut self, low: Offset) {
+        self.settled = self.settled.max(low);
+        // In proportion to what came, not to what is held.
+        if self.above.len() > 2 * self.kept + 16 {
+            let settled = self.settled;
+            self.above.retain(|_, offset| *offset > settled);
+            self.above.shrink_to(2 * self.above.len());
+            self.kept = self.above.len();
+        }
+    }
+}
+
+impl Receiver {
+    /// A subscription begins: its receiver has everything up to `at`.
+    pub fn subscribed(&mut self, alias: u64, at: Offset) {
+        self.forget(alias);
+        self.channels.insert(alias, Channel { settled: at, ..Channel::default() });
+    }
+
+    /// Everything up to `offset` is to be forgotten; a snapshot follows.
+    pub fn reset(&mut self, alias: u64, offset: Offset) {
+        let channel = self.channels.entry(alias).or_default();
+        channel.settled = Offset::ZERO;
+        channel.synced = false;
+        channel.above.retain(|_, held| *held > offset);
+        self.parts.forget(alias, offset);
+    }
+
+    /// A snapshot, or what was missed, is complete.
+    pub fn synced(&mut self, alias: u64, offset: Offset) {
+        if let Some(channel) = self.channels.get_mut(&alias) {
+            channel.synced = true;
+            channel.settle(offset);
+        }
+    }
+
+    /// A subscription has ended.
+    pub fn forget(&mut self, alias: u64) {
+        self.channels.remove(&alias);
+        self.parts.forget(alias, Offset::MAX);
+    }
+
+    /// Whether a publication that came on a stream is newer than what is known of its key.
+    pub fn publication(&mut self, alias: u64, key: &Key, offset: Offset) -> bool {
+        let fresh = self.channels.get_mut(&alias).is_some_and(|channel| channel.admit(key, offset));
+        if fresh {
+            self.parts.supersede(alias, key, offset);
+        }
+        fresh
+    }
+
+    /// The low-water offset of a channel: the position from which it can be resumed. `None` within a snapshot.
+    pub fn position(&self, alias: u64) -> Option<Offset> {
+        self.channels.get(&alias).filter(|channel| channel.synced).map(|channel| channel.settled)
+    }
+
+    /// Takes in a frame that came by datagram.
+    pub fn datagram(&mut self, values: Values, now: Duration) -> Taken {
+        let number = values.number;
+        if self.acks.has(number) {
+            // Our acknowledgement may have been lost.
+            self.acks.note(number, now);
+            return Taken::New(Vec::new());
+        }
+        let taken = self.values(values);
+        if matches!(taken, Taken::New(_)) {
+            self.acks.note(number, now);
+        }
+        taken
+    }
+
+    /// Takes in a frame, off a stream or off a datagram. One off a stream that was taken is to be acknowledged there at once, by
+    /// its number.
+    pub fn values(&mut self, values: Values) -> Taken {
+        let unknown = values.entries.iter().find(|entry| !self.channels.contains_key(&entry.alias));
+        if let Some(entry) = unknown {
+            return Taken::Unknown(entry.alias);
+        }
+        let parts = values.entries.iter().filter_map(|entry| match &entry.content {
+            Content::Part(part) if self.wants(entry.alias, &part.key, part.offset) => {
+                Some((entry.alias, part))
+            }
+            _ => None,
+        });
+        if !self.parts.admits(parts) {
+            return Taken::NoRoom;
+        }
+        let mut new = Vec::new();
+        for entry in values.entries {
+            let alias = entry.alias;
+            let arrival = match entry.content {
+                Content::Position => None,
+                Content::Whole(arrival) => Some(arrival),
+                Content::Part(part) if self.wants(alias, &part.key, part.offset) => {
+                    match self.parts.join(alias, part) {
+                        Joined::Kept => None,
+                        Joined::Whole(arrival) => Some(arrival),
+                    }
+                }
+                Content::Part(_) => None,
+            };
+            if let Some(arrival) = arrival
+                && self.publication(alias, &arrival.draft.key, arrival.offset)
+            {
+                new.push((alias, arrival));
+            }
+            if let Some(channel) = self.channels.get_mut(&alias)
+                && channel.synced
+            {
+                channel.settle(entry.low);
+            }
+        }
+        Taken::New(new)
+    }
+
+    fn wants(&self, alias: u64, key: &Key, offset: Offset) -> bool {
+        let Some(channel) = self.channels.get(&alias) else { return false };
+        offset > channel.settled && channel.above.get(key).is_none_or(|held| *held < offset)
+    }
+
+    /// When an acknowledgement should be sent, if one is owed.
+    pub fn ack_due(&self) -> Option<Duration> {
+        self.acks.due()
+    }
+
+    /// The acknowledgement that is owed, whether it is due or not.
+    pub fn take_ack(&mut self, now: Duration) -> Option<Ack> {
+        self.acks.take(now)
+    }
+
+    /// What it holds at present, in bytes: parts, and what it remembers of keys.
+    pub fn bytes(&self) -> usize {
+        let keys = self.channels.values().flat_map(|channel| channel.above.keys());
+        self.parts.bytes()
+            + keys.map(|key| key.as_str().len() + limits::PUBLICATION_OVERHEAD / 4).sum::<usize>()
+    }
+}
