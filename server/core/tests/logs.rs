@@ -10,7 +10,7 @@ use fulmar_core::{
     ChannelName, Class, Cursor, Draft, Epoch, Item, Key, Log, Now, Offset, Payload, Position, Publication,
     Reader, Resume, Start,
     cursor::CursorWriter,
-    log::{Bounds, Hold, ReadEnd, ReadLimit},
+    log::{Bounds, ReadEnd, ReadLimit},
 };
 use proptest::prelude::*;
 
@@ -25,7 +25,7 @@ enum Op {
     Pass { ms: u64 },
     /// A reader reads, and its client gets only the first items if the connection breaks. Then the client resumes from its
     /// cursor or, in doubt, the session goes on elsewhere without one.
-    Read { reader: usize, bytes: usize, hold: bool, arrives: Option<usize>, doubt: bool },
+    Read { reader: usize, bytes: usize, arrives: Option<usize>, doubt: bool },
     /// A reader begins anew, without a position.
     Begin { reader: usize },
     /// All history is lost: another epoch.
@@ -38,8 +38,8 @@ fn op() -> impl Strategy<Value = Op> {
         6 => (0..5u8, prop::bool::weighted(0.3), 0..3u64)
             .prop_map(|(key, remove, skip)| Op::Publish { key, remove, skip }),
         2 => (0..40u64).prop_map(|ms| Op::Pass { ms }),
-        6 => (reader.clone(), 1..1500usize, any::<bool>(), prop::option::of(0..4usize), any::<bool>())
-            .prop_map(|(reader, bytes, hold, arrives, doubt)| Op::Read { reader, bytes, hold, arrives, doubt }),
+        6 => (reader.clone(), 1..1500usize, prop::option::of(0..4usize), any::<bool>())
+            .prop_map(|(reader, bytes, arrives, doubt)| Op::Read { reader, bytes, arrives, doubt }),
         1 => reader.prop_map(|reader| Op::Begin { reader }),
         1 => Just(Op::Restart),
     ]
@@ -204,12 +204,10 @@ fn run(class: Class, ops: Vec<Op>) {
                 system.now += ms;
                 system.log.trim(system.now());
             }
-            Op::Read { reader, bytes, hold, arrives, doubt } => {
+            Op::Read { reader, bytes, arrives, doubt } => {
                 let Subscriber { reader, client } = &mut subscribers[reader];
-                let rested = Duration::from_millis(system.now.saturating_sub(10));
-                let hold = if hold { Hold::Unless { rested, through: Offset::ZERO } } else { Hold::Nothing };
                 let mut items = Vec::new();
-                system.log.read(reader, system.now(), ReadLimit { bytes, hold }, &mut items);
+                system.log.read(reader, system.now(), ReadLimit { bytes }, &mut items);
                 let arrives = arrives.unwrap_or(items.len()).min(items.len());
                 for item in &items[..arrives] {
                     client.apply(&system, item);
@@ -253,15 +251,13 @@ fn run(class: Class, ops: Vec<Op>) {
 fn drain(system: &System, Subscriber { reader, client }: &mut Subscriber) {
     let mut items = Vec::new();
     loop {
-        let end =
-            system.log.read(reader, system.now(), ReadLimit { bytes: 300, hold: Hold::Nothing }, &mut items);
+        let end = system.log.read(reader, system.now(), ReadLimit { bytes: 300 }, &mut items);
         for item in items.drain(..) {
             client.apply(system, &item);
         }
         match end {
             ReadEnd::CaughtUp => break,
             ReadEnd::More => {}
-            ReadEnd::Held(_) => panic!("nothing was to be held back"),
         }
     }
     assert!(system.log.is_caught_up(reader));
@@ -301,7 +297,7 @@ fn a_signal_that_has_expired_is_never_given() {
         log.apply(Arc::new(publication), Now::from_millis(0));
     }
     let mut items = Vec::new();
-    let limit = ReadLimit { bytes: usize::MAX, hold: Hold::Nothing };
+    let limit = ReadLimit { bytes: usize::MAX };
     let end = log.read(&mut reader, Now::from_millis(10), limit, &mut items);
     let offsets: Vec<_> = items.iter().map(|item| item.resume().0.get()).collect();
     assert_eq!((end, offsets), (ReadEnd::CaughtUp, vec![2]));

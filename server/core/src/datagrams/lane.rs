@@ -30,6 +30,7 @@ pub(super) struct Lost {
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) offset: Offset,
+    pub(super) removal: bool,
     /// Since when the receiver has not had the newest value of the key. Newer values keep it, so that a key which
     /// changes all the time is not forgotten.
     pub(super) since: Duration,
@@ -77,6 +78,8 @@ pub(super) struct Lane {
     pub(super) at: Offset,
     /// The log has more.
     pub(super) woken: bool,
+    /// Every removal that the receiver has yet to hear of is still known.
+    pub(super) known: bool,
     /// When its next flush would be due if it had kept to its rate.
     due: Duration,
     /// When it may be flushed.
@@ -98,6 +101,7 @@ impl Lane {
             pace,
             at,
             woken: true,
+            known: true,
             due: Duration::ZERO,
             ready: Duration::ZERO,
             pending: HashMap::new(),
@@ -122,12 +126,12 @@ impl Lane {
         self.due = self.due.max(now) + self.pace.interval;
         let ahead = self.pace.interval * (limits::FLUSH_BURST - 1);
         self.ready = self.due.saturating_sub(ahead).max(now + limits::FLUSH_GAP);
-        self.position_due = None;
     }
 
     /// Something has to be sent: the whole of a publication, or a part of it that was lost.
     pub(super) fn pend(&mut self, publication: &Publication, piece: Piece, since: Duration, repair: bool) {
         let (offset, priority) = (publication.offset, publication.draft.priority());
+        let removal = publication.is_removal();
         let pieces = match piece {
             Piece::Whole => Pieces::Whole,
             Piece::Part(index) => Pieces::Parts(1 << index),
@@ -135,10 +139,11 @@ impl Lane {
         let key = &publication.draft.key;
         match self.pending.get_mut(key) {
             None => {
-                self.pending.insert(key.clone(), Pending { offset, since, priority, pieces, repair });
+                self.pending
+                    .insert(key.clone(), Pending { offset, removal, since, priority, pieces, repair });
             }
             Some(it) if it.offset < offset => {
-                *it = Pending { offset, since: it.since.min(since), priority, pieces, repair };
+                *it = Pending { offset, removal, since: it.since.min(since), priority, pieces, repair };
             }
             Some(it) if it.offset == offset => {
                 it.since = it.since.min(since);

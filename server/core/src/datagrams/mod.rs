@@ -47,15 +47,17 @@ pub struct Path<'a> {
     pub room: usize,
     /// How much may be under way, in bytes.
     pub window: usize,
+    /// How much one flush makes at most, in bytes: what is made waits, and ages.
+    pub burst: usize,
     /// The round-trip time, as far as it is known.
     pub rtt: Duration,
 }
 
 /// Where a sender finds the logs of its channels, by the tags that it was given for them.
 pub trait Source {
-    /// Lets `read` see a log. It reads to the log's head, so what is published from then on has to be told by
-    /// [`Sender::wake`].
-    fn news(&mut self, tag: usize, read: &mut dyn FnMut(&Log));
+    /// Lets `read` see a log. If it gives `true`, it has read to the log's head, and what is published from then on has to be told
+    /// by [`Sender::wake`].
+    fn news(&mut self, tag: usize, read: &mut dyn FnMut(&Log) -> bool);
 
     /// Lets `look` see a log.
     fn look(&mut self, tag: usize, look: &mut dyn FnMut(&Log));

@@ -38,6 +38,8 @@ pub(super) struct Packing<'a, 'p> {
     values: Vec<Sent>,
     sections: Vec<Section>,
     made: Vec<Bytes>,
+    /// Bytes that may yet be made.
+    left: usize,
     done: Done,
 }
 
@@ -50,20 +52,26 @@ pub(super) struct Done {
     pub(super) lanes: BTreeSet<LaneId>,
     pub(super) values: u64,
     pub(super) repaired: u64,
-    /// There was more.
+    /// There was more than may be under way.
     pub(super) blocked: bool,
+    /// There was more than one flush makes.
+    pub(super) more: bool,
 }
 
 impl<'a, 'p> Packing<'a, 'p> {
     pub(super) fn new(now: Duration, path: &'a Path<'p>, record: &'a mut Record) -> Self {
         let (writer, values, sections, made, done) = Default::default();
-        Self { now, path, record, writer, values, sections, made, done }
+        Self { now, path, record, writer, values, sections, made, left: path.burst, done }
     }
 
     fn writer(&mut self) -> Option<&mut ValuesWriter> {
         if self.writer.is_none() {
             if !self.record.has_room(self.path.room, self.path.window) {
                 self.done.blocked = true;
+                return None;
+            }
+            if self.left == 0 {
+                self.done.more = true;
                 return None;
             }
             let number = self.record.next();
@@ -75,6 +83,7 @@ impl<'a, 'p> Packing<'a, 'p> {
     fn seal(&mut self) {
         let Some(writer) = self.writer.take().filter(|writer| !writer.is_empty()) else { return };
         let packet = writer.finish();
+        self.left = self.left.saturating_sub(packet.len());
         let (values, sections) = (std::mem::take(&mut self.values), std::mem::take(&mut self.sections));
         if !values.is_empty() {
             self.done.packets.push(self.record.next());
@@ -146,18 +155,22 @@ pub(super) fn choose(
     for (id, low) in due {
         let Some(lane) = lanes.get(id) else { continue };
         let pending = lane.pending.values().filter(|it| it.pieces != Pieces::Stream);
-        waiting.extend(pending.map(|it| (it.weight(now), *id, *low, it.offset)));
+        waiting.extend(pending.map(|it| (it.weight(now), *id, *low, it.offset, it.removal)));
     }
     waiting.sort_unstable_by(|a, b| b.cmp(a));
-    for (_, id, low, offset) in waiting {
+    for (_, id, low, offset, removal) in waiting {
         let Some(lane) = lanes.get_mut(&id) else { continue };
-        let mut fit = Fit::Sent;
-        source.look(lane.tag, &mut |log| {
-            // One that was replaced meanwhile keeps its turn for the newer, which is read when the lane is woken.
-            if let Some(publication) = log.newest_at(offset) {
-                fit = send(id, lane, low, publication, packing);
-            }
+        let (mut fit, mut replaced) = (Fit::Sent, false);
+        source.look(lane.tag, &mut |log| match log.newest_at(offset) {
+            Some(publication) => fit = send(id, lane, low, publication, packing),
+            None if removal && offset <= log.floor() => lane.known = false,
+            None => replaced = true,
         });
+        if replaced && lane.woken {
+            // The newer one is read some time; it need not wait for this one's place. Where the log was read to its head, it
+            // has come since, and takes the place.
+            lane.pending.retain(|_, it| it.offset != offset);
+        }
         if fit == Fit::NoRoom {
             return;
         }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::{
     Effects, Pace, Path, Source,
-    lane::{Lane, LaneId, Lost, Pieces},
+    lane::{Lane, LaneId, Lost, Pending, Pieces},
     packing::{Fit, Packing, choose},
     record::{Packet, Record, Section},
     streamed::Streamed,
@@ -32,6 +32,8 @@ pub struct Sender {
     streamed: Streamed,
     /// There is more to send than may be under way.
     blocked: bool,
+    /// There is more to send than one flush makes.
+    more: bool,
     /// The round-trip time that the last flush was told.
     rtt: Duration,
 }
@@ -117,12 +119,12 @@ impl Sender {
             .map(|(id, _)| (*id, self.low(*id)))
             .collect();
         let Self { lanes, record, .. } = self;
+        let pending: usize = lanes.values().map(|lane| lane.pending.len()).sum();
+        let mut room = limits::PENDING_VALUES.saturating_sub(pending);
         let mut packing = Packing::new(now, path, record);
         for (id, low) in &due {
             let Some(lane) = lanes.get_mut(id) else { continue };
-            if !take(*id, lane, *low, now, source, &mut packing) {
-                out.resets.push(lane.tag);
-            }
+            take(*id, lane, *low, now, source, &mut packing, &mut room);
         }
         choose(lanes, &due, now, source, &mut packing);
         for (id, lane) in lanes.iter_mut().filter(|(_, lane)| lane.position_due.is_some_and(|due| due <= now))
@@ -133,13 +135,18 @@ impl Sender {
             }
         }
         let done = packing.finish(&mut out.packets);
-        self.blocked = done.blocked;
+        (self.blocked, self.more) = (done.blocked, done.more);
         out.counts.values += done.values;
         out.counts.repaired += done.repaired;
         for (id, _) in due {
             let Some(lane) = self.lanes.get_mut(&id) else { continue };
-            if done.lanes.contains(&id) {
+            // What had to stop goes on as soon as there is room.
+            if done.lanes.contains(&id) && !(done.blocked || done.more) {
                 lane.flushed(now);
+            }
+            lane.position_due = None;
+            if !lane.known {
+                out.resets.push(lane.tag);
             }
             if lane.has_stream_work() {
                 out.streams.push(lane.tag);
@@ -154,6 +161,9 @@ impl Sender {
 
     /// When [`flush`](Self::flush) has something to do if nothing happens before.
     pub fn next(&self) -> Option<Duration> {
+        if self.more {
+            return Some(Duration::ZERO);
+        }
         let losses = self.record.deadline(self.rtt);
         let twins = self.twins.first().map(|(due, _)| *due);
         let lanes = self.lanes.values();
@@ -184,13 +194,15 @@ impl Sender {
                     break;
                 }
                 // One that was replaced meanwhile waits here until the lane has read on, and then goes as the newer one does.
-                source.look(lane.tag, &mut |log| {
-                    if let Some(publication) = log.newest_at(offset)
-                        && writer.push(lane.alias, low, publication, Piece::Whole)
-                    {
+                source.look(lane.tag, &mut |log| match log.newest_at(offset) {
+                    Some(publication) if writer.push(lane.alias, low, publication, Piece::Whole) => {
                         frame.add(id, offset, publication.draft.cost());
                         lane.pending.remove(&publication.draft.key);
                     }
+                    Some(_) => {}
+                    // If it was a forgotten removal, the next flush says so.
+                    None if offset <= log.floor() => lane.woken = true,
+                    None => {}
                 });
             }
         }
@@ -289,20 +301,24 @@ fn take(
     now: Duration,
     source: &mut impl Source,
     packing: &mut Packing<'_, '_>,
-) -> bool {
-    let (mut known, woken, tag) = (true, lane.woken, lane.tag);
+    room: &mut usize,
+) {
+    let (woken, tag) = (lane.woken, lane.tag);
     let lost = std::mem::take(&mut lane.lost);
     let mut read = |log: &Log| {
         // What is forgotten above what was read may be a removal that nobody will tell the receiver any more.
-        known = lane.at >= log.floor();
+        lane.known &= lane.at >= log.floor();
+        let forgotten =
+            |it: &Pending| it.removal && it.offset <= log.floor() && log.newest_at(it.offset).is_none();
+        lane.known &= !lane.pending.values().any(forgotten);
         for it in &lost {
             match log.newest_at(it.offset) {
                 Some(publication) => lane.pend(publication, it.piece, it.since, true),
-                None => known &= !(it.removal && it.offset <= log.floor()),
+                None => lane.known &= !(it.removal && it.offset <= log.floor()),
             }
         }
-        if !known || !woken {
-            return;
+        if !lane.known || !woken {
+            return false;
         }
         // Where something waits already, what is new has to stand in line with it.
         let mut direct = lane.pending.is_empty();
@@ -314,15 +330,21 @@ fn take(
                     Fit::TooLarge => {}
                 }
             }
+            if *room == 0 {
+                // The rest stays where it is.
+                lane.at = publication.offset.before();
+                return false;
+            }
+            *room -= 1;
             lane.pend(publication, Piece::Whole, now, false);
         }
         lane.at = log.head();
         lane.woken = false;
+        true
     };
     if woken {
-        source.news(tag, &mut read)
+        source.news(tag, &mut read);
     } else {
-        source.look(tag, &mut read)
+        source.look(tag, &mut |log| _ = read(log));
     }
-    known
 }

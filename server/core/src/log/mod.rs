@@ -134,31 +134,6 @@ impl Item {
 pub struct ReadLimit {
     /// Stops once the items' costs reach this. At least one item is given.
     pub bytes: usize,
-    /// Which live publications may be given. A snapshot is not held back.
-    pub hold: Hold,
-}
-
-/// Holds live publications back until they have rested: state over datagrams repairs only what no newer value replaced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hold {
-    /// Nothing is held back.
-    Nothing,
-    /// Only what was accepted at or before this moment (on the monotonic clock), or lies at or before this offset.
-    Unless {
-        /// The moment.
-        rested: Duration,
-        /// The offset.
-        through: Offset,
-    },
-}
-
-impl Hold {
-    fn holds(self, publication: &Publication) -> bool {
-        match self {
-            Self::Nothing => false,
-            Self::Unless { rested, through } => publication.accepted > rested && publication.offset > through,
-        }
-    }
 }
 
 /// Why reading stopped.
@@ -168,8 +143,6 @@ pub enum ReadEnd {
     CaughtUp,
     /// The limit was reached.
     More,
-    /// The rest is held back; its first was accepted at this moment.
-    Held(Duration),
 }
 
 /// The history of a channel, of one of the classes.
@@ -393,9 +366,6 @@ impl Log {
                 self.finish_snapshot(reader, out);
             }
             let base = reader.base();
-            if base.is_none() && limit.hold.holds(publication) {
-                return ReadEnd::Held(publication.accepted);
-            }
             // What was removed before the snapshot began was never given in it.
             if publication.is_removal() && base.is_some() {
                 reader.at = publication.offset;
