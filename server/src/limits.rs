@@ -184,8 +184,8 @@ pub const SMALL_FRAME: usize = 1024;
 pub const SESSION_UNFINISHED_BYTES: usize = 256 * 1024;
 /// How long a frame that has begun may take to be whole.
 pub const FRAME_DEADLINE: Duration = Duration::from_secs(10);
-/// A state value that did not change for this long is sent on a stream too, in case its datagram was lost.
-pub const STATE_REST: Duration = Duration::from_millis(200);
+/// How much of a congestion window datagrams may have, in eighths: streams have the rest at least.
+pub const DATAGRAM_WINDOW_EIGHTHS: usize = 7;
 
 /// How long sessions go on when the server is about to stop and has said so.
 pub const DRAIN: Duration = Duration::from_millis(500);

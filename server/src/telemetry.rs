@@ -66,6 +66,12 @@ counters! {
     evictions,
     /// WebTransport datagrams sent.
     datagrams,
+    /// Datagrams with state that were lost.
+    datagrams_lost,
+    /// Values that were lost and sent anew.
+    repairs,
+    /// Bytes of datagrams that were sent twice ahead of any loss.
+    duplicated_bytes,
     /// Publications that did not fit a datagram.
     oversize,
     /// Connections that ended because nothing was heard from their client.

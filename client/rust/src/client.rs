@@ -1,11 +1,12 @@
 //! A session, as an application holds it.
 
-use std::sync::Arc;
+use std::{future::pending, sync::Arc};
 
 use fulmar_core::{ChannelName, ClientMessage, Draft, Position, StartRequest, codec::binary::ServerFrame};
 use tokio::{
     sync::{Mutex, mpsc},
     task::JoinSet,
+    time::{Instant, sleep_until},
 };
 use wtransport::{Connection, SendStream, quinn};
 
@@ -50,7 +51,8 @@ impl Client {
         let (adopt, adopted) = mpsc::channel(limits::SUBSCRIPTIONS);
         let mut tasks = JoinSet::new();
         tasks.spawn(write(send, outgoing));
-        tasks.spawn(Reader::new(session.clone(), Role::Control(adopt), recv).run());
+        let answers = session.control();
+        tasks.spawn(Reader::new(session.clone(), Role::Control(adopt), recv, answers).run());
         tasks.spawn(read_datagrams(session.clone()));
         let client = Self { session, adopted: Mutex::new(adopted), _connector: connector, _tasks: tasks };
         match client.ping().await {
@@ -176,12 +178,27 @@ async fn write(mut send: SendStream, mut outgoing: Outgoing) {
 /// Reads datagrams to the end of the session.
 async fn read_datagrams(session: Arc<Session>) {
     loop {
-        match session.connection.receive_datagram().await {
-            Ok(datagram) => session.datagram(&datagram),
-            Err(why) => {
-                session.lost(&why).await;
-                return;
+        let due = session.ack_due();
+        if due.is_some_and(|due| due <= Instant::now()) {
+            session.acknowledge();
+            continue;
+        }
+        let acknowledging = async {
+            match due {
+                Some(due) => sleep_until(due).await,
+                None => pending().await,
             }
+        };
+        tokio::select! {
+            biased;
+            datagram = session.connection.receive_datagram() => match datagram {
+                Ok(datagram) => session.datagram(&datagram),
+                Err(why) => {
+                    session.lost(&why).await;
+                    return;
+                }
+            },
+            () = acknowledging => session.acknowledge(),
         }
     }
 }

@@ -25,6 +25,7 @@ pub(crate) struct Counters {
     pub(crate) dropped: Counter,
     pub(crate) unreadable: Counter,
     pub(crate) complaints: Counter,
+    pub(crate) acks: Counter,
 }
 
 impl Counters {
@@ -36,6 +37,7 @@ impl Counters {
             dropped: self.dropped.get(),
             unreadable: self.unreadable.get(),
             complaints: self.complaints.get(),
+            acks: self.acks.get(),
         }
     }
 }
@@ -49,10 +51,12 @@ pub struct Counts {
     pub datagrams: u64,
     /// Publications, by stream and datagram, of subscriptions that were there.
     pub publications: u64,
-    /// Publications off datagrams that were dropped because too many waited.
+    /// Signals that were dropped because too many waited.
     pub dropped: u64,
     /// Datagrams that could not be read.
     pub unreadable: u64,
     /// Errors of the server's that answered no request.
     pub complaints: u64,
+    /// Acknowledgements of datagrams that were sent.
+    pub acks: u64,
 }

@@ -7,7 +7,7 @@ use crate::limits;
 /// Which way a publication came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Lane {
-    /// By the subscription's stream: in order, and part of its position.
+    /// By the subscription's stream: in order, and part of its position; of state that is in sync, what fits no datagram.
     Stream,
     /// By datagram: it may have overtaken others.
     Datagram,

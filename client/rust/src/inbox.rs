@@ -1,16 +1,32 @@
-//! What waits to be read in a subscription: events off its stream, and publications off datagrams.
+//! What waits to be read in a subscription: events off its stream, signals, and values off datagrams.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::{Notify, watch};
 
-use crate::{counters::Counters, error::Ended, event::Event, limits};
+use fulmar_core::{Key, Offset};
 
-/// One producer off a stream, which waits for room; datagrams, which push out their oldest; one reader, who gets them
-/// in the order in which they came.
+use crate::{
+    counters::Counters,
+    error::Ended,
+    event::{Event, Publication},
+    limits,
+};
+
+/// What comes out of an inbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Item {
+    /// For the application.
+    Event(Event),
+    /// What came before it makes this the channel's position, in its present epoch.
+    Settled(Offset),
+}
+
+/// One producer off a stream, which waits for room; signals, which push out their oldest; values, which take the place of
+/// older ones of their keys and are refused when there are too many; one reader, who gets all in the order in which they came.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     queues: Mutex<Queues>,
@@ -25,7 +41,9 @@ struct Queues {
     arrivals: u64,
     stream: VecDeque<(u64, Event)>,
     stream_bytes: usize,
-    datagrams: VecDeque<(u64, Event)>,
+    datagrams: VecDeque<(u64, Item)>,
+    /// Where the value of a key stands among the datagrams, by its arrival.
+    keys: HashMap<Key, u64>,
     dropped: u64,
     /// Nobody will read any more.
     shut: bool,
@@ -42,17 +60,33 @@ impl Queues {
             || (self.stream.len() < limits::INBOX_EVENTS && self.stream_bytes + cost <= limits::INBOX_BYTES)
     }
 
-    fn pop(&mut self) -> Option<Event> {
+    fn pop(&mut self) -> Option<Item> {
         let datagram_first = match (self.stream.front(), self.datagrams.front()) {
             (Some((stream, _)), Some((datagram, _))) => datagram < stream,
             (stream, _) => stream.is_none(),
         };
         if datagram_first {
-            return Some(self.datagrams.pop_front()?.1);
+            let (arrival, item) = self.datagrams.pop_front()?;
+            if let Item::Event(Event::Publication(publication)) = &item
+                && self.keys.get(&publication.key) == Some(&arrival)
+            {
+                self.keys.remove(&publication.key);
+            }
+            return Some(item);
         }
         let (_, event) = self.stream.pop_front()?;
         self.stream_bytes -= event.cost();
-        Some(event)
+        Some(Item::Event(event))
+    }
+
+    /// The value of the same key that waits, if one does.
+    fn waiting(&mut self, key: &Key) -> Option<&mut Publication> {
+        let arrival = self.keys.get(key)?;
+        let index = self.datagrams.binary_search_by_key(arrival, |(arrival, _)| *arrival).ok()?;
+        match &mut self.datagrams.get_mut(index)?.1 {
+            Item::Event(Event::Publication(publication)) => Some(publication),
+            Item::Event(_) | Item::Settled(_) => None,
+        }
     }
 }
 
@@ -92,7 +126,7 @@ impl Inbox {
         self.readable.notify_one();
     }
 
-    /// Puts in a publication off a datagram, in the place of the oldest such where there are too many.
+    /// Puts in a signal off a datagram, in the place of the oldest where there are too many.
     pub(crate) fn offer(&self, event: Event) {
         {
             let mut queues = self.queues();
@@ -106,13 +140,52 @@ impl Inbox {
                 self.counters.dropped.add(1);
             }
             let arrival = queues.arrival();
-            queues.datagrams.push_back((arrival, event));
+            queues.datagrams.push_back((arrival, Item::Event(event)));
+        }
+        self.readable.notify_one();
+    }
+
+    /// Whether so many values more, and a position, may wait.
+    pub(crate) fn has_room(&self, values: usize) -> bool {
+        let queues = self.queues();
+        queues.shut || queues.datagrams.len() + values < limits::INBOX_DATAGRAMS
+    }
+
+    /// Puts in values, and the position that they make. An older value of a key that waits is replaced.
+    pub(crate) fn values(&self, values: impl IntoIterator<Item = Publication>, settled: Option<Offset>) {
+        {
+            let mut queues = self.queues();
+            if queues.shut {
+                return;
+            }
+            for publication in values {
+                self.counters.publications.add(1);
+                if let Some(waiting) = queues.waiting(&publication.key)
+                    && waiting.epoch == publication.epoch
+                {
+                    if waiting.offset < publication.offset {
+                        *waiting = publication;
+                    }
+                    continue;
+                }
+                let arrival = queues.arrival();
+                queues.keys.insert(publication.key.clone(), arrival);
+                queues.datagrams.push_back((arrival, Item::Event(Event::Publication(publication))));
+            }
+            match (settled, queues.datagrams.back_mut()) {
+                (None, _) => {}
+                (Some(settled), Some((_, Item::Settled(before)))) => *before = settled.max(*before),
+                (Some(settled), _) => {
+                    let arrival = queues.arrival();
+                    queues.datagrams.push_back((arrival, Item::Settled(settled)));
+                }
+            }
         }
         self.readable.notify_one();
     }
 
     /// The next event; why there is none, once what came before the end has been read. Cancel safe.
-    pub(crate) async fn next(&self) -> Result<Event, Ended> {
+    pub(crate) async fn next(&self) -> Result<Item, Ended> {
         loop {
             if let Some(event) = self.try_next() {
                 return Ok(event);
@@ -125,7 +198,7 @@ impl Inbox {
     }
 
     /// The next event, if one is there.
-    pub(crate) fn try_next(&self) -> Option<Event> {
+    pub(crate) fn try_next(&self) -> Option<Item> {
         let event = self.queues().pop()?;
         self.room.notify_one();
         Some(event)
@@ -189,11 +262,38 @@ mod tests {
         Event::Publication(Publication::new(epoch, offset, 0, draft, lane))
     }
 
-    fn offset(event: &Event) -> (u64, Lane) {
-        match event {
-            Event::Publication(it) => (it.offset.get(), it.lane),
+    fn offset(item: &Item) -> (u64, Lane) {
+        match item {
+            Item::Event(Event::Publication(it)) => (it.offset.get(), it.lane),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[tokio::test]
+    async fn a_value_that_waits_is_replaced_and_too_many_keys_are_refused() {
+        let inbox = Inbox::new(Arc::default());
+        let value = |key: &str, offset| match publication(offset, 10, Lane::Datagram) {
+            Event::Publication(it) => Publication { key: Key::parse(key).expect("a key"), ..it },
+            other => panic!("{other:?}"),
+        };
+        let at = |offset| Offset::new(offset);
+        inbox.values([value("a", 1), value("b", 2)], at(0));
+        inbox.values([value("a", 4)], at(2));
+        inbox.values([value("b", 1)], at(3));
+        let read: Vec<_> = std::iter::from_fn(|| inbox.try_next()).collect();
+        assert_eq!(read.len(), 4);
+        assert_eq!(offset(&read[0]).0, 4, "the newer value, in the place of the older");
+        assert_eq!(offset(&read[1]).0, 2);
+        // A position is read after what makes it.
+        assert_eq!(read[2..], [Item::Settled(Offset::ZERO), Item::Settled(at(3).expect("an offset"))]);
+        inbox.values([value("a", 5)], None);
+        assert_eq!(offset(&inbox.try_next().expect("a value")).0, 5, "what was read is not replaced");
+        let mut keys = 0;
+        while inbox.has_room(1) {
+            inbox.values([value(&format!("k{keys}"), 10 + keys)], None);
+            keys += 1;
+        }
+        assert_eq!(keys as usize, limits::INBOX_DATAGRAMS - 1);
     }
 
     #[tokio::test]

@@ -17,9 +17,14 @@ pub const INBOX_EVENTS: usize = 512;
 pub const INBOX_BYTES: usize = 256 * 1024;
 /// What an event is taken to occupy besides its payload, key and id.
 pub const EVENT_OVERHEAD: usize = 128;
-/// Publications off datagrams that wait in a subscription before the oldest is dropped.
-pub const INBOX_DATAGRAMS: usize = 128;
-/// Publications off datagrams that came before the `subscribed`, `gap` or `reset` that names their alias.
+/// Values and signals off datagrams that wait in a subscription. Beyond that values are not acknowledged, and come again; of
+/// signals the oldest is dropped.
+pub const INBOX_DATAGRAMS: usize = 1024;
+/// Datagrams of values that came before their aliases were named.
+pub const EARLY_VALUES: usize = 16;
+/// Acknowledgements that wait to be written on a stream.
+pub const STREAM_QUEUE: usize = 16;
+/// Signals off datagrams that came before the `subscribed`, `gap` or `reset` that names their alias.
 pub const EARLY_FRAMES: usize = 64;
 /// How long such a publication is kept.
 pub const EARLY_AGE: Duration = Duration::from_secs(3);

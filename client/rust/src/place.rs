@@ -1,33 +1,44 @@
 //! Where a subscription has got to.
 
-use fulmar_core::Position;
+use fulmar_core::{Offset, Position};
 
 use crate::event::{Event, Lane, Publication};
 
-/// The position of the last thing on a subscription's stream.
+/// The position of the last thing on a subscription's stream; of state that is in sync, its low-water offset.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     position: Position,
     /// Not within a snapshot, where a position means nothing.
     usable: bool,
+    /// State that is in sync: what comes is in no order, and only the low-water offset counts.
+    synced: bool,
 }
 
 impl Place {
     pub(crate) fn new(position: Position, usable: bool) -> Self {
-        Self { position, usable }
+        Self { position, usable, synced: false }
     }
 
     /// Takes note of what the application was given.
     pub(crate) fn note(&mut self, event: &Event) {
         match event {
             Event::Publication(Publication { lane: Lane::Datagram, .. }) => {}
+            Event::Publication(_) if self.synced => {}
             Event::Publication(Publication { epoch, offset, .. }) => {
                 if *epoch == self.position.epoch && *offset > self.position.offset {
                     self.position.offset = *offset;
                 }
             }
-            Event::Gap(position) | Event::Synced(position) => *self = Self::new(position.clone(), true),
+            Event::Gap(position) => *self = Self::new(position.clone(), true),
+            Event::Synced(position) => *self = Self { synced: true, ..Self::new(position.clone(), true) },
             Event::Reset(position) => *self = Self::new(position.clone(), false),
+        }
+    }
+
+    /// Takes note of the low-water offset.
+    pub(crate) fn settle(&mut self, offset: Offset) {
+        if self.synced {
+            self.position.offset = self.position.offset.max(offset);
         }
     }
 
@@ -68,6 +79,10 @@ mod tests {
             place.note(&event);
             assert_eq!(place.get(), expected.as_ref(), "after {event:?}");
         }
+        place.note(&publication(at("e3", 9), Lane::Stream));
+        place.settle(Offset::new(6).expect("an offset"));
+        place.settle(Offset::new(5).expect("an offset"));
+        assert_eq!(place.get(), Some(&at("e3", 6)), "values come in no order");
         assert_eq!(Place::new(at("e", 1), false).get(), None);
     }
 }

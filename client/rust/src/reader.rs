@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use fulmar_core::{
     ChannelName, Position,
     codec::{
-        binary::{self, ServerFrame},
-        framing::{Splitter, TooLong},
+        binary::{self, Ack, ServerFrame, Values},
+        framing::{self, Splitter, TooLong},
     },
     message::Mark,
 };
@@ -22,7 +23,7 @@ use crate::{
     event::{Event, Lane, Publication},
     inbox::Inbox,
     limits,
-    routes::Found,
+    routes::{Found, Named},
     session::Session,
     subscription::Subscription,
 };
@@ -42,6 +43,8 @@ pub(crate) struct Reader {
     session: Arc<Session>,
     role: Role,
     recv: RecvStream,
+    /// Where frames are written on the same stream.
+    answers: mpsc::Sender<Bytes>,
 }
 
 /// Nothing that comes on the stream makes sense any more.
@@ -54,8 +57,13 @@ impl From<TooLong> for Broken {
 }
 
 impl Reader {
-    pub(crate) fn new(session: Arc<Session>, role: Role, recv: RecvStream) -> Self {
-        Self { session, role, recv }
+    pub(crate) fn new(
+        session: Arc<Session>,
+        role: Role,
+        recv: RecvStream,
+        answers: mpsc::Sender<Bytes>,
+    ) -> Self {
+        Self { session, role, recv, answers }
     }
 
     pub(crate) async fn run(mut self) {
@@ -92,18 +100,22 @@ impl Reader {
         let requests = &self.session.requests;
         match frame {
             ServerFrame::Publication { alias, offset, time, draft } => {
-                if let Some((inbox, epoch)) = self.find(alias)? {
+                if let Some((inbox, epoch)) = self.find(alias)?
+                    && self.session.routes().publication(alias, &draft.key, offset)
+                {
                     let publication = Publication::new(epoch, offset, time, draft, Lane::Stream);
                     inbox.push(Event::Publication(publication)).await;
                 }
             }
+            ServerFrame::Values(values) => self.values(values).await?,
             ServerFrame::Synced { alias, offset } => {
                 if let Some((inbox, epoch)) = self.find(alias)? {
                     inbox.push(Event::Synced(Position { epoch, offset })).await;
+                    self.session.routes().synced(alias, offset);
                 }
             }
-            ServerFrame::Gap(mark) => self.mark(mark, Event::Gap).await,
-            ServerFrame::Reset(mark) => self.mark(mark, Event::Reset).await,
+            ServerFrame::Gap(mark) => self.mark(mark, Event::Gap, Named::Begins).await,
+            ServerFrame::Reset(mark) => self.mark(mark, Event::Reset, Named::Reset).await,
             ServerFrame::Subscribed { r#ref: Some(r#ref), mark } => {
                 if let Role::Channel(channel, _) = &self.role
                     && mark.channel != *channel
@@ -140,6 +152,21 @@ impl Reader {
         Ok(())
     }
 
+    /// Takes in values that fit no datagram, and acknowledges them.
+    async fn values(&self, values: Values) -> Result<(), Broken> {
+        let ack = Ack { newest: values.number, bitmap: 0 };
+        let arrived = self.session.routes().stream_values(values);
+        let arrived = arrived.map_err(|alias| {
+            Broken(format!("the server used the alias {alias}, which stands for nothing"))
+        })?;
+        for (inbox, publication) in arrived {
+            inbox.push(Event::Publication(publication)).await;
+        }
+        // Where it cannot be written, the end of the stream's other side tells.
+        let _ = self.answers.send(framing::prefixed(&binary::encode_ack(ack))).await;
+        Ok(())
+    }
+
     /// The subscription of an alias; `None` where it has ended.
     fn find(&self, alias: u64) -> Result<Option<(Arc<Inbox>, fulmar_core::Epoch)>, Broken> {
         match self.session.routes().find(alias) {
@@ -152,11 +179,11 @@ impl Reader {
     }
 
     /// Passes on a gap or reset. It is in the inbox before what came too early for its alias is.
-    async fn mark(&self, mark: Mark, event: impl FnOnce(Position) -> Event) {
+    async fn mark(&self, mark: Mark, event: impl FnOnce(Position) -> Event, named: Named) {
         let inbox = self.session.routes().inbox(&mark.channel);
         if let Some(inbox) = inbox {
             inbox.push(event(mark.position.clone())).await;
-            self.session.routes().name(&mark, Instant::now());
+            self.session.routes().mark(&mark, named, Instant::now());
         }
     }
 

@@ -5,7 +5,12 @@ use std::{
     sync::Arc,
 };
 
-use fulmar_core::{ChannelName, Code, Epoch, Problem, message::Mark};
+use fulmar_core::{
+    ChannelName, Code, Epoch, Key, Offset, Problem,
+    codec::binary::{Ack, Arrival, Content, Values},
+    datagrams::{Receiver, Taken},
+    message::Mark,
+};
 use tokio::time::Instant;
 
 use crate::{
@@ -27,13 +32,25 @@ pub(crate) enum Found {
     Unknown,
 }
 
+/// What gives an alias its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Named {
+    /// Reading begins, or goes on, at the mark's position.
+    Begins,
+    /// What lies up to the mark's position is to be forgotten.
+    Reset,
+}
+
 /// The subscriptions of a session.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Routes {
     channels: HashMap<ChannelName, Route>,
     aliases: HashMap<u64, ChannelName>,
     retired: VecDeque<u64>,
     early: Early,
+    early_values: VecDeque<(Instant, Values)>,
+    receiver: Receiver,
+    started: Instant,
     /// Nothing is subscribed any more.
     ended: Option<Ended>,
 }
@@ -43,6 +60,13 @@ struct Route {
     inbox: Arc<Inbox>,
     /// The current one; a channel has one at a time.
     named: Option<(u64, Epoch)>,
+}
+
+impl Default for Routes {
+    fn default() -> Self {
+        let (channels, aliases, retired, early, early_values, receiver, ended) = Default::default();
+        Self { channels, aliases, retired, early, early_values, receiver, started: Instant::now(), ended }
+    }
 }
 
 impl Routes {
@@ -80,6 +104,11 @@ impl Routes {
 
     /// Learns what an alias stands for, and hands out what came too early for it. Whether the channel is subscribed to.
     pub(crate) fn name(&mut self, mark: &Mark, now: Instant) -> bool {
+        self.mark(mark, Named::Begins, now)
+    }
+
+    /// As [`name`](Self::name), by a gap or a reset.
+    pub(crate) fn mark(&mut self, mark: &Mark, named: Named, now: Instant) -> bool {
         let Some(route) = self.channels.get_mut(&mark.channel) else {
             return false;
         };
@@ -93,11 +122,95 @@ impl Routes {
         }
         self.retired.retain(|alias| *alias != mark.alias);
         self.aliases.insert(mark.alias, mark.channel.clone());
+        match named {
+            Named::Begins => self.receiver.subscribed(mark.alias, mark.position.offset),
+            Named::Reset => self.receiver.reset(mark.alias, mark.position.offset),
+        }
         for Nameless { offset, time, draft, .. } in self.early.take(mark.alias, now) {
             let publication = Publication::new(epoch.clone(), offset, time, draft, Lane::Datagram);
             inbox.offer(Event::Publication(publication));
         }
+        for (at, values) in std::mem::take(&mut self.early_values) {
+            if now.duration_since(at) <= limits::EARLY_AGE {
+                self.values(values, now);
+            }
+        }
         true
+    }
+
+    /// Whether a publication that came on a stream is news of its key.
+    pub(crate) fn publication(&mut self, alias: u64, key: &Key, offset: Offset) -> bool {
+        self.receiver.publication(alias, key, offset)
+    }
+
+    /// A channel is in sync.
+    pub(crate) fn synced(&mut self, alias: u64, offset: Offset) {
+        self.receiver.synced(alias, offset);
+    }
+
+    /// Takes values off a datagram. They are acknowledged unless there is no room for them.
+    pub(crate) fn values(&mut self, values: Values, now: Instant) {
+        let mut aliases: Vec<_> = values.entries.iter().map(|entry| entry.alias).collect();
+        aliases.sort_unstable();
+        aliases.dedup();
+        for alias in &aliases {
+            let of = |content: &Content| *content != Content::Position;
+            let count = values.entries.iter().filter(|it| it.alias == *alias && of(&it.content)).count();
+            match self.find(*alias) {
+                Found::Channel(inbox, _) if !inbox.has_room(count) => return,
+                Found::Channel(..) => {}
+                // What came of it is of no use, but the others are.
+                Found::Retired => self.receiver.subscribed(*alias, Offset::MAX),
+                Found::Unknown => {
+                    if self.early_values.len() == limits::EARLY_VALUES {
+                        self.early_values.pop_front();
+                    }
+                    self.early_values.push_back((now, values));
+                    return;
+                }
+            }
+        }
+        let Taken::New(mut arrived) = self.receiver.datagram(values, now.duration_since(self.started)) else {
+            return;
+        };
+        for alias in aliases {
+            let Found::Channel(inbox, epoch) = self.find(alias) else {
+                self.receiver.forget(alias);
+                continue;
+            };
+            let of_it = arrived.extract_if(.., |(of, _)| *of == alias);
+            let publications = of_it.map(|(_, it)| named(it, &epoch, Lane::Datagram));
+            inbox.values(publications.collect::<Vec<_>>(), self.receiver.position(alias));
+        }
+    }
+
+    /// Takes values off a stream.
+    ///
+    /// # Errors
+    /// An alias that stands for nothing.
+    pub(crate) fn stream_values(&mut self, values: Values) -> Result<Vec<(Arc<Inbox>, Publication)>, u64> {
+        let retired = values.entries.iter().any(|it| matches!(self.find(it.alias), Found::Retired));
+        match self.receiver.values(values) {
+            Taken::New(arrived) => {
+                let find = |(alias, it)| match self.find(alias) {
+                    Found::Channel(inbox, epoch) => Some((inbox, named(it, &epoch, Lane::Stream))),
+                    Found::Retired | Found::Unknown => None,
+                };
+                Ok(arrived.into_iter().filter_map(find).collect())
+            }
+            Taken::Unknown(alias) if !retired => Err(alias),
+            Taken::Unknown(_) | Taken::NoRoom => Ok(Vec::new()),
+        }
+    }
+
+    /// When an acknowledgement has to be sent, if one has.
+    pub(crate) fn ack_due(&self) -> Option<Instant> {
+        Some(self.started + self.receiver.ack_due()?)
+    }
+
+    /// The acknowledgement that is owed.
+    pub(crate) fn take_ack(&mut self, now: Instant) -> Option<Ack> {
+        self.receiver.take_ack(now.duration_since(self.started))
     }
 
     /// What an alias stands for.
@@ -133,11 +246,16 @@ impl Routes {
 
     fn retire(&mut self, alias: u64) {
         self.aliases.remove(&alias);
+        self.receiver.forget(alias);
         if self.retired.len() == limits::RETIRED_ALIASES {
             self.retired.pop_front();
         }
         self.retired.push_back(alias);
     }
+}
+
+fn named(it: Arrival, epoch: &Epoch, lane: Lane) -> Publication {
+    Publication::new(epoch.clone(), it.offset, it.time, it.draft, lane)
 }
 
 #[cfg(test)]
@@ -147,7 +265,7 @@ mod tests {
     use fulmar_core::{Draft, Offset, Payload, Position};
 
     use super::*;
-    use crate::counters::Counters;
+    use crate::{counters::Counters, inbox::Item};
 
     fn channel(name: &str) -> ChannelName {
         ChannelName::parse(name).expect("a name")
@@ -173,7 +291,7 @@ mod tests {
     fn waiting(inbox: &Inbox) -> Vec<(String, u64)> {
         std::iter::from_fn(|| inbox.try_next())
             .map(|event| match event {
-                Event::Publication(it) => (it.epoch.as_str().to_owned(), it.offset.get()),
+                Item::Event(Event::Publication(it)) => (it.epoch.as_str().to_owned(), it.offset.get()),
                 other => panic!("{other:?}"),
             })
             .collect()

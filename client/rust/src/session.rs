@@ -77,6 +77,11 @@ impl Session {
         Inbox::new(self.counters.clone())
     }
 
+    /// What writes on the control stream.
+    pub(crate) fn control(&self) -> mpsc::Sender<Bytes> {
+        self.control.clone()
+    }
+
     /// Begins a request, once there is room for one.
     pub(crate) async fn begin(&self) -> Result<Request, RequestError> {
         match self.requests.begin().await {
@@ -105,6 +110,8 @@ impl Session {
 
     /// Sends a message on the control stream, once there is room for it.
     pub(crate) async fn send(&self, message: &ClientMessage) -> Result<(), RequestError> {
+        // It travels in the packet of the message.
+        self.acknowledge();
         let sent = self.control.send(framing::prefixed(&binary::encode_client(message))).await;
         if sent.is_err() { Err(RequestError::Closed(self.closed().await)) } else { Ok(()) }
     }
@@ -138,20 +145,40 @@ impl Session {
         self.counters.datagrams.add(1);
         let frames = framing::split_datagram(datagram).unwrap_or_default();
         let decoded: Result<Vec<_>, _> = frames.into_iter().map(binary::decode_server).collect();
-        let Ok(frames @ [_, ..]) = decoded.as_deref() else {
+        let frames = decoded.unwrap_or_default();
+        if frames.is_empty() {
             self.counters.unreadable.add(1);
             return;
-        };
+        }
         let (now, mut lost) = (Instant::now(), 0);
         let mut routes = self.routes();
         for frame in frames {
-            if let ServerFrame::Publication { alias, offset, time, draft } = frame {
-                let it = Nameless { alias: *alias, offset: *offset, time: *time, draft: draft.clone() };
-                lost += u64::from(routes.datagram(it, now));
+            match frame {
+                ServerFrame::Publication { alias, offset, time, draft } => {
+                    let it = Nameless { alias, offset, time, draft };
+                    lost += u64::from(routes.datagram(it, now));
+                }
+                ServerFrame::Values(values) => routes.values(values, now),
+                _ => {}
             }
         }
         drop(routes);
         self.counters.dropped.add(lost);
+    }
+
+    /// When an acknowledgement has to be sent, if one has.
+    pub(crate) fn ack_due(&self) -> Option<Instant> {
+        self.routes().ack_due()
+    }
+
+    /// Sends the acknowledgement that is owed.
+    pub(crate) fn acknowledge(&self) {
+        let ack = self.routes().take_ack(Instant::now());
+        if let Some(ack) = ack {
+            self.counters.acks.add(1);
+            // One that is lost is made good by the next, or by the values that come again.
+            let _ = self.connection.send_datagram(framing::prefixed(&binary::encode_ack(ack)));
+        }
     }
 
     /// The server said what it is about to close with.

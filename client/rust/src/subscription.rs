@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use fulmar_core::{
     ChannelName, ClientMessage, Position, StartRequest,
     codec::{
@@ -10,13 +11,14 @@ use fulmar_core::{
     },
     message::Mark,
 };
-use tokio::task::JoinSet;
+use tokio::{sync::mpsc, task::JoinSet};
 use wtransport::SendStream;
 
 use crate::{
     error::{Ended, RequestError},
     event::Event,
-    inbox::Inbox,
+    inbox::{Inbox, Item},
+    limits,
     place::Place,
     reader::{Reader, Role},
     session::Session,
@@ -29,13 +31,14 @@ pub struct Subscription {
     begins: Position,
     way: Way,
     joined: Joined,
-    _reader: JoinSet<()>,
+    /// What reads and writes its stream.
+    _tasks: JoinSet<()>,
 }
 
 /// How messages about it travel.
 #[derive(Debug)]
 enum Way {
-    Stream(SendStream),
+    Stream(mpsc::Sender<Bytes>),
     /// It came with a session, and has no stream.
     Control,
 }
@@ -70,20 +73,22 @@ impl Subscription {
         let start = if resume.is_some() { start } else { StartRequest::Afresh };
         let in_snapshot = resume.is_some_and(|resume| resume.base.is_some());
 
-        let (mut send, recv) = open_stream(session).await?;
-        let mut reader = JoinSet::new();
+        let (send, recv) = open_stream(session).await?;
+        let (frames, outgoing) = mpsc::channel(limits::STREAM_QUEUE);
+        let mut tasks = JoinSet::new();
         let role = Role::Channel(channel.clone(), joined.inbox.clone());
-        reader.spawn(Reader::new(session.clone(), role, recv).run());
+        tasks.spawn(Reader::new(session.clone(), role, recv, frames.clone()).run());
+        tasks.spawn(write(send, outgoing));
         let answer = joined
-            .request(&mut send, |r#ref| ClientMessage::Subscribe { r#ref, channel: channel.clone(), start })
+            .request(&frames, |r#ref| ClientMessage::Subscribe { r#ref, channel: channel.clone(), start })
             .await?;
         match answer {
             ServerFrame::Subscribed { mark: Mark { position, .. }, .. } => Ok(Self {
                 place: Place::new(position.clone(), !in_snapshot),
                 begins: position,
-                way: Way::Stream(send),
+                way: Way::Stream(frames),
                 joined,
-                _reader: reader,
+                _tasks: tasks,
             }),
             answer => Err(session.misanswered(&answer)),
         }
@@ -93,7 +98,7 @@ impl Subscription {
         let Mark { channel, position, .. } = mark;
         let joined = Joined { session, channel, inbox };
         let place = Place::new(position.clone(), true);
-        Self { place, begins: position, way: Way::Control, joined, _reader: JoinSet::new() }
+        Self { place, begins: position, way: Way::Control, joined, _tasks: JoinSet::new() }
     }
 
     /// The channel.
@@ -106,13 +111,13 @@ impl Subscription {
         &self.begins
     }
 
-    /// Where to read on: after the last event off the stream that [`next`](Self::next) gave. What came by datagram
-    /// does not count. `None` within a snapshot, which has to be begun anew.
+    /// Where to read on: after the last event off the stream that [`next`](Self::next) gave; for state that is in sync, the
+    /// low-water offset of what it gave. `None` within a snapshot, which has to be begun anew.
     pub fn position(&self) -> Option<&Position> {
         self.place.get()
     }
 
-    /// Publications off datagrams that were dropped because this was read too slowly.
+    /// Signals that were dropped because this was read too slowly.
     pub fn dropped(&self) -> u64 {
         self.joined.inbox.dropped()
     }
@@ -122,33 +127,48 @@ impl Subscription {
     /// # Errors
     /// Why there is none, once everything that came before the end has been read.
     pub async fn next(&mut self) -> Result<Event, Ended> {
-        let event = self.joined.inbox.next().await?;
-        self.place.note(&event);
-        Ok(event)
+        loop {
+            let item = self.joined.inbox.next().await?;
+            if let Some(event) = self.take(item) {
+                return Ok(event);
+            }
+        }
+    }
+
+    fn take(&mut self, item: Item) -> Option<Event> {
+        match item {
+            Item::Event(event) => {
+                self.place.note(&event);
+                Some(event)
+            }
+            Item::Settled(offset) => {
+                self.place.settle(offset);
+                None
+            }
+        }
     }
 
     /// The next event, if one is there already.
     pub fn try_next(&mut self) -> Option<Event> {
-        let event = self.joined.inbox.try_next()?;
-        self.place.note(&event);
-        Some(event)
+        loop {
+            let item = self.joined.inbox.try_next()?;
+            if let Some(event) = self.take(item) {
+                return Some(event);
+            }
+        }
     }
 
     /// Ends the subscription, and waits until the server has. What waits to be read is forgotten.
     ///
     /// # Errors
     /// Where the server did not answer so. The subscription has ended all the same.
-    pub async fn unsubscribe(mut self) -> Result<(), RequestError> {
+    pub async fn unsubscribe(self) -> Result<(), RequestError> {
         // Who waits for room must not keep the answer from being read.
         self.joined.inbox.shut();
         let channel = self.joined.channel.clone();
         let message = |r#ref| ClientMessage::Unsubscribe { r#ref, channel };
-        let answer = match &mut self.way {
-            Way::Stream(send) => {
-                let answer = self.joined.request(send, message).await;
-                let _ = send.quic_stream_mut().finish();
-                answer?
-            }
+        let answer = match &self.way {
+            Way::Stream(frames) => self.joined.request(frames, message).await?,
             Way::Control => self.joined.session.request(message).await?,
         };
         self.joined.inbox.end(Ended::Unsubscribed);
@@ -163,14 +183,14 @@ impl Joined {
     /// Does a request on the subscription's stream.
     async fn request(
         &self,
-        send: &mut SendStream,
+        frames: &mpsc::Sender<Bytes>,
         message: impl FnOnce(fulmar_core::Ref) -> ClientMessage,
     ) -> Result<ServerFrame, RequestError> {
         let mut request = self.session.begin().await?;
         let frame = framing::prefixed(&binary::encode_client(&message(Some(request.r#ref))));
         let asked = async {
             // Where it cannot be written, the end of the stream tells.
-            let _ = send.write_all(&frame).await;
+            let _ = frames.send(frame).await;
             self.session.answer(&mut request).await
         };
         tokio::select! {
@@ -187,6 +207,16 @@ impl Drop for Subscription {
         // The end of a stream says so by itself.
         if matches!(self.way, Way::Control) && !inbox.has_ended() {
             session.try_send(&ClientMessage::Unsubscribe { r#ref: None, channel: channel.clone() });
+        }
+    }
+}
+
+/// Writes frames to a subscription's stream, which ends with this.
+async fn write(mut send: SendStream, mut frames: mpsc::Receiver<Bytes>) {
+    while let Some(frame) = frames.recv().await {
+        if send.write_all(&frame).await.is_err() {
+            // The end of the stream's other side tells.
+            return;
         }
     }
 }

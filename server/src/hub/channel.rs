@@ -239,6 +239,21 @@ impl Channel {
         end
     }
 
+    /// Lets `read` see the log for a subscriber, which is parked if it gives `true`: it has read everything.
+    pub(super) fn news(&self, slot: usize, read: &mut dyn FnMut(&Log) -> bool) {
+        let mut state = lock(&self.state);
+        if read(&state.log)
+            && let Some(subscriber) = state.subscribers.get_mut(slot)
+        {
+            subscriber.parked = true;
+        }
+    }
+
+    /// Lets `look` see the log.
+    pub(super) fn look(&self, look: &mut dyn FnMut(&Log)) {
+        look(&lock(&self.state).log);
+    }
+
     pub(super) fn trim(&self, bytes: &AtomicUsize, now: Now) {
         let mut state = lock(&self.state);
         if state.retired {

@@ -11,6 +11,8 @@ use std::{
 use fulmar_core::{
     ChannelName, ClientMessage, CloseCode, Code, Cursor, Problem, Ref, Rejection, Resume, ServerMessage,
     Start, StartRequest,
+    codec::binary::Ack,
+    datagrams::{Effects, Path},
     log::Class,
     message::Mark,
     registry::{Attachment, SessionId},
@@ -77,7 +79,7 @@ impl Connection {
 
     fn on(hub: &Arc<Hub>, session: Arc<Session>, attachment: Attachment, ready: &Arc<Ready>) -> Self {
         let signal = Arc::default();
-        session.attach(&signal, ready, hub.now());
+        session.attach(&signal, ready);
         let attached = Mutex::new(Attached { session, attachment });
         let it = Self { hub: hub.clone(), attached, signal, datagrams: None, heard: AtomicU64::new(0) };
         it.hear();
@@ -230,7 +232,7 @@ impl Connection {
             return Err(Problem::new(Code::UnknownSession, "no such session; make one with POST /session"));
         }
         let (_, session, attachment) = registry.attach(secret)?;
-        session.attach(&self.signal, &feed.ready, self.hub.now());
+        session.attach(&self.signal, &feed.ready);
         drop(registry);
         let attached = Attached { session: session.clone(), attachment };
         let before = std::mem::replace(&mut *lock(&self.attached), attached);
@@ -256,21 +258,30 @@ impl Connection {
 
     /// Reads on for `feed`.
     pub fn read(&self, feed: &mut Feed, budget: ReadBudget, out: &mut Vec<Delivery>) -> FeedEnd {
-        let (lanes, now) = (self.datagrams.as_ref(), self.hub.now());
-        self.session().read(feed, lanes, budget, now, &self.hub.counters, out)
+        let (datagrams, now) = (self.datagrams.as_ref(), self.hub.now());
+        self.session().read(feed, datagrams, budget, now, &self.hub.counters, out)
     }
 
-    /// Waits until there is something to read in `feed`. Cancel-safe.
-    pub async fn ready(&self, feed: &mut Feed) {
-        feed.ready(self.hub.now().monotonic).await;
+    /// Makes the datagrams with state that are due; `path` is asked only if there may be any. How long until the next
+    /// are due, if nothing happens before.
+    pub fn flush<'a>(&self, path: impl FnOnce() -> Path<'a>, effects: &mut Effects) -> Option<Duration> {
+        let now = self.hub.now();
+        let next = self.session().flush(path, now, &self.hub.counters, effects)?;
+        Some(next.saturating_sub(now.monotonic))
     }
 
-    /// A publication does not fit a datagram: sends it reliably, without delay.
-    pub fn expedite(&self, delivery: &Delivery) {
-        self.hub.counters.oversize.increment();
-        if let Some(item) = delivery.item() {
-            self.session().expedite(&delivery.channel, item.resume().0);
+    /// Takes in what the client acknowledges by datagram.
+    pub fn acknowledge(&self, ack: Ack) {
+        if self.session().acknowledge(ack, self.hub.now())
+            && let Some(datagrams) = &self.datagrams
+        {
+            datagrams.poke();
         }
+    }
+
+    /// Takes in what the client acknowledges on the stream that `feed` is read for: frames of values up to this number.
+    pub fn acknowledge_stream(&self, feed: &FeedHandle, number: u64) {
+        self.session().acknowledge_stream(&feed.ready, number, self.hub.now());
     }
 
     /// The stream that `feed` was read for has ended, and its subscriptions with it.
@@ -284,7 +295,7 @@ impl Connection {
 
     fn release(&self, attached: Attached) {
         let now = self.hub.now();
-        attached.session.detach(&self.signal, now);
+        attached.session.detach(&self.signal);
         let ended = lock(&self.hub.registry).detach(attached.session.id(), attached.attachment, now);
         if let Some(session) = ended {
             session.end(CloseCode::SessionExpired, now);

@@ -1,9 +1,9 @@
 //! Feeds: subscriptions that are read together, in turn.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use fulmar_core::{Encoding, Epoch, Item, Now, Position, ServerMessage, codec, message::Mark};
+use fulmar_core::{Encoding, Epoch, Item, Position, ServerMessage, codec, message::Mark};
 
 use super::{channel::Channel, ready::Ready};
 use crate::{limits, telemetry::Counters};
@@ -13,9 +13,6 @@ use crate::{limits, telemetry::Counters};
 pub struct Feed {
     pub(super) ready: Arc<Ready>,
     pub(super) order: Order,
-    /// Subscriptions whose next values have yet to rest, and when the first of them has.
-    pub(super) resting: Vec<usize>,
-    pub(super) rested: Option<Duration>,
 }
 
 /// How a feed takes turns.
@@ -25,7 +22,7 @@ pub enum Order {
     Turns,
     /// As turns, but a snapshot that began is finished first: a cursor can describe one at most.
     SnapshotsWhole,
-    /// As turns; state goes by datagram once it is in sync, and only what has rested goes here.
+    /// As turns; state goes by datagram once it is in sync, and only what does not fit goes here.
     BesideDatagrams,
 }
 
@@ -46,7 +43,7 @@ impl Feed {
     /// A feed without subscriptions.
     pub fn new(order: Order) -> Self {
         let by_cursor = order == Order::SnapshotsWhole;
-        Self { ready: Arc::new(Ready::new(by_cursor)), order, resting: Vec::new(), rested: None }
+        Self { ready: Arc::new(Ready::new(by_cursor)), order }
     }
 
     /// What [`super::Connection::execute`] needs of it, so that commands can run while the feed is read.
@@ -54,37 +51,9 @@ impl Feed {
         FeedHandle { ready: self.ready.clone() }
     }
 
-    /// Waits until there is something to read. `now` is the node's monotonic clock. Cancel-safe.
-    pub async fn ready(&mut self, now: Duration) {
-        if let Some(at) = self.rested {
-            // Boxed, since values rest seldom on most feeds.
-            let resting = Box::pin(tokio::time::sleep(at.saturating_sub(now)));
-            tokio::select! {
-                () = self.ready.filled() => {}
-                () = resting => {}
-            }
-        } else {
-            self.ready.filled().await;
-        }
-    }
-
-    /// Makes those ready whose values have rested.
-    pub(super) fn wake_rested(&mut self, now: Now) {
-        if self.rested.is_some_and(|at| at <= now.monotonic) {
-            self.rested = None;
-            for key in self.resting.drain(..) {
-                self.ready.push(key);
-            }
-        }
-    }
-
-    /// Keeps a subscription until its first value, accepted at `accepted`, has rested.
-    pub(super) fn rest(&mut self, key: usize, accepted: Duration) {
-        if !self.resting.contains(&key) {
-            self.resting.push(key);
-        }
-        let at = accepted + limits::STATE_REST;
-        self.rested = Some(self.rested.map_or(at, |first| first.min(at)));
+    /// Waits until there is something to read. Cancel-safe.
+    pub async fn ready(&self) {
+        self.ready.filled().await;
     }
 }
 
@@ -107,6 +76,8 @@ pub(super) enum What {
     /// had the subscription when it was attached.
     Subscribed(Position),
     Item(Item),
+    /// A frame of values that fit no datagram.
+    Values(Bytes),
 }
 
 impl Delivery {
@@ -120,10 +91,11 @@ impl Delivery {
         self.channel.epoch()
     }
 
-    /// What was read of the channel's log; `None` for the news of a subscription, which only in-band transports get.
+    /// What was read of the channel's log; `None` for the news of a subscription and for frames of values, which only
+    /// in-band transports get.
     pub fn item(&self) -> Option<&Item> {
         match &self.what {
-            What::Subscribed(_) => None,
+            What::Subscribed(_) | What::Values(_) => None,
             What::Item(item) => Some(item),
         }
     }
@@ -137,17 +109,12 @@ impl Delivery {
             What::Item(Item::Publication(publication, _)) => {
                 return codec::publication(publication, encoding, |made| keep(made, encoding, counters));
             }
+            What::Values(frame) => return frame.clone(),
             What::Item(Item::Gap(position, _)) => ServerMessage::Gap(self.mark(position)),
             What::Item(Item::Reset(position)) => ServerMessage::Reset(self.mark(position)),
             What::Item(Item::Synced(position)) => ServerMessage::Synced(self.mark(position)),
         };
         codec::encode(encoding, &message)
-    }
-
-    /// The datagram of a connection's first session with this publication alone; `None` for anything else.
-    pub fn datagram(&self, counters: &Arc<Counters>) -> Option<Bytes> {
-        let Some(Item::Publication(publication, _)) = self.item() else { return None };
-        Some(codec::datagram(publication, |made| keep(made, Encoding::Binary, counters)))
     }
 
     fn mark(&self, position: &Position) -> Mark {

@@ -9,6 +9,7 @@
 mod channel;
 mod connection;
 mod feed;
+mod lanes;
 mod ready;
 mod session;
 

@@ -1,6 +1,12 @@
 //! What wakes a feed.
 
-use std::{collections::VecDeque, sync::Mutex};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use tokio::sync::Notify;
 
@@ -12,6 +18,8 @@ use super::lock;
 pub(super) struct Ready {
     queue: Mutex<VecDeque<usize>>,
     notify: Notify,
+    /// There is something to do though nothing is in it.
+    poked: AtomicBool,
     /// Where reading stands is told by a cursor, which has room for so many channels only.
     by_cursor: bool,
 }
@@ -46,11 +54,17 @@ impl Ready {
         lock(&self.queue).pop_front()
     }
 
-    fn is_empty(&self) -> bool {
-        lock(&self.queue).is_empty()
+    /// Wakes whoever waits, though there is nothing to read.
+    pub(super) fn poke(&self) {
+        self.poked.store(true, Ordering::Release);
+        self.notify.notify_one();
     }
 
-    /// Waits until it is not empty. Cancel-safe, for one who waits.
+    fn is_empty(&self) -> bool {
+        lock(&self.queue).is_empty() && !self.poked.swap(false, Ordering::AcqRel)
+    }
+
+    /// Waits until it is not empty, or was poked. Cancel-safe, for one who waits.
     pub(super) async fn filled(&self) {
         while self.is_empty() {
             self.notify.notified().await;

@@ -1,10 +1,15 @@
 //! Sessions: the subscriptions of one client, whatever it is connected by.
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::{
+    sync::{Arc, Mutex, OnceLock},
+    time::Duration,
+};
 
 use fulmar_core::{
-    ChannelName, CloseCode, Code, Item, Now, Offset, Position, Problem, Reader, Resume, Start,
-    log::{Class, Hold, ReadEnd, ReadLimit},
+    ChannelName, CloseCode, Code, Item, Now, Position, Problem, Reader, Resume, Start,
+    codec::binary::Ack,
+    datagrams::{Effects, LaneId, Path},
+    log::{Class, ReadEnd, ReadLimit},
     registry::SessionId,
 };
 use slab::Slab;
@@ -14,6 +19,7 @@ use super::{
     Delivery, Feed, FeedEnd, Hub, ReadBudget,
     channel::{Channel, Subscribed},
     feed::{Order, What},
+    lanes::Lanes,
     lock,
     ready::Ready,
 };
@@ -33,12 +39,14 @@ struct State {
     attached: Option<Arc<CloseSignal>>,
     /// What the connection that attached last reads; new subscriptions of `POST /send` go there.
     main: Arc<Ready>,
+    /// What goes by datagram, if anything does.
+    lanes: Option<Box<Lanes>>,
     /// It is no longer in the registry, and takes no subscription any more.
     ended: bool,
 }
 
 #[derive(Debug)]
-struct Subscription {
+pub(super) struct Subscription {
     channel: Arc<Channel>,
     /// Its place among the channel's subscribers.
     slot: usize,
@@ -47,7 +55,10 @@ struct Subscription {
     ready: Arc<Ready>,
     /// The feed that it ends with: of the stream on which it was made.
     owner: Arc<Ready>,
-    role: Role,
+    /// State that is in sync, and goes by datagram.
+    lane: Option<LaneId>,
+    /// The client knows that it is in sync.
+    synced: bool,
     /// The connection that reads it has yet to be told of it.
     unannounced: bool,
     /// Something of it was given to a connection.
@@ -64,19 +75,6 @@ pub(super) struct Subscriber<'a> {
     pub(super) owner: &'a Arc<Ready>,
     /// The feed that reads it.
     pub(super) ready: &'a Arc<Ready>,
-}
-
-#[derive(Debug)]
-enum Role {
-    /// What the client subscribed to.
-    Reliable {
-        /// Values up to here go without having rested, because one of them does not fit a datagram.
-        through: Offset,
-        /// The datagram lane beside it.
-        lane: Option<usize>,
-    },
-    /// Reads ahead of a reliable subscription, for datagrams. Knows no marks.
-    Lane,
 }
 
 /// Asks a connection to close, once.
@@ -123,14 +121,14 @@ impl Session {
     }
 
     /// A connection takes over: what was attached is told, and every subscription is read through `ready`.
-    pub(super) fn attach(&self, signal: &Arc<CloseSignal>, ready: &Arc<Ready>, now: Now) {
+    pub(super) fn attach(&self, signal: &Arc<CloseSignal>, ready: &Arc<Ready>) {
         let mut state = lock(&self.state);
         state.main = ready.clone();
         let before = state.attached.replace(signal.clone());
         if let Some(before) = before.filter(|before| !Arc::ptr_eq(before, signal)) {
             before.fire(CloseCode::Replaced);
         }
-        state.drop_lanes(now);
+        state.drop_lanes();
         for (key, subscription) in &mut state.subscriptions {
             subscription.ready = ready.clone();
             subscription.owner = ready.clone();
@@ -143,11 +141,11 @@ impl Session {
     }
 
     /// The connection ended, the session stays.
-    pub(super) fn detach(&self, signal: &Arc<CloseSignal>, now: Now) {
+    pub(super) fn detach(&self, signal: &Arc<CloseSignal>) {
         let mut state = lock(&self.state);
         if state.attached.as_ref().is_some_and(|attached| Arc::ptr_eq(attached, signal)) {
             state.attached = None;
-            state.drop_lanes(now);
+            state.drop_lanes();
         }
     }
 
@@ -168,8 +166,8 @@ impl Session {
     /// Every channel and where its reading stands; `None` where a gap or a reset has yet to be told.
     pub(super) fn positions(&self) -> Vec<(ChannelName, Option<Resume>)> {
         let state = lock(&self.state);
-        let reliable = state.subscriptions.iter().filter(|(_, it)| it.is_reliable());
-        reliable
+        let subscriptions = state.subscriptions.iter();
+        subscriptions
             .map(|(_, it)| {
                 let resume = || Resume { position: it.channel.begins(&it.reader), base: it.reader.base() };
                 (it.channel.name().clone(), (!it.reader.is_lost()).then(resume))
@@ -230,7 +228,7 @@ impl Session {
             let message = format!("this session has a subscription to {name}; unsubscribe first");
             return Err(Problem::new(Code::AlreadySubscribed, message));
         }
-        let held = state.subscriptions.iter().filter(|(_, it)| it.is_reliable()).count();
+        let held = state.subscriptions.len();
         if held >= fulmar_core::limits::SUBSCRIPTIONS {
             let message = format!("a session has at most {held} subscriptions; unsubscribe from one");
             return Err(Problem::new(Code::TooManySubscriptions, message));
@@ -244,14 +242,14 @@ impl Session {
         let (channel, Subscribed { slot, reader, begins }) = hub.with_channel_to_read(name, |channel| {
             Ok(channel.subscribe(&ready, entry.key(), start).map(|subscribed| (channel.clone(), subscribed)))
         })?;
-        let role = Role::Reliable { through: Offset::ZERO, lane: None };
         entry.insert(Subscription {
             channel: channel.clone(),
             slot,
             reader,
             ready,
             owner,
-            role,
+            lane: None,
+            synced: false,
             unannounced,
             given: false,
         });
@@ -282,25 +280,41 @@ impl Session {
         }
     }
 
-    /// A value does not fit a datagram: lets the reliable subscription give all up to it at once.
-    pub(super) fn expedite(&self, channel: &Arc<Channel>, offset: Offset) {
-        let mut state = lock(&self.state);
-        for (key, it) in &mut state.subscriptions {
-            if let Role::Reliable { through, .. } = &mut it.role
-                && Arc::ptr_eq(&it.channel, channel)
-                && *through < offset
-            {
-                *through = offset;
-                it.ready.push(key);
-            }
+    /// Takes in what a client acknowledges by datagram. Whether there is something to send because of it.
+    pub(super) fn acknowledge(&self, ack: Ack, now: Now) -> bool {
+        lock(&self.state).lanes.as_mut().is_some_and(|lanes| lanes.acknowledge(ack, now))
+    }
+
+    /// Takes in what a client acknowledges on a stream.
+    pub(super) fn acknowledge_stream(&self, ready: &Arc<Ready>, number: u64, now: Now) {
+        if let Some(lanes) = &mut lock(&self.state).lanes {
+            lanes.acknowledge_stream(ready, number, now);
         }
+    }
+
+    /// Makes the datagrams with state that are due. When the next are, if nothing happens before.
+    pub(super) fn flush<'a>(
+        &self,
+        path: impl FnOnce() -> Path<'a>,
+        now: Now,
+        counters: &Counters,
+        effects: &mut Effects,
+    ) -> Option<Duration> {
+        let mut state = lock(&self.state);
+        let State { lanes, subscriptions, .. } = &mut *state;
+        let lanes = lanes.as_mut().filter(|lanes| !lanes.is_empty())?;
+        let next = lanes.flush(subscriptions, &path(), now, counters, effects);
+        for key in effects.resets.drain(..) {
+            state.begin_anew(key);
+        }
+        next
     }
 
     /// Reads on for the feed's ready subscriptions, in turn.
     pub(super) fn read(
         &self,
         feed: &mut Feed,
-        lanes: Option<&Arc<Ready>>,
+        datagrams: Option<&Arc<Ready>>,
         budget: ReadBudget,
         now: Now,
         counters: &Counters,
@@ -309,9 +323,13 @@ impl Session {
         let mut state = lock(&self.state);
         let mut left = budget.0;
         let mut items = Vec::new();
-        feed.wake_rested(now);
         while left > 0 {
             let Some(key) = feed.ready.pop() else { return FeedEnd::Drained };
+            let Some(it) = state.subscriptions.get(key) else { continue };
+            if it.lane.is_some() {
+                left = left.saturating_sub(state.read_lane(key, feed, left, now, out));
+                continue;
+            }
             let Some(it) = state.subscriptions.get_mut(key) else { continue };
             if !Arc::ptr_eq(&it.ready, &feed.ready) {
                 continue;
@@ -320,7 +338,7 @@ impl Session {
                 let what = What::Subscribed(it.channel.begins(&it.reader));
                 out.push(Delivery { channel: it.channel.clone(), what });
             }
-            let limit = ReadLimit { bytes: left.min(limits::TURN_BYTES), hold: it.hold(feed.order, now) };
+            let limit = ReadLimit { bytes: left.min(limits::TURN_BYTES) };
             let end = it.channel.read(it.slot, &mut it.reader, now, limit, &mut items);
             match end {
                 ReadEnd::CaughtUp => {}
@@ -328,21 +346,16 @@ impl Session {
                     feed.ready.push_front(key);
                 }
                 ReadEnd::More => feed.ready.push_back(key),
-                ReadEnd::Held(accepted) => feed.rest(key, accepted),
             }
             it.given |= !items.is_empty();
+            let in_sync = end == ReadEnd::CaughtUp
+                && feed.order == Order::BesideDatagrams
+                && it.channel.class() == Class::State;
             let channel = it.channel.clone();
-            let wants_lane = feed.order == Order::BesideDatagrams
-                && channel.class() == Class::State
-                && !it.reader.is_catching_up()
-                && matches!(it.role, Role::Reliable { lane: None, .. });
-            let at = it.reader.at();
-            let marks = it.is_reliable();
             for item in items.drain(..) {
                 left = left.saturating_sub(item.cost());
                 match &item {
                     Item::Publication(..) => counters.deliveries.increment(),
-                    _ if !marks => continue,
                     Item::Gap(_, slow) => {
                         counters.gaps.increment();
                         if *slow && channel.namespace().overflow == Overflow::Disconnect {
@@ -354,13 +367,16 @@ impl Session {
                             break;
                         }
                     }
-                    Item::Reset(_) => counters.resets.increment(),
-                    Item::Synced(_) => {}
+                    Item::Reset(_) => {
+                        counters.resets.increment();
+                        state.set_synced(key, false);
+                    }
+                    Item::Synced(_) => state.set_synced(key, true),
                 }
                 out.push(Delivery { channel: channel.clone(), what: What::Item(item) });
             }
-            if let Some(lanes) = lanes.filter(|_| wants_lane) {
-                state.open_lane(key, &channel, at, lanes);
+            if let Some(ready) = datagrams.filter(|_| in_sync) {
+                out.extend(state.open_lane(key, ready));
             }
         }
         FeedEnd::More
@@ -368,72 +384,105 @@ impl Session {
 }
 
 impl Subscription {
-    fn is_reliable(&self) -> bool {
-        matches!(self.role, Role::Reliable { .. })
+    pub(super) fn channel(&self) -> &Channel {
+        &self.channel
     }
 
-    fn hold(&self, order: Order, now: Now) -> Hold {
-        match self.role {
-            Role::Reliable { through, .. }
-                if order == Order::BesideDatagrams && self.channel.class() == Class::State =>
-            {
-                match now.monotonic.checked_sub(limits::STATE_REST) {
-                    Some(rested) => Hold::Unless { rested, through },
-                    None => Hold::Nothing,
-                }
-            }
-            Role::Reliable { .. } | Role::Lane => Hold::Nothing,
-        }
+    pub(super) fn slot(&self) -> usize {
+        self.slot
+    }
+
+    pub(super) fn ready(&self) -> &Arc<Ready> {
+        &self.ready
     }
 }
 
 impl State {
     fn find(&self, name: &ChannelName) -> Option<usize> {
-        let mut reliable = self.subscriptions.iter().filter(|(_, it)| it.is_reliable());
-        reliable.find(|(_, it)| it.channel.name() == name).map(|(key, _)| key)
+        let mut subscriptions = self.subscriptions.iter();
+        subscriptions.find(|(_, it)| it.channel.name() == name).map(|(key, _)| key)
     }
 
     fn remove(&mut self, key: usize, now: Now) {
+        self.close_lane(key);
         let Some(it) = self.subscriptions.try_remove(key) else { return };
         it.channel.unsubscribe(it.slot, now);
-        if let Role::Reliable { lane: Some(lane), .. } = it.role {
-            self.remove(lane, now);
+    }
+
+    fn set_synced(&mut self, key: usize, synced: bool) {
+        if let Some(it) = self.subscriptions.get_mut(key) {
+            it.synced = synced;
         }
     }
 
-    fn open_lane(&mut self, of: usize, channel: &Arc<Channel>, at: Offset, ready: &Arc<Ready>) {
-        let entry = self.subscriptions.vacant_entry();
-        let key = entry.key();
-        let position = Position { epoch: channel.epoch().clone(), offset: at };
-        let start = Start::After(position.into());
-        let Some(Subscribed { slot, reader, .. }) = channel.subscribe(ready, key, &start) else { return };
-        let (channel, ready, owner) = (channel.clone(), ready.clone(), ready.clone());
-        let role = Role::Lane;
-        entry.insert(Subscription {
-            channel,
-            slot,
-            reader,
-            ready,
-            owner,
-            role,
-            unannounced: false,
-            given: false,
-        });
-        if let Some(Role::Reliable { lane, .. }) = self.subscriptions.get_mut(of).map(|it| &mut it.role) {
-            *lane = Some(key);
-        }
-    }
-
-    fn drop_lanes(&mut self, now: Now) {
-        let lanes: Vec<_> =
-            self.subscriptions.iter().filter(|(_, it)| !it.is_reliable()).map(|(key, _)| key).collect();
-        for key in lanes {
-            self.remove(key, now);
-        }
-        for (_, it) in &mut self.subscriptions {
-            if let Role::Reliable { lane, .. } = &mut it.role {
-                *lane = None;
+    /// A channel that goes by datagram has something new, or something for its stream. What is given of it, in bytes.
+    fn read_lane(
+        &mut self,
+        key: usize,
+        feed: &Feed,
+        budget: usize,
+        now: Now,
+        out: &mut Vec<Delivery>,
+    ) -> usize {
+        let Self { subscriptions, lanes, .. } = self;
+        let (Some(lanes), Some(it)) = (lanes, subscriptions.get(key)) else { return 0 };
+        if lanes.are_read_by(&feed.ready) {
+            if let Some(lane) = it.lane {
+                lanes.wake(lane);
             }
+            return 0;
+        }
+        if !Arc::ptr_eq(&it.ready, &feed.ready) {
+            return 0;
+        }
+        let Some(frame) = lanes.stream(subscriptions, &feed.ready, budget.min(limits::TURN_BYTES), now)
+        else {
+            return 0;
+        };
+        // There may be more, in the next turn.
+        feed.ready.push_back(key);
+        let given = frame.len();
+        out.push(Delivery { channel: it.channel.clone(), what: What::Values(frame) });
+        given
+    }
+
+    /// From here on a channel goes by datagram. Its client is told that it is in sync, if it was not.
+    fn open_lane(&mut self, key: usize, ready: &Arc<Ready>) -> Option<Delivery> {
+        let it = self.subscriptions.get(key)?;
+        let lanes = self.lanes.get_or_insert_with(|| Box::new(Lanes::new(ready.clone())));
+        let lane = lanes.open(key, it, it.reader.at());
+        let it = self.subscriptions.get_mut(key)?;
+        it.lane = Some(lane);
+        let position = it.channel.begins(&it.reader);
+        let told = std::mem::replace(&mut it.synced, true);
+        (!told).then(|| Delivery { channel: it.channel.clone(), what: What::Item(Item::Synced(position)) })
+    }
+
+    /// A channel no longer goes by datagram; publications wake the feed of its subscription.
+    fn close_lane(&mut self, key: usize) {
+        let Self { subscriptions, lanes, .. } = self;
+        let Some(it) = subscriptions.get_mut(key) else { return };
+        let (Some(lane), Some(open)) = (it.lane.take(), lanes.as_mut()) else { return };
+        open.close(lane);
+        if open.is_empty() {
+            *lanes = None;
+        }
+        it.channel.rebind(it.slot, &it.ready, key);
+    }
+
+    /// What a client has of a channel is not known any more: it gets a snapshot.
+    fn begin_anew(&mut self, key: usize) {
+        if let Some(it) = self.subscriptions.get_mut(key) {
+            it.channel.doubt(&mut it.reader);
+        }
+        self.close_lane(key);
+    }
+
+    fn drop_lanes(&mut self) {
+        let open: Vec<_> =
+            self.subscriptions.iter().filter(|(_, it)| it.lane.is_some()).map(|(key, _)| key).collect();
+        for key in open {
+            self.close_lane(key);
         }
     }
 }

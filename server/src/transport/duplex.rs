@@ -29,6 +29,8 @@ use crate::{
 pub enum Incoming {
     /// A message, or what was wrong with it.
     Message(Result<ClientMessage, Rejection>),
+    /// Frames of values up to this number have arrived.
+    Acknowledged(u64),
     /// A sign of life.
     Alive,
     /// The peer is done.
@@ -188,6 +190,10 @@ impl<'a> Duplex<'a> {
                 // Boxed, since a connection waits for messages most of the time, and not for their answers.
                 Incoming::Message(Ok(message)) => Box::pin(self.connection.execute(feed, message)).await,
                 Incoming::Message(Err(rejection)) => Some(ServerMessage::Error(rejection)),
+                Incoming::Acknowledged(number) => {
+                    self.connection.acknowledge_stream(feed, number);
+                    None
+                }
                 Incoming::Alive => None,
                 Incoming::Ended => return End::Peer,
                 Incoming::Broken(code) => return End::Broken(code),
@@ -222,7 +228,7 @@ impl<'a> Duplex<'a> {
             (deliveries, *frames) = Default::default();
             tokio::select! {
                 () = self.replies.filled() => {}
-                () = self.connection.ready(feed) => {}
+                () = feed.ready() => {}
                 beat = poll_fn(|cx| pulse.poll(cx)) => match beat {
                     Beat::Due => {}
                     Beat::Dead => return self.dead(),

@@ -46,7 +46,7 @@ pub async fn answer(
         }
         drop(reserved);
         tokio::select! {
-            () = connection.ready(&mut feed) => {}
+            () = feed.ready() => {}
             _ = connection.closed() => break None,
             () = &mut deadline => break None,
         }

@@ -80,7 +80,7 @@ impl EventStream {
             tokio::select! {
                 biased;
                 code = self.connection.closed() => return self.close(code),
-                () = self.connection.ready(&mut self.feed) => {}
+                () = self.feed.ready() => {}
                 () = time::sleep(limits::SSE_KEEP_ALIVE) => return Bytes::from_static(b": keep-alive\n\n"),
             }
         }

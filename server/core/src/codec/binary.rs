@@ -63,13 +63,6 @@ const START_POSITION: u8 = 2;
 
 /// The frame of a publication.
 pub fn publication(publication: &Publication) -> Bytes {
-    frame_of(&datagram(publication))
-}
-
-/// A datagram of a connection's first WebTransport session that holds a publication and nothing else: the session's quarter
-/// id (RFC 9297, section 2.1), which is 0, the frame's length, and the frame. The frame is a part of it, so one encoding
-/// serves them all.
-pub fn datagram(publication: &Publication) -> Bytes {
     let Publication { alias, offset, time, draft, .. } = publication;
     let mut frame = Vec::with_capacity(draft.cost() - crate::limits::PUBLICATION_OVERHEAD + 24);
     frame.push(PUBLICATION);
@@ -77,17 +70,7 @@ pub fn datagram(publication: &Publication) -> Bytes {
     varint::write(&mut frame, offset.get());
     varint::write(&mut frame, *time);
     body(&mut frame, draft, false, |_| {});
-    let mut out = Vec::with_capacity(frame.len() + 9);
-    varint::write(&mut out, 0);
-    varint::write(&mut out, frame.len() as u64);
-    out.append(&mut frame);
-    out.into()
-}
-
-/// The frame in such a datagram.
-pub(super) fn frame_of(datagram: &Bytes) -> Bytes {
-    let length = datagram.get(1).map_or(0, |first| varint::length(*first));
-    datagram.slice((1 + length).min(datagram.len())..)
+    frame.into()
 }
 
 /// The frame of a message.

@@ -27,11 +27,6 @@ pub fn publication(
 ) -> Bytes {
     match encoding {
         Encoding::Json => publication.encoded(encoding, keep, json::publication),
-        Encoding::Binary => binary::frame_of(&datagram(publication, keep)),
+        Encoding::Binary => publication.encoded(encoding, keep, binary::publication),
     }
-}
-
-/// As [`publication`], the whole datagram of [`binary::datagram`].
-pub fn datagram(publication: &Publication, keep: impl FnOnce(Bytes) -> Option<Bytes>) -> Bytes {
-    publication.encoded(Encoding::Binary, keep, binary::datagram)
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use fulmar_core::{Code as Why, Problem};
+use fulmar_core::{Code as Why, Problem, codec::varint};
 use futures_util::future::poll_fn;
 use h3::{
     error::Code,
@@ -126,6 +126,7 @@ impl Driver {
                     Event::Ended => break,
                 },
                 Some(done) = self.tasks.join_next() => self.finish(done),
+                Ok(datagram) = self.quic.read_datagram() => self.intake.take_datagram(&datagram),
                 () = wait(patience) => break,
                 () = stop.cancelled(), if !draining => {
                     draining = true;
@@ -290,6 +291,15 @@ impl Driver {
 }
 
 impl Intake {
+    /// Gives a datagram to its session. RFC 9297, section 2.1. One of no session is dropped, as it may be on its way anyhow.
+    fn take_datagram(&self, datagram: &[u8]) {
+        if let Some((quarter, after)) = varint::read(datagram)
+            && let Some(session) = self.sessions.get(&(quarter * 4))
+        {
+            session.take_datagram(datagram.get(after..).unwrap_or_default());
+        }
+    }
+
     /// The next stream of either kind. What the backend finds beside the one that is given comes in the next turns.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         if let Some(stream) = self.next_session_stream() {

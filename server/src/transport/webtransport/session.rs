@@ -1,7 +1,6 @@
 //! One WebTransport session: its CONNECT stream and its datagrams.
 
 use std::{
-    collections::VecDeque,
     future::Future,
     sync::{
         Arc,
@@ -12,7 +11,8 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use fulmar_core::{
     CloseCode, Encoding,
-    codec::varint,
+    codec::{binary, framing, varint},
+    datagrams::{Effects, Path},
     webtransport::capsule::{self, Capsule, Capsules},
 };
 use http::{HeaderValue, Response};
@@ -167,53 +167,77 @@ impl Session {
         }
     }
 
-    /// Sends state and signals by datagram, for ever. Values that do not fit go by their subscription's stream; signals
-    /// that do not are dropped.
+    /// Sends state and signals by datagram, for ever.
     async fn send_datagrams(&self, feed: &mut Feed) {
-        let (mut deliveries, mut packets) = (Vec::new(), VecDeque::new());
+        let (mut deliveries, mut effects) = (Vec::new(), Effects::default());
         loop {
             let end = self.connection.read(feed, ReadBudget(DATAGRAM_BATCH), &mut deliveries);
-            self.pack(&mut deliveries, &mut packets);
-            while let Some(packet) = packets.pop_front() {
+            self.pack(&mut deliveries, &mut effects.packets);
+            let next = self.connection.flush(|| self.path(), &mut effects);
+            for packet in effects.packets.drain(..) {
                 if self.send_datagram(packet).await.is_err() {
-                    // The path takes no datagrams at all: everything was handed to the streams.
-                    packets.clear();
+                    // The path takes no datagrams at all: values go by stream.
+                    break;
                 }
             }
-            if end == FeedEnd::Drained {
-                // An idle session keeps no room for packets.
-                (deliveries, packets) = Default::default();
-                self.connection.ready(feed).await;
+            if end == FeedEnd::More {
+                continue;
+            }
+            match next {
+                Some(wait) if wait.is_zero() => {}
+                Some(wait) => {
+                    let _ = time::timeout(wait, feed.ready()).await;
+                }
+                None => {
+                    // An idle session keeps no room for packets.
+                    (deliveries, effects) = Default::default();
+                    feed.ready().await;
+                }
             }
         }
     }
 
-    /// Packs publications into as few datagrams as hold them.
-    fn pack(&self, deliveries: &mut Vec<Delivery>, packets: &mut VecDeque<Bytes>) {
+    /// What the sender of values has to know of the path.
+    fn path(&self) -> Path<'_> {
+        let room = self.quic.max_datagram_size().unwrap_or(0);
+        let window = usize::try_from(self.quic.stats().path.cwnd).unwrap_or(usize::MAX);
+        // Not more than quinn keeps, so that no packet waits here and ages.
+        let burst = limits::DATAGRAM_SEND_BUFFER;
+        let window = window / 8 * limits::DATAGRAM_WINDOW_EIGHTHS;
+        Path { prefix: &self.prefix, room, window, burst, rtt: self.quic.rtt() }
+    }
+
+    /// Takes a datagram of the client's, without the session's prefix. It holds acknowledgements; anything else is of a later
+    /// version.
+    pub(super) fn take_datagram(&self, datagram: &[u8]) {
+        self.connection.hear();
+        for frame in framing::split_datagram(datagram).unwrap_or_default() {
+            if let Ok(ack) = binary::decode_ack(frame) {
+                self.connection.acknowledge(ack);
+            }
+        }
+    }
+
+    /// Packs signals into as few datagrams as hold them. Those that do not fit are dropped.
+    fn pack(&self, deliveries: &mut Vec<Delivery>, packets: &mut Vec<Bytes>) {
+        if deliveries.is_empty() {
+            return;
+        }
         let counters = self.connection.hub().counters();
         let room = self.quic.max_datagram_size().unwrap_or(0);
         let mut packet = BytesMut::new();
         let mut length = Vec::with_capacity(8);
         for delivery in deliveries.drain(..) {
-            let Some(alone) = delivery.datagram(counters) else { continue };
-            // A large one goes alone, and all sessions send the same bytes: nearly all are their connection's first.
-            if self.prefix == [0] && alone.len() > room / 2 && alone.len() <= room {
-                if !packet.is_empty() {
-                    packets.push_back(packet.split().freeze());
-                }
-                packets.push_back(alone);
-                continue;
-            }
             let frame = delivery.frame(Encoding::Binary, counters);
             length.clear();
             varint::write(&mut length, frame.len() as u64);
             let needed = length.len() + frame.len();
             if self.prefix.len() + needed > room {
-                self.connection.expedite(&delivery);
+                counters.oversize.increment();
                 continue;
             }
             if !packet.is_empty() && packet.len() + needed > room {
-                packets.push_back(packet.split().freeze());
+                packets.push(packet.split().freeze());
             }
             if packet.is_empty() {
                 packet.reserve(self.prefix.len() + needed);
@@ -223,11 +247,11 @@ impl Session {
             packet.extend_from_slice(&frame);
         }
         if !packet.is_empty() {
-            packets.push_back(packet.freeze());
+            packets.push(packet.freeze());
         }
     }
 
-    /// Waits for room instead of pushing out what waits already: what is newer by then goes in its place.
+    /// Waits for room instead of pushing out what waits already.
     fn send_datagram(&self, packet: Bytes) -> impl Future<Output = Result<(), Gone>> {
         let counters = self.connection.hub().counters();
         let sending = self.quic.send_datagram_wait(packet);
@@ -237,7 +261,7 @@ impl Session {
                     counters.datagrams.increment();
                     Ok(())
                 }
-                // The path has shrunk since its size was asked for. What was lost so goes by stream when it has rested.
+                // The path has shrunk since its size was asked for. What was in it will be missed, and comes anew.
                 Err(quinn::SendDatagramError::TooLarge) => Ok(()),
                 Err(_) => Err(Gone),
             }

@@ -137,7 +137,7 @@ impl<'a> Frames<'a> {
 
     fn front(&mut self) -> Front {
         match self.splitter.take() {
-            Ok(Some(frame)) => Front::Whole(Incoming::Message(binary::decode(&frame))),
+            Ok(Some(frame)) => Front::Whole(incoming(&frame)),
             Ok(None) => Front::Begun(self.splitter.begun()),
             Err(_) => Front::TooLong,
         }
@@ -192,6 +192,16 @@ impl duplex::Source for Frames<'_> {
                 return Incoming::Ended;
             }
         }
+    }
+}
+
+fn incoming(frame: &[u8]) -> Incoming {
+    if !binary::is_ack(frame) {
+        return Incoming::Message(binary::decode(frame));
+    }
+    match binary::decode_ack(frame) {
+        Ok(ack) => Incoming::Acknowledged(ack.newest),
+        Err(problem) => Incoming::Message(Err(problem.into())),
     }
 }
 
