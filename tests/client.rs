@@ -65,33 +65,47 @@ async fn what_is_published_comes_back_and_a_position_reads_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn state_comes_by_both_lanes_and_only_the_stream_moves_the_position() {
+async fn state_begins_on_the_stream_and_goes_on_by_datagram() {
     let node = Running::start();
-    node.publish("state:a", Draft::value(Key::parse("k").expect("a key"), Payload::text("first"))).await;
+    let key = Key::parse("k").expect("a key");
+    let value = |text| Draft::value(key.clone(), Payload::text(text));
+    node.publish("state:a", value("first")).await;
     let client = connect(&node).await;
     let mut state = subscribe(&client, "state:a", Start::Afresh).await;
-    let (mut view, key) = (StateView::default(), Key::parse("k").expect("a key"));
+    let mut view = StateView::default();
     while !view.is_synced() {
         view.apply(next(&mut state).await);
         assert_eq!(state.position().is_some(), view.is_synced(), "none within a snapshot");
     }
     assert_eq!(view.get(&key), Some(&Payload::text("first")));
-    node.publish("state:a", Draft::value(key.clone(), Payload::text("second"))).await;
-    // By datagram at once, and on the stream when it has rested (a server that has just begun does not wait for that).
-    let mut lanes = Vec::new();
-    for news in [true, false] {
-        let before = state.position().expect("a position").offset.get();
+    for (text, lane) in [(Payload::text("second"), Lane::Datagram), (large(), Lane::Stream)] {
+        node.publish("state:a", Draft::value(key.clone(), text.clone())).await;
         let event = next(&mut state).await;
-        let Event::Publication(publication) = &event else { panic!("{event:?}") };
-        lanes.push(publication.lane);
-        let expected = if publication.lane == Lane::Stream { 2 } else { before };
-        assert_eq!(state.position().expect("a position").offset.get(), expected);
-        assert_eq!(view.apply(event), news);
+        assert!(matches!(&event, Event::Publication(it) if it.lane == lane), "{event:?}");
+        assert!(view.apply(event));
+        assert_eq!(view.get(&key), Some(&text));
     }
-    assert!(lanes.contains(&Lane::Datagram) && lanes.contains(&Lane::Stream), "{lanes:?}");
-    assert_eq!(view.get(&key), Some(&Payload::text("second")));
-    assert_eq!(client.counts().datagrams, 1);
+    // When all of it is acknowledged, the client is told that it has everything.
+    let settled = async {
+        while state.position().expect("a position").offset.get() < 3 {
+            assert_eq!(state.try_next(), None);
+            client.ping().await.expect("open");
+        }
+    };
+    support::within("the position", settled).await;
+    let after = Start::Position(state.position().expect("a position").clone());
+    drop(state);
+    node.publish("state:a", value("fourth")).await;
+    // What has changed since comes on the stream, and nothing else.
+    let mut state = subscribe(&client, "state:a", after).await;
+    let event = next(&mut state).await;
+    assert!(matches!(&event, Event::Publication(it) if it.offset.get() == 4), "{event:?}");
     node.stop().await;
+}
+
+/// What fits no datagram, and no parts.
+fn large() -> Payload {
+    Payload::text("x".repeat(20_000))
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,13 @@
 
 mod support;
 
-use fulmar_core::{ClientMessage, CloseCode, Draft, Payload};
+use fulmar_core::{
+    ClientMessage, CloseCode, Draft, Payload,
+    codec::{
+        binary::{self, Ack, Content, Entry, ServerFrame, Values},
+        framing,
+    },
+};
 use support::{Running, Session, binary_payload, frames, publication, within};
 use tokio::{sync::watch, task::JoinSet};
 
@@ -44,7 +50,7 @@ async fn ten_thousand_events_reach_fifty_sessions_in_order_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn state_goes_by_datagram_and_what_rests_by_stream_too() {
+async fn state_goes_by_datagram_until_it_is_acknowledged() {
     let node = Running::start();
     node.publish("state:small", binary_payload("first")).await;
     let session = Session::open(&node.url).await;
@@ -53,29 +59,59 @@ async fn state_goes_by_datagram_and_what_rests_by_stream_too() {
         assert_eq!(stream.frame().await[0], kind, "reset, the value, synced");
     }
     node.publish("state:small", binary_payload("second")).await;
-    let datagram = within("a datagram", session.connection.receive_datagram()).await.expect("open");
-    let frames = frames(&datagram);
-    assert_eq!(frames.iter().map(|frame| publication(frame)).collect::<Vec<_>>(), [(2, &b"second"[..])]);
-    // Were the datagram lost, this would make it good.
-    let frame = stream.frame().await;
-    assert_eq!(publication(&frame), (2, &b"second"[..]));
+    for number in 1..=3 {
+        // As long as nothing is acknowledged, it comes again.
+        let values = values(&session).await;
+        assert_eq!(values.number, number);
+        assert_eq!(brought(&values), [(1, Some((2, b"second".to_vec())))]);
+    }
+    acknowledge(&session, Ack { newest: 3, bitmap: 0 });
+    // Only the low-water offset is left to be told.
+    let told = loop {
+        let values = values(&session).await;
+        if brought(&values)[0].1.is_none() {
+            break values;
+        }
+    };
+    assert_eq!(brought(&told), [(2, None)]);
+    assert!(node.hub.counters().repairs.get() >= 2);
     node.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn state_that_does_not_fit_a_datagram_goes_by_stream() {
+async fn values_come_in_parts_or_by_stream_where_they_do_not_fit() {
     let node = Running::start();
     let session = Session::open(&node.url).await;
     let mut stream = session.subscribe("state:large").await;
     for kind in [0x05, 0x06] {
         assert_eq!(stream.frame().await[0], kind, "reset, synced");
     }
+    let middle: Vec<u8> = (0..2_500_u32).map(|n| n as u8).collect();
+    node.publish("state:large", binary_payload(middle.clone())).await;
+    let mut parts = vec![None; 3];
+    let mut newest = 0;
+    while parts.contains(&None) {
+        let values = values(&session).await;
+        newest = values.number;
+        for entry in values.entries {
+            let Content::Part(part) = entry.content else { panic!("{entry:?}") };
+            assert_eq!((part.offset.get(), part.length), (1, middle.len()));
+            parts[part.index] = Some(part.bytes);
+        }
+    }
+    assert_eq!(parts.into_iter().flatten().flatten().collect::<Vec<_>>(), middle);
+    acknowledge(&session, Ack { newest, bitmap: u64::MAX >> 2 });
+
     let large = vec![b'x'; 20_000];
     node.publish("state:large", binary_payload(large.clone())).await;
     let frame = stream.frame().await;
-    assert_eq!(publication(&frame), (1, &large[..]));
-    assert_eq!(node.hub.counters().datagrams.get(), 0);
-    assert_eq!(node.hub.counters().oversize.get(), 1);
+    let Ok(ServerFrame::Values(by_stream)) = binary::decode_server(&frame) else { panic!("{frame:?}") };
+    assert_eq!(by_stream.number, 1);
+    assert_eq!(brought(&by_stream)[0].1, Some((2, large)));
+    // Its arrival is acknowledged on the stream, and then the client is told that it has everything.
+    let ack = framing::prefixed(&binary::encode_ack(Ack { newest: 1, bitmap: 0 }));
+    stream.send.write_all(&ack).await.expect("written");
+    while brought(&values(&session).await) != [(2, None)] {}
     node.stop().await;
 }
 
@@ -165,4 +201,31 @@ async fn a_session_leaves_nothing_behind() {
     })
     .await;
     node.stop().await;
+}
+
+/// The next datagram of values.
+async fn values(session: &Session) -> Values {
+    let datagram = within("a datagram", session.connection.receive_datagram()).await.expect("open");
+    let frame = frames(&datagram).remove(0);
+    match binary::decode_server(&frame) {
+        Ok(ServerFrame::Values(values)) => values,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Low-water offsets, and offsets and payloads; of parts no payload.
+fn brought(values: &Values) -> Vec<(u64, Option<(u64, Vec<u8>)>)> {
+    let entry = |entry: &Entry| match &entry.content {
+        Content::Position => (entry.low.get(), None),
+        Content::Whole(it) => {
+            let payload = it.draft.payload.as_ref().expect("a value").bytes().to_vec();
+            (entry.low.get(), Some((it.offset.get(), payload)))
+        }
+        Content::Part(part) => (entry.low.get(), Some((part.offset.get(), Vec::new()))),
+    };
+    values.entries.iter().map(entry).collect()
+}
+
+fn acknowledge(session: &Session, ack: Ack) {
+    session.connection.send_datagram(framing::prefixed(&binary::encode_ack(ack))).expect("there is room");
 }

@@ -586,6 +586,8 @@ fn server_message(frame: &ServerFrame) -> Option<ServerMessage> {
             let publication = Publication::new(channel, alias, epoch, offset, now, draft);
             ServerMessage::Publication(Arc::new(publication))
         }
+        // Written by the sender alone, from its logs.
+        ServerFrame::Values(_) => return None,
         ServerFrame::Gap(mark) => ServerMessage::Gap(mark),
         ServerFrame::Reset(mark) => ServerMessage::Reset(mark),
         ServerFrame::Synced { alias, offset } => {
