@@ -127,6 +127,11 @@ impl Record {
                 && self.values < limits::VALUES_IN_FLIGHT
     }
 
+    /// Packets that are under way, their bytes, and their values.
+    pub(super) fn under_way(&self) -> [usize; 3] {
+        [self.packets.iter().flatten().count(), self.bytes, self.values]
+    }
+
     pub(super) fn push(&mut self, mut packet: Packet) {
         packet.bytes += OVERHEAD;
         self.bytes += packet.bytes;

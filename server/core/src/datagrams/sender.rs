@@ -107,6 +107,16 @@ impl Sender {
         open.into_iter().flatten().map(Offset::before).min().unwrap_or(lane.at).min(lane.at)
     }
 
+    /// What is under way by datagram: packets, their bytes, and values in them.
+    pub fn under_way(&self) -> [usize; 3] {
+        self.record.under_way()
+    }
+
+    /// Values that have changed and wait for room.
+    pub fn pending(&self) -> usize {
+        self.lanes.values().map(|lane| lane.pending.len()).sum()
+    }
+
     /// Makes the packets that are due and have room on the path.
     pub fn flush(&mut self, now: Duration, path: &Path<'_>, source: &mut impl Source, out: &mut Effects) {
         self.rtt = path.rtt;
@@ -118,8 +128,8 @@ impl Sender {
             .filter(|(_, lane)| lane.ready <= now && lane.has_work())
             .map(|(id, _)| (*id, self.low(*id)))
             .collect();
+        let pending = self.pending();
         let Self { lanes, record, .. } = self;
-        let pending: usize = lanes.values().map(|lane| lane.pending.len()).sum();
         let mut room = limits::PENDING_VALUES.saturating_sub(pending);
         let mut packing = Packing::new(now, path, record);
         for (id, low) in &due {
