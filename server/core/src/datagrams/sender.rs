@@ -54,6 +54,11 @@ impl Sender {
         self.streamed.forget(lane);
     }
 
+    /// A stream has ended, and its channels were closed. Another may have its name from now on.
+    pub fn end_stream(&mut self, stream: usize) {
+        self.streamed.end(stream);
+    }
+
     /// Whether it has no channel.
     pub fn is_empty(&self) -> bool {
         self.lanes.is_empty()

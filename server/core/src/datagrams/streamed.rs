@@ -1,6 +1,6 @@
 //! Values that went by stream, until they are acknowledged there.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::lane::LaneId;
 use crate::position::Offset;
@@ -30,21 +30,23 @@ impl Frame {
     }
 }
 
-/// Frames of all streams, in the order of their numbers.
+/// Frames of all streams, those of each in the order of their numbers.
 #[derive(Debug, Default)]
 pub(super) struct Streamed {
     frames: VecDeque<Frame>,
-    sent: u64,
+    /// The number of the last frame of each stream that had any.
+    sent: BTreeMap<usize, u64>,
 }
 
 impl Streamed {
     /// The next frame of a stream, yet without values.
     pub(super) fn begin(&self, stream: usize) -> Frame {
-        Frame { number: self.sent + 1, stream, bytes: 0, values: Vec::new() }
+        let sent = self.sent.get(&stream).copied().unwrap_or_default();
+        Frame { number: sent + 1, stream, bytes: 0, values: Vec::new() }
     }
 
     pub(super) fn push(&mut self, frame: Frame) {
-        self.sent = frame.number;
+        self.sent.insert(frame.stream, frame.number);
         self.frames.push_back(frame);
     }
 
@@ -67,6 +69,12 @@ impl Streamed {
         self.frames.retain(|frame| !frame.values.is_empty());
     }
 
+    /// Forgets a stream.
+    pub(super) fn end(&mut self, stream: usize) {
+        self.sent.remove(&stream);
+        self.frames.retain(|frame| frame.stream != stream);
+    }
+
     /// The frames of a stream up to this number have arrived: the channels whose values they held.
     pub(super) fn acknowledge(&mut self, stream: usize, number: u64) -> Vec<LaneId> {
         let mut lanes = Vec::new();
@@ -80,5 +88,26 @@ impl Streamed {
         lanes.sort_unstable();
         lanes.dedup();
         lanes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_stream_counts_its_own_frames() {
+        let mut streamed = Streamed::default();
+        let lane = |stream| LaneId(stream as u32);
+        for (stream, number) in [(3, 1), (3, 2), (5, 1), (3, 3), (5, 2)] {
+            let mut frame = streamed.begin(stream);
+            assert_eq!(frame.number(), number, "on {stream}");
+            frame.add(lane(stream), Offset::MAX, 10);
+            streamed.push(frame);
+        }
+        assert_eq!(streamed.acknowledge(3, 2), [lane(3)]);
+        assert_eq!((streamed.under_way(3), streamed.under_way(5)), (10, 20));
+        streamed.end(3);
+        assert_eq!((streamed.under_way(3), streamed.begin(3).number(), streamed.begin(5).number()), (0, 1, 3));
     }
 }
