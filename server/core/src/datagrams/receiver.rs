@@ -83,7 +83,7 @@ impl Receiver {
 
     /// Everything up to `offset` is to be forgotten; a snapshot follows.
     pub fn reset(&mut self, alias: u64, offset: Offset) {
-        let channel = self.channels.entry(alias).or_default();
+        let Some(channel) = self.channels.get_mut(&alias) else { return };
         channel.settled = Offset::ZERO;
         channel.synced = false;
         channel.above.retain(|_, held| *held > offset);
@@ -126,16 +126,6 @@ impl Receiver {
             self.acks.note(number, now);
             return Taken::New(Vec::new());
         }
-        let taken = self.values(values);
-        if matches!(taken, Taken::New(_)) {
-            self.acks.note(number, now);
-        }
-        taken
-    }
-
-    /// Takes in a frame, off a stream or off a datagram. One off a stream that was taken is to be acknowledged there at once, by
-    /// its number.
-    pub fn values(&mut self, values: Values) -> Taken {
         let unknown = values.entries.iter().find(|entry| !self.channels.contains_key(&entry.alias));
         if let Some(entry) = unknown {
             return Taken::Unknown(entry.alias);
@@ -149,6 +139,20 @@ impl Receiver {
         if !self.parts.admits(parts) {
             return Taken::NoRoom;
         }
+        let new = self.take(values);
+        self.acks.note(number, now);
+        Taken::New(new)
+    }
+
+    /// Takes in a frame that came by stream, and is to be acknowledged there at once, by its number. What is new of it; what it
+    /// holds of subscriptions that have ended is not.
+    pub fn values(&mut self, mut values: Values) -> Vec<(u64, Arrival)> {
+        // Parts never come by stream: what does not come again could not be refused for want of room.
+        values.entries.retain(|entry| !matches!(entry.content, Content::Part(_)));
+        self.take(values)
+    }
+
+    fn take(&mut self, values: Values) -> Vec<(u64, Arrival)> {
         let mut new = Vec::new();
         for entry in values.entries {
             let alias = entry.alias;
@@ -174,7 +178,7 @@ impl Receiver {
                 channel.settle(entry.low);
             }
         }
-        Taken::New(new)
+        new
     }
 
     fn wants(&self, alias: u64, key: &Key, offset: Offset) -> bool {
