@@ -28,6 +28,8 @@ pub struct Receiver {
 #[derive(Debug, Default)]
 struct Channel {
     settled: Offset,
+    /// Within a snapshot, where it began: what it does not bring of keys up to here was removed.
+    base: Offset,
     synced: bool,
     /// The newest of each key above that.
     above: HashMap<Key, Offset>,
@@ -85,6 +87,7 @@ impl Receiver {
     pub fn reset(&mut self, alias: u64, offset: Offset) {
         let Some(channel) = self.channels.get_mut(&alias) else { return };
         channel.settled = Offset::ZERO;
+        channel.base = offset;
         channel.synced = false;
         channel.above.retain(|_, held| *held > offset);
         self.parts.forget(alias, offset);
@@ -94,6 +97,7 @@ impl Receiver {
     pub fn synced(&mut self, alias: u64, offset: Offset) {
         if let Some(channel) = self.channels.get_mut(&alias) {
             channel.synced = true;
+            channel.base = Offset::ZERO;
             channel.settle(offset);
         }
     }
@@ -158,14 +162,16 @@ impl Receiver {
             let alias = entry.alias;
             let arrival = match entry.content {
                 Content::Position => None,
-                Content::Whole(arrival) => Some(arrival),
+                Content::Whole(arrival) if self.wants(alias, &arrival.draft.key, arrival.offset) => {
+                    Some(arrival)
+                }
                 Content::Part(part) if self.wants(alias, &part.key, part.offset) => {
                     match self.parts.join(alias, part) {
                         Joined::Kept => None,
                         Joined::Whole(arrival) => Some(arrival),
                     }
                 }
-                Content::Part(_) => None,
+                Content::Whole(_) | Content::Part(_) => None,
             };
             if let Some(arrival) = arrival
                 && self.publication(alias, &arrival.draft.key, arrival.offset)
@@ -181,9 +187,11 @@ impl Receiver {
         new
     }
 
+    /// Whether a value that came in a frame of values is of use. Up to where a snapshot began, only the snapshot is: what else
+    /// comes of that was under way before.
     fn wants(&self, alias: u64, key: &Key, offset: Offset) -> bool {
         let Some(channel) = self.channels.get(&alias) else { return false };
-        offset > channel.settled && channel.above.get(key).is_none_or(|held| *held < offset)
+        offset > channel.settled.max(channel.base) && channel.above.get(key).is_none_or(|held| *held < offset)
     }
 
     /// When an acknowledgement should be sent, if one is owed.

@@ -108,6 +108,9 @@ mod tests {
         assert_eq!(streamed.acknowledge(3, 2), [lane(3)]);
         assert_eq!((streamed.under_way(3), streamed.under_way(5)), (10, 20));
         streamed.end(3);
-        assert_eq!((streamed.under_way(3), streamed.begin(3).number(), streamed.begin(5).number()), (0, 1, 3));
+        assert_eq!(
+            (streamed.under_way(3), streamed.begin(3).number(), streamed.begin(5).number()),
+            (0, 1, 3)
+        );
     }
 }
