@@ -30,6 +30,8 @@ struct Channel {
     settled: Offset,
     /// Within a snapshot, where it began: what it does not bring of keys up to here was removed.
     base: Offset,
+    /// The greatest low-water offset that was told. It counts once `synced` has come, which it may overtake.
+    low: Offset,
     synced: bool,
     /// The newest of each key above that.
     above: HashMap<Key, Offset>,
@@ -65,7 +67,11 @@ impl Channel {
     }
 
     fn settle(&mut self, low: Offset) {
-        self.settled = self.settled.max(low);
+        self.low = self.low.max(low);
+        if !self.synced {
+            return;
+        }
+        self.settled = self.settled.max(self.low);
         // In proportion to what came, not to what is held.
         if self.above.len() > 2 * self.kept + 16 {
             let settled = self.settled;
@@ -178,9 +184,7 @@ impl Receiver {
             {
                 new.push((alias, arrival));
             }
-            if let Some(channel) = self.channels.get_mut(&alias)
-                && channel.synced
-            {
+            if let Some(channel) = self.channels.get_mut(&alias) {
                 channel.settle(entry.low);
             }
         }
