@@ -90,6 +90,8 @@ pub(super) struct Lane {
     pub(super) told: Offset,
     /// When the low-water offset is to be sent by itself.
     pub(super) position_due: Option<Duration>,
+    /// It fits no datagram.
+    pub(super) position_by_stream: bool,
 }
 
 impl Lane {
@@ -108,6 +110,7 @@ impl Lane {
             lost: Vec::new(),
             told: at,
             position_due: None,
+            position_by_stream: false,
         }
     }
 
@@ -118,7 +121,7 @@ impl Lane {
 
     /// Whether something waits for its stream.
     pub(super) fn has_stream_work(&self) -> bool {
-        self.pending.values().any(|it| it.pieces == Pieces::Stream)
+        self.position_by_stream || self.pending.values().any(|it| it.pieces == Pieces::Stream)
     }
 
     /// Takes note that values were sent.

@@ -121,18 +121,22 @@ impl<'a, 'p> Packing<'a, 'p> {
         Fit::Sent
     }
 
-    /// Puts in a low-water offset alone. Whether there was room.
-    pub(super) fn position(&mut self, lane: LaneId, alias: u64, low: Offset) -> bool {
-        for _ in 0..2 {
-            let Some(writer) = self.writer() else { return false };
+    /// Puts in a low-water offset alone, unless it goes with values.
+    pub(super) fn position(&mut self, lane: LaneId, alias: u64, low: Offset) -> Fit {
+        if self.done.lanes.contains(&lane) {
+            return Fit::Sent;
+        }
+        loop {
+            let Some(writer) = self.writer() else { return Fit::NoRoom };
             if writer.position(alias, low) {
                 Section::note(&mut self.sections, lane, low, None);
-                return true;
+                return Fit::Sent;
+            }
+            if writer.is_empty() {
+                return Fit::TooLarge;
             }
             self.seal();
         }
-        // Not even alone: the path takes none.
-        true
     }
 
     pub(super) fn finish(mut self, out: &mut Vec<Bytes>) -> Done {

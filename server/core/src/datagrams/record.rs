@@ -172,7 +172,7 @@ impl Record {
             return;
         }
         for number in ack.numbers() {
-            let Some(packet) = self.remove(number) else { continue };
+            let Some(mut packet) = self.remove(number) else { continue };
             if number == ack.newest && number > self.newest {
                 self.latency.sample(now.saturating_sub(packet.sent));
             }
@@ -181,6 +181,8 @@ impl Record {
                 twin.twin = None;
                 let values = std::mem::take(&mut twin.values).len();
                 twin.sections.iter_mut().for_each(|section| section.least = None);
+                // What those of the twin told has not arrived, but they have nothing under way any more.
+                packet.sections.extend(twin.sections.iter().map(|it| Section { low: Offset::ZERO, ..*it }));
                 self.values -= values;
             }
             arrived(packet);

@@ -73,13 +73,18 @@ impl Sender {
 
     /// Takes in an acknowledgement that came by datagram. Whether [`flush`](Self::flush) has something to do because of it.
     pub fn acknowledge(&mut self, ack: Ack, now: Duration) -> bool {
-        let mut arrived = Vec::new();
-        self.record.acknowledge(ack, now, |packet| arrived.extend(packet.sections));
-        for Section { lane, low, .. } in arrived {
-            if let Some(lane) = self.lanes.get_mut(&lane) {
+        let mut arrived = BTreeMap::<LaneId, Offset>::new();
+        self.record.acknowledge(ack, now, |packet| {
+            for Section { lane, low, .. } in packet.sections {
+                let told = arrived.entry(lane).or_default();
+                *told = low.max(*told);
+            }
+        });
+        for (id, low) in arrived {
+            if let Some(lane) = self.lanes.get_mut(&id) {
                 lane.told = lane.told.max(low);
             }
-            self.settle(lane, now);
+            self.settle(id, now);
         }
         self.blocked || self.record.deadline(self.rtt).is_some_and(|deadline| deadline <= now)
     }
@@ -102,6 +107,21 @@ impl Sender {
             lane.position_due = Some(now + limits::POSITION_DELAY);
         }
         lane.settle();
+    }
+
+    /// Low-water offsets that are to be sent by themselves: of channels that are still quiet, before anything is read.
+    fn positions(&mut self, now: Duration) -> Vec<(LaneId, Offset)> {
+        let due = self.lanes.iter().filter(|(_, lane)| lane.position_due.is_some_and(|due| due <= now));
+        let mut due: Vec<_> = due.map(|(id, _)| (*id, self.low(*id))).collect();
+        due.retain(|(id, low)| {
+            let Some(lane) = self.lanes.get_mut(id) else { return false };
+            let quiet = *low == lane.at && lane.told < *low;
+            if !quiet {
+                lane.position_due = None;
+            }
+            quiet
+        });
+        due
     }
 
     /// The low-water offset of a channel: of every key whose newest publication does not lie above it, the receiver is known
@@ -133,6 +153,7 @@ impl Sender {
             .filter(|(_, lane)| lane.ready <= now && lane.has_work())
             .map(|(id, _)| (*id, self.low(*id)))
             .collect();
+        let positions = self.positions(now);
         let pending = self.pending();
         let Self { lanes, record, .. } = self;
         let mut room = limits::PENDING_VALUES.saturating_sub(pending);
@@ -142,11 +163,15 @@ impl Sender {
             take(*id, lane, *low, now, source, &mut packing, &mut room);
         }
         choose(lanes, &due, now, source, &mut packing);
-        for (id, lane) in lanes.iter_mut().filter(|(_, lane)| lane.position_due.is_some_and(|due| due <= now))
-        {
-            // Whoever is due here has nothing under way.
-            if packing.position(*id, lane.alias, lane.at) {
-                lane.position_due = None;
+        for (id, low) in positions {
+            let Some(lane) = lanes.get_mut(&id) else { continue };
+            match packing.position(id, lane.alias, low) {
+                Fit::Sent => lane.position_due = None,
+                Fit::NoRoom => {}
+                Fit::TooLarge => {
+                    (lane.position_due, lane.position_by_stream) = (None, true);
+                    out.streams.push(lane.tag);
+                }
             }
         }
         let done = packing.finish(&mut out.packets);
@@ -156,17 +181,21 @@ impl Sender {
         for (id, _) in due {
             let Some(lane) = self.lanes.get_mut(&id) else { continue };
             // What had to stop goes on as soon as there is room.
-            if done.lanes.contains(&id) && !(done.blocked || done.more) {
-                lane.flushed(now);
+            if done.lanes.contains(&id) {
+                // It is not quiet, and the low-water offset went with the values.
+                lane.position_due = None;
+                if !(done.blocked || done.more) {
+                    lane.flushed(now);
+                }
             }
-            lane.position_due = None;
             if !lane.known {
                 out.resets.push(lane.tag);
             }
             if lane.has_stream_work() {
                 out.streams.push(lane.tag);
             }
-            lane.settle();
+            // What was lost last may have been replaced, and then nothing else tells that all has arrived.
+            self.settle(id, now);
         }
         for number in done.packets {
             self.plan_twin(number, now);
@@ -182,9 +211,10 @@ impl Sender {
         let losses = self.record.deadline(self.rtt);
         let twins = self.twins.first().map(|(due, _)| *due);
         let lanes = self.lanes.values();
-        let positions = lanes.clone().filter_map(|lane| lane.position_due);
         // What is blocked goes on when something arrives or is lost.
-        let work = lanes.filter(|lane| !self.blocked && lane.has_work()).map(|lane| lane.ready);
+        let lanes = lanes.filter(|_| !self.blocked);
+        let positions = lanes.clone().filter_map(|lane| lane.position_due);
+        let work = lanes.filter(|lane| lane.has_work()).map(|lane| lane.ready);
         losses.into_iter().chain(twins).chain(positions).chain(work).min()
     }
 
@@ -219,6 +249,10 @@ impl Sender {
                     None if offset <= log.floor() => lane.woken = true,
                     None => {}
                 });
+            }
+            if writer.has(lane.alias) || lane.position_by_stream && writer.position(lane.alias, low) {
+                // It will arrive.
+                (lane.told, lane.position_by_stream) = (lane.told.max(low), false);
             }
         }
         if writer.is_empty() {
