@@ -281,11 +281,14 @@ mod tests {
         inbox.values([value("a", 4)], at(2));
         inbox.values([value("b", 1)], at(3));
         let read: Vec<_> = std::iter::from_fn(|| inbox.try_next()).collect();
-        assert_eq!(read.len(), 4);
+        assert_eq!(read.len(), 3);
         assert_eq!(offset(&read[0]).0, 4, "the newer value, in the place of the older");
         assert_eq!(offset(&read[1]).0, 2);
-        // A position is read after what makes it.
-        assert_eq!(read[2..], [Item::Settled(Offset::ZERO), Item::Settled(at(3).expect("an offset"))]);
+        assert_eq!(
+            read[2],
+            Item::Settled(at(3).expect("an offset")),
+            "a position is read after what makes it"
+        );
         inbox.values([value("a", 5)], None);
         assert_eq!(offset(&inbox.try_next().expect("a value")).0, 5, "what was read is not replaced");
         let mut keys = 0;

@@ -37,7 +37,8 @@ impl Place {
 
     /// Takes note of the low-water offset.
     pub(crate) fn settle(&mut self, offset: Offset) {
-        if self.synced {
+        if self.usable {
+            self.synced = true;
             self.position.offset = self.position.offset.max(offset);
         }
     }

@@ -107,7 +107,7 @@ impl Reader {
                     inbox.push(Event::Publication(publication)).await;
                 }
             }
-            ServerFrame::Values(values) => self.values(values).await?,
+            ServerFrame::Values(values) => self.values(values).await,
             ServerFrame::Synced { alias, offset } => {
                 if let Some((inbox, epoch)) = self.find(alias)? {
                     inbox.push(Event::Synced(Position { epoch, offset })).await;
@@ -153,18 +153,17 @@ impl Reader {
     }
 
     /// Takes in values that fit no datagram, and acknowledges them.
-    async fn values(&self, values: Values) -> Result<(), Broken> {
+    async fn values(&self, values: Values) {
         let ack = Ack { newest: values.number, bitmap: 0 };
         let arrived = self.session.routes().stream_values(values);
-        let arrived = arrived.map_err(|alias| {
-            Broken(format!("the server used the alias {alias}, which stands for nothing"))
-        })?;
-        for (inbox, publication) in arrived {
-            inbox.push(Event::Publication(publication)).await;
+        for (inbox, publications, settled) in arrived {
+            for publication in publications {
+                inbox.push(Event::Publication(publication)).await;
+            }
+            inbox.values([], settled);
         }
         // Where it cannot be written, the end of the stream's other side tells.
         let _ = self.answers.send(framing::prefixed(&binary::encode_ack(ack))).await;
-        Ok(())
     }
 
     /// The subscription of an alias; `None` where it has ended.

@@ -7,7 +7,7 @@ use std::{
 
 use fulmar_core::{
     ChannelName, Code, Epoch, Key, Offset, Problem,
-    codec::binary::{Ack, Arrival, Content, Values},
+    codec::binary::{Ack, Arrival, Values},
     datagrams::{Receiver, Taken},
     message::Mark,
 };
@@ -148,59 +148,67 @@ impl Routes {
         self.receiver.synced(alias, offset);
     }
 
-    /// Takes values off a datagram. They are acknowledged unless there is no room for them.
+    /// Takes values off a datagram. They are acknowledged unless there is no room for them, or not all of them are for a
+    /// subscription that has begun: then they may still be, or come again.
     pub(crate) fn values(&mut self, values: Values, now: Instant) {
         let mut aliases: Vec<_> = values.entries.iter().map(|entry| entry.alias).collect();
         aliases.sort_unstable();
         aliases.dedup();
-        for alias in &aliases {
-            let of = |content: &Content| *content != Content::Position;
-            let count = values.entries.iter().filter(|it| it.alias == *alias && of(&it.content)).count();
-            match self.find(*alias) {
-                Found::Channel(inbox, _) if !inbox.has_room(count) => return,
-                Found::Channel(..) => {}
-                // What came of it is of no use, but the others are.
-                Found::Retired => self.receiver.subscribed(*alias, Offset::MAX),
-                Found::Unknown => {
-                    if self.early_values.len() == limits::EARLY_VALUES {
-                        self.early_values.pop_front();
-                    }
-                    self.early_values.push_back((now, values));
-                    return;
-                }
+        let full = |alias: &u64| match self.find(*alias) {
+            Found::Channel(inbox, _) => {
+                !inbox.has_room(values.entries.iter().filter(|it| it.alias == *alias).count())
             }
-        }
-        let Taken::New(mut arrived) = self.receiver.datagram(values, now.duration_since(self.started)) else {
-            return;
+            Found::Retired | Found::Unknown => false,
         };
-        for alias in aliases {
-            let Found::Channel(inbox, epoch) = self.find(alias) else {
-                self.receiver.forget(alias);
-                continue;
-            };
-            let of_it = arrived.extract_if(.., |(of, _)| *of == alias);
-            let publications = of_it.map(|(_, it)| named(it, &epoch, Lane::Datagram));
-            inbox.values(publications.collect::<Vec<_>>(), self.receiver.position(alias));
+        if aliases.iter().any(full) {
+            return;
+        }
+        let again = values.clone();
+        let arrived = match self.receiver.datagram(values, now.duration_since(self.started)) {
+            Taken::New(arrived) => arrived,
+            Taken::Partly(arrived, _) => {
+                if self.early_values.len() == limits::EARLY_VALUES {
+                    self.early_values.pop_front();
+                }
+                self.early_values.push_back((now, again));
+                arrived
+            }
+            Taken::NoRoom => return,
+        };
+        for (inbox, publications, settled) in self.sorted(&aliases, arrived, Lane::Datagram) {
+            inbox.values(publications, settled);
         }
     }
 
-    /// Takes values off a stream.
-    ///
-    /// # Errors
-    /// An alias that stands for nothing.
-    pub(crate) fn stream_values(&mut self, values: Values) -> Result<Vec<(Arc<Inbox>, Publication)>, u64> {
-        let retired = values.entries.iter().any(|it| matches!(self.find(it.alias), Found::Retired));
-        match self.receiver.values(values) {
-            Taken::New(arrived) => {
-                let find = |(alias, it)| match self.find(alias) {
-                    Found::Channel(inbox, epoch) => Some((inbox, named(it, &epoch, Lane::Stream))),
-                    Found::Retired | Found::Unknown => None,
-                };
-                Ok(arrived.into_iter().filter_map(find).collect())
+    /// Takes values off a stream: for each of their subscriptions, what is new, and its position.
+    pub(crate) fn stream_values(
+        &mut self,
+        values: Values,
+    ) -> Vec<(Arc<Inbox>, Vec<Publication>, Option<Offset>)> {
+        let mut aliases: Vec<_> = values.entries.iter().map(|entry| entry.alias).collect();
+        aliases.sort_unstable();
+        aliases.dedup();
+        let arrived = self.receiver.values(values);
+        self.sorted(&aliases, arrived, Lane::Stream)
+    }
+
+    fn sorted(
+        &self,
+        aliases: &[u64],
+        mut arrived: Vec<(u64, Arrival)>,
+        lane: Lane,
+    ) -> Vec<(Arc<Inbox>, Vec<Publication>, Option<Offset>)> {
+        let mut sorted = Vec::new();
+        for alias in aliases {
+            if let Found::Channel(inbox, epoch) = self.find(*alias) {
+                let of_it = arrived.extract_if(.., |(of, _)| of == alias);
+                let publications = of_it
+                    .map(|(_, it)| Publication::new(epoch.clone(), it.offset, it.time, it.draft, lane))
+                    .collect();
+                sorted.push((inbox, publications, self.receiver.position(*alias)));
             }
-            Taken::Unknown(alias) if !retired => Err(alias),
-            Taken::Unknown(_) | Taken::NoRoom => Ok(Vec::new()),
         }
+        sorted
     }
 
     /// When an acknowledgement has to be sent, if one has.
@@ -252,10 +260,6 @@ impl Routes {
         }
         self.retired.push_back(alias);
     }
-}
-
-fn named(it: Arrival, epoch: &Epoch, lane: Lane) -> Publication {
-    Publication::new(epoch.clone(), it.offset, it.time, it.draft, lane)
 }
 
 #[cfg(test)]

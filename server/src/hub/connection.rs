@@ -281,7 +281,7 @@ impl Connection {
 
     /// Takes in what the client acknowledges on the stream that `feed` is read for: frames of values up to this number.
     pub fn acknowledge_stream(&self, feed: &FeedHandle, number: u64) {
-        self.session().acknowledge_stream(&feed.ready, number, self.hub.now());
+        self.session().acknowledge_stream(&feed.ready, number);
     }
 
     /// The stream that `feed` was read for has ended, and its subscriptions with it.

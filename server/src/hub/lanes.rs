@@ -49,6 +49,11 @@ impl Lanes {
         self.sender.wake(lane);
     }
 
+    /// A stream has ended, and its subscriptions with it.
+    pub(super) fn end_stream(&mut self, ready: &Arc<Ready>) {
+        self.sender.end_stream(stream(ready));
+    }
+
     /// Whether no channel goes by datagram.
     pub(super) fn is_empty(&self) -> bool {
         self.sender.is_empty()
@@ -60,8 +65,8 @@ impl Lanes {
     }
 
     /// See [`Sender::acknowledge_stream`].
-    pub(super) fn acknowledge_stream(&mut self, ready: &Arc<Ready>, number: u64, now: Now) {
-        for key in self.sender.acknowledge_stream(stream(ready), number, now.monotonic) {
+    pub(super) fn acknowledge_stream(&mut self, ready: &Arc<Ready>, number: u64) {
+        for key in self.sender.acknowledge_stream(stream(ready), number) {
             ready.push(key);
         }
     }
@@ -97,8 +102,9 @@ impl Lanes {
         budget: usize,
         now: Now,
     ) -> Option<Bytes> {
-        let frame = self.sender.stream(stream(ready), budget, &mut Logs(subscriptions));
-        if frame.is_none() && self.sender.next().is_some_and(|next| next <= now.monotonic) {
+        let before = self.sender.next();
+        let frame = self.sender.stream(stream(ready), budget, now.monotonic, &mut Logs(subscriptions));
+        if self.sender.next() != before {
             self.ready.poke();
         }
         frame

@@ -57,8 +57,6 @@ pub(super) struct Subscription {
     owner: Arc<Ready>,
     /// State that is in sync, and goes by datagram.
     lane: Option<LaneId>,
-    /// The client knows that it is in sync.
-    synced: bool,
     /// The connection that reads it has yet to be told of it.
     unannounced: bool,
     /// Something of it was given to a connection.
@@ -249,7 +247,6 @@ impl Session {
             ready,
             owner,
             lane: None,
-            synced: false,
             unannounced,
             given: false,
         });
@@ -269,6 +266,9 @@ impl Session {
     /// Ends the subscriptions that are read through `ready`.
     pub(super) fn end_feed(&self, ready: &Arc<Ready>, now: Now) {
         self.unsubscribe_where(now, |it| Arc::ptr_eq(&it.owner, ready));
+        if let Some(lanes) = &mut lock(&self.state).lanes {
+            lanes.end_stream(ready);
+        }
     }
 
     fn unsubscribe_where(&self, now: Now, which: impl Fn(&Subscription) -> bool) {
@@ -286,9 +286,9 @@ impl Session {
     }
 
     /// Takes in what a client acknowledges on a stream.
-    pub(super) fn acknowledge_stream(&self, ready: &Arc<Ready>, number: u64, now: Now) {
+    pub(super) fn acknowledge_stream(&self, ready: &Arc<Ready>, number: u64) {
         if let Some(lanes) = &mut lock(&self.state).lanes {
-            lanes.acknowledge_stream(ready, number, now);
+            lanes.acknowledge_stream(ready, number);
         }
     }
 
@@ -367,16 +367,15 @@ impl Session {
                             break;
                         }
                     }
-                    Item::Reset(_) => {
-                        counters.resets.increment();
-                        state.set_synced(key, false);
-                    }
-                    Item::Synced(_) => state.set_synced(key, true),
+                    Item::Reset(_) => counters.resets.increment(),
+                    Item::Synced(_) => {}
                 }
                 out.push(Delivery { channel: channel.clone(), what: What::Item(item) });
             }
             if let Some(ready) = datagrams.filter(|_| in_sync) {
-                out.extend(state.open_lane(key, ready));
+                state.open_lane(key, ready);
+                // The client is told so, on the stream.
+                feed.ready.push_back(key);
             }
         }
         FeedEnd::More
@@ -407,12 +406,6 @@ impl State {
         self.close_lane(key);
         let Some(it) = self.subscriptions.try_remove(key) else { return };
         it.channel.unsubscribe(it.slot, now);
-    }
-
-    fn set_synced(&mut self, key: usize, synced: bool) {
-        if let Some(it) = self.subscriptions.get_mut(key) {
-            it.synced = synced;
-        }
     }
 
     /// A channel that goes by datagram has something new, or something for its stream. What is given of it, in bytes.
@@ -446,16 +439,11 @@ impl State {
         given
     }
 
-    /// From here on a channel goes by datagram. Its client is told that it is in sync, if it was not.
-    fn open_lane(&mut self, key: usize, ready: &Arc<Ready>) -> Option<Delivery> {
-        let it = self.subscriptions.get(key)?;
+    /// From here on a channel goes by datagram.
+    fn open_lane(&mut self, key: usize, ready: &Arc<Ready>) {
+        let Some(it) = self.subscriptions.get_mut(key) else { return };
         let lanes = self.lanes.get_or_insert_with(|| Box::new(Lanes::new(ready.clone())));
-        let lane = lanes.open(key, it, it.reader.at());
-        let it = self.subscriptions.get_mut(key)?;
-        it.lane = Some(lane);
-        let position = it.channel.begins(&it.reader);
-        let told = std::mem::replace(&mut it.synced, true);
-        (!told).then(|| Delivery { channel: it.channel.clone(), what: What::Item(Item::Synced(position)) })
+        it.lane = Some(lanes.open(key, it, it.reader.at()));
     }
 
     /// A channel no longer goes by datagram; publications wake the feed of its subscription.
@@ -464,9 +452,6 @@ impl State {
         let Some(it) = subscriptions.get_mut(key) else { return };
         let (Some(lane), Some(open)) = (it.lane.take(), lanes.as_mut()) else { return };
         open.close(lane);
-        if open.is_empty() {
-            *lanes = None;
-        }
         it.channel.rebind(it.slot, &it.ready, key);
     }
 
@@ -484,5 +469,6 @@ impl State {
         for key in open {
             self.close_lane(key);
         }
+        self.lanes = None;
     }
 }

@@ -88,10 +88,12 @@ pub(super) struct Lane {
     pub(super) lost: Vec<Lost>,
     /// The low-water offset that the receiver is known to know.
     pub(super) told: Offset,
-    /// When the low-water offset is to be sent by itself.
+    /// When to see whether the low-water offset is to be told by itself.
     pub(super) position_due: Option<Duration>,
-    /// It fits no datagram.
-    pub(super) position_by_stream: bool,
+    /// The low-water offset is to be told by stream.
+    pub(super) tell: bool,
+    /// The receiver has all that came on the stream before the lane was opened.
+    pub(super) confirmed: bool,
 }
 
 impl Lane {
@@ -108,20 +110,24 @@ impl Lane {
             ready: Duration::ZERO,
             pending: HashMap::new(),
             lost: Vec::new(),
-            told: at,
+            told: Offset::ZERO,
             position_due: None,
-            position_by_stream: false,
+            // The receiver acknowledges it, and so what came before it.
+            tell: true,
+            confirmed: false,
         }
     }
 
-    /// Whether there is something to look for in its log or to send by datagram.
-    pub(super) fn has_work(&self) -> bool {
-        self.woken || !self.lost.is_empty() || self.pending.values().any(|it| it.pieces != Pieces::Stream)
+    /// Whether there is something to look for in its log, where that `may_read` on, or to send by datagram.
+    pub(super) fn has_work(&self, may_read: bool) -> bool {
+        self.woken && may_read
+            || !self.lost.is_empty()
+            || self.pending.values().any(|it| it.pieces != Pieces::Stream)
     }
 
     /// Whether something waits for its stream.
     pub(super) fn has_stream_work(&self) -> bool {
-        self.position_by_stream || self.pending.values().any(|it| it.pieces == Pieces::Stream)
+        self.tell || self.pending.values().any(|it| it.pieces == Pieces::Stream)
     }
 
     /// Takes note that values were sent.

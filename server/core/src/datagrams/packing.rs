@@ -40,6 +40,10 @@ pub(super) struct Packing<'a, 'p> {
     made: Vec<Bytes>,
     /// Bytes that may yet be made.
     left: usize,
+    /// Values that wait.
+    pub(super) pending: usize,
+    /// So many that a log was not read to its head.
+    pub(super) full: bool,
     done: Done,
 }
 
@@ -59,9 +63,21 @@ pub(super) struct Done {
 }
 
 impl<'a, 'p> Packing<'a, 'p> {
-    pub(super) fn new(now: Duration, path: &'a Path<'p>, record: &'a mut Record) -> Self {
+    pub(super) fn new(now: Duration, path: &'a Path<'p>, record: &'a mut Record, pending: usize) -> Self {
         let (writer, values, sections, made, done) = Default::default();
-        Self { now, path, record, writer, values, sections, made, left: path.burst, done }
+        Self {
+            now,
+            path,
+            record,
+            writer,
+            values,
+            sections,
+            made,
+            left: path.burst,
+            pending,
+            full: false,
+            done,
+        }
     }
 
     fn writer(&mut self) -> Option<&mut ValuesWriter> {
@@ -85,9 +101,7 @@ impl<'a, 'p> Packing<'a, 'p> {
         let packet = writer.finish();
         self.left = self.left.saturating_sub(packet.len());
         let (values, sections) = (std::mem::take(&mut self.values), std::mem::take(&mut self.sections));
-        if !values.is_empty() {
-            self.done.packets.push(self.record.next());
-        }
+        self.done.packets.push(self.record.next());
         self.record.push(Packet { sent: self.now, bytes: packet.len(), values, sections, twin: None });
         self.made.push(packet);
     }
@@ -114,29 +128,11 @@ impl<'a, 'p> Packing<'a, 'p> {
         }
         let (offset, removal) = (publication.offset, publication.is_removal());
         self.values.push(Sent { lane, piece, removal, offset });
-        Section::note(&mut self.sections, lane, low, Some(offset));
+        Section::note(&mut self.sections, lane, low, offset);
         self.done.lanes.insert(lane);
         self.done.values += 1;
         self.done.repaired += u64::from(repair);
         Fit::Sent
-    }
-
-    /// Puts in a low-water offset alone, unless it goes with values.
-    pub(super) fn position(&mut self, lane: LaneId, alias: u64, low: Offset) -> Fit {
-        if self.done.lanes.contains(&lane) {
-            return Fit::Sent;
-        }
-        loop {
-            let Some(writer) = self.writer() else { return Fit::NoRoom };
-            if writer.position(alias, low) {
-                Section::note(&mut self.sections, lane, low, None);
-                return Fit::Sent;
-            }
-            if writer.is_empty() {
-                return Fit::TooLarge;
-            }
-            self.seal();
-        }
     }
 
     pub(super) fn finish(mut self, out: &mut Vec<Bytes>) -> Done {

@@ -30,8 +30,7 @@ struct Channel {
     settled: Offset,
     /// Within a snapshot, where it began: what it does not bring of keys up to here was removed.
     base: Offset,
-    /// The greatest low-water offset that was told. It counts once `synced` has come, which it may overtake.
-    low: Offset,
+    /// What began on the stream is complete. Before, a low-water offset is an earlier subscription's.
     synced: bool,
     /// The newest of each key above that.
     above: HashMap<Key, Offset>,
@@ -44,8 +43,8 @@ struct Channel {
 pub enum Taken {
     /// What of it is new, with the alias of its channel; nothing, if it had come before.
     New(Vec<(u64, Arrival)>),
-    /// It names an alias that is not known yet: it may be tried again, and is not acknowledged until then.
-    Unknown(u64),
+    /// As `New`, but it also names this alias, which is not known: it may be tried again, and is not acknowledged until then.
+    Partly(Vec<(u64, Arrival)>, u64),
     /// There is no room for its parts. It is not acknowledged, so it will come again.
     NoRoom,
 }
@@ -66,12 +65,16 @@ impl Channel {
         true
     }
 
+    fn in_sync(&mut self) {
+        self.synced = true;
+        self.base = Offset::ZERO;
+    }
+
     fn settle(&mut self, low: Offset) {
-        self.low = self.low.max(low);
         if !self.synced {
             return;
         }
-        self.settled = self.settled.max(self.low);
+        self.settled = self.settled.max(low);
         // In proportion to what came, not to what is held.
         if self.above.len() > 2 * self.kept + 16 {
             let settled = self.settled;
@@ -99,11 +102,10 @@ impl Receiver {
         self.parts.forget(alias, offset);
     }
 
-    /// A snapshot, or what was missed, is complete.
+    /// A snapshot is complete. A frame of values on the stream says the same.
     pub fn synced(&mut self, alias: u64, offset: Offset) {
         if let Some(channel) = self.channels.get_mut(&alias) {
-            channel.synced = true;
-            channel.base = Offset::ZERO;
+            channel.in_sync();
             channel.settle(offset);
         }
     }
@@ -136,10 +138,7 @@ impl Receiver {
             self.acks.note(number, now);
             return Taken::New(Vec::new());
         }
-        let unknown = values.entries.iter().find(|entry| !self.channels.contains_key(&entry.alias));
-        if let Some(entry) = unknown {
-            return Taken::Unknown(entry.alias);
-        }
+        let unknown = values.entries.iter().map(|it| it.alias).find(|it| !self.channels.contains_key(it));
         let parts = values.entries.iter().filter_map(|entry| match &entry.content {
             Content::Part(part) if self.wants(entry.alias, &part.key, part.offset) => {
                 Some((entry.alias, part))
@@ -149,7 +148,10 @@ impl Receiver {
         if !self.parts.admits(parts) {
             return Taken::NoRoom;
         }
-        let new = self.take(values);
+        let new = self.take(values, false);
+        if let Some(unknown) = unknown {
+            return Taken::Partly(new, unknown);
+        }
         self.acks.note(number, now);
         Taken::New(new)
     }
@@ -159,13 +161,17 @@ impl Receiver {
     pub fn values(&mut self, mut values: Values) -> Vec<(u64, Arrival)> {
         // Parts never come by stream: what does not come again could not be refused for want of room.
         values.entries.retain(|entry| !matches!(entry.content, Content::Part(_)));
-        self.take(values)
+        self.take(values, true)
     }
 
-    fn take(&mut self, values: Values) -> Vec<(u64, Arrival)> {
+    fn take(&mut self, values: Values, by_stream: bool) -> Vec<(u64, Arrival)> {
         let mut new = Vec::new();
         for entry in values.entries {
             let alias = entry.alias;
+            if by_stream && let Some(channel) = self.channels.get_mut(&alias) {
+                // It stands behind all that the stream brought before.
+                channel.in_sync();
+            }
             let arrival = match entry.content {
                 Content::Position => None,
                 Content::Whole(arrival) if self.wants(alias, &arrival.draft.key, arrival.offset) => {

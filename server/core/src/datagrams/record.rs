@@ -36,17 +36,17 @@ pub(super) struct Section {
     pub(super) lane: LaneId,
     /// The low-water offset that it tells.
     pub(super) low: Offset,
-    /// The least offset of its values.
+    /// The least offset of its values; `None` when those have arrived in its twin.
     pub(super) least: Option<Offset>,
 }
 
 impl Section {
-    /// Takes note of a value, or of a low-water offset alone, among a packet's sections.
-    pub(super) fn note(sections: &mut Vec<Self>, lane: LaneId, low: Offset, offset: Option<Offset>) {
+    /// Takes note of a value among a packet's sections.
+    pub(super) fn note(sections: &mut Vec<Self>, lane: LaneId, low: Offset, offset: Offset) {
         // Values of a channel mostly follow each other.
         match sections.iter_mut().rev().find(|section| section.lane == lane) {
-            Some(section) => section.least = section.least.into_iter().chain(offset).min(),
-            None => sections.push(Self { lane, low, least: offset }),
+            Some(section) => section.least = section.least.into_iter().chain([offset]).min(),
+            None => sections.push(Self { lane, low, least: Some(offset) }),
         }
     }
 }
@@ -172,7 +172,7 @@ impl Record {
             return;
         }
         for number in ack.numbers() {
-            let Some(mut packet) = self.remove(number) else { continue };
+            let Some(packet) = self.remove(number) else { continue };
             if number == ack.newest && number > self.newest {
                 self.latency.sample(now.saturating_sub(packet.sent));
             }
@@ -181,8 +181,6 @@ impl Record {
                 twin.twin = None;
                 let values = std::mem::take(&mut twin.values).len();
                 twin.sections.iter_mut().for_each(|section| section.least = None);
-                // What those of the twin told has not arrived, but they have nothing under way any more.
-                packet.sections.extend(twin.sections.iter().map(|it| Section { low: Offset::ZERO, ..*it }));
                 self.values -= values;
             }
             arrived(packet);

@@ -34,6 +34,8 @@ pub struct Sender {
     blocked: bool,
     /// There is more to send than one flush makes.
     more: bool,
+    /// As many values wait as may, so that no log is read on.
+    full: bool,
     /// The round-trip time that the last flush was told.
     rtt: Duration,
 }
@@ -73,63 +75,62 @@ impl Sender {
 
     /// Takes in an acknowledgement that came by datagram. Whether [`flush`](Self::flush) has something to do because of it.
     pub fn acknowledge(&mut self, ack: Ack, now: Duration) -> bool {
-        let mut arrived = BTreeMap::<LaneId, Offset>::new();
+        let lanes = &mut self.lanes;
         self.record.acknowledge(ack, now, |packet| {
-            for Section { lane, low, .. } in packet.sections {
-                let told = arrived.entry(lane).or_default();
-                *told = low.max(*told);
+            for section in packet.sections {
+                if let Some(lane) = lanes.get_mut(&section.lane) {
+                    lane.told = lane.told.max(section.low);
+                    lane.settle();
+                }
             }
         });
-        for (id, low) in arrived {
-            if let Some(lane) = self.lanes.get_mut(&id) {
-                lane.told = lane.told.max(low);
-            }
-            self.settle(id, now);
-        }
         self.blocked || self.record.deadline(self.rtt).is_some_and(|deadline| deadline <= now)
     }
 
     /// Takes in an acknowledgement that came on a stream: its frames up to `number` have arrived. The tags of channels that
     /// have more for it.
-    pub fn acknowledge_stream(&mut self, stream: usize, number: u64, now: Duration) -> Vec<usize> {
-        for lane in self.streamed.acknowledge(stream, number) {
-            self.settle(lane, now);
+    pub fn acknowledge_stream(&mut self, stream: usize, number: u64) -> Vec<usize> {
+        for (lane, low) in self.streamed.acknowledge(stream, number) {
+            if let Some(lane) = self.lanes.get_mut(&lane) {
+                lane.told = lane.told.max(low);
+                lane.confirmed = true;
+            }
         }
         let waiting = self.lanes.values().filter(|lane| lane.stream == stream && lane.has_stream_work());
         waiting.map(|lane| lane.tag).collect()
     }
 
-    /// A channel of which everything has arrived tells its receiver so when it stays quiet.
-    fn settle(&mut self, id: LaneId, now: Duration) {
-        let low = self.low(id);
-        let Some(lane) = self.lanes.get_mut(&id) else { return };
-        if lane.position_due.is_none() && low == lane.at && lane.told < low {
-            lane.position_due = Some(now + limits::POSITION_DELAY);
-        }
-        lane.settle();
-    }
-
-    /// Low-water offsets that are to be sent by themselves: of channels that are still quiet, before anything is read.
-    fn positions(&mut self, now: Duration) -> Vec<(LaneId, Offset)> {
-        let due = self.lanes.iter().filter(|(_, lane)| lane.position_due.is_some_and(|due| due <= now));
-        let mut due: Vec<_> = due.map(|(id, _)| (*id, self.low(*id))).collect();
-        due.retain(|(id, low)| {
-            let Some(lane) = self.lanes.get_mut(id) else { return false };
-            let quiet = *low == lane.at && lane.told < *low;
-            if !quiet {
-                lane.position_due = None;
-            }
-            quiet
-        });
-        due
-    }
-
     /// The low-water offset of a channel: of every key whose newest publication does not lie above it, the receiver is known
-    /// to have that publication.
+    /// to have that publication. 0 until it is known that what the stream brought before the channel was opened has arrived.
     pub fn low(&self, id: LaneId) -> Offset {
-        let Some(lane) = self.lanes.get(&id) else { return Offset::ZERO };
+        match self.lanes.get(&id) {
+            Some(lane) if lane.confirmed => self.low_by_stream(id, lane),
+            _ => Offset::ZERO,
+        }
+    }
+
+    /// As [`low`](Self::low), of a receiver that has all that came on the stream.
+    fn low_by_stream(&self, id: LaneId, lane: &Lane) -> Offset {
         let open = [lane.least(), self.record.least(id), self.streamed.least(id)];
         open.into_iter().flatten().map(Offset::before).min().unwrap_or(lane.at).min(lane.at)
+    }
+
+    /// Channels that have been quiet for a while tell their low-water offsets, by stream.
+    fn tell_positions(&mut self, now: Duration, out: &mut Effects) {
+        let due = self.lanes.iter().filter(|(_, lane)| lane.position_due.is_some_and(|due| due <= now));
+        let due: Vec<_> = due.map(|(id, _)| (*id, self.low(*id))).collect();
+        for (id, low) in due {
+            let Some(lane) = self.lanes.get_mut(&id) else { continue };
+            if lane.woken || low != lane.at {
+                lane.position_due = Some(now + limits::POSITION_DELAY);
+                continue;
+            }
+            lane.position_due = None;
+            if lane.told < low {
+                lane.tell = true;
+                out.streams.push(lane.tag);
+            }
+        }
     }
 
     /// What is under way by datagram: packets, their bytes, and values in them.
@@ -146,34 +147,22 @@ impl Sender {
     pub fn flush(&mut self, now: Duration, path: &Path<'_>, source: &mut impl Source, out: &mut Effects) {
         self.rtt = path.rtt;
         self.lose(now, out);
-        self.blocked = false;
+        self.tell_positions(now, out);
         let due: Vec<_> = self
             .lanes
             .iter()
-            .filter(|(_, lane)| lane.ready <= now && lane.has_work())
+            .filter(|(_, lane)| lane.ready <= now && lane.has_work(true))
             .map(|(id, _)| (*id, self.low(*id)))
             .collect();
-        let positions = self.positions(now);
         let pending = self.pending();
         let Self { lanes, record, .. } = self;
-        let mut room = limits::PENDING_VALUES.saturating_sub(pending);
-        let mut packing = Packing::new(now, path, record);
+        let mut packing = Packing::new(now, path, record, pending);
         for (id, low) in &due {
             let Some(lane) = lanes.get_mut(id) else { continue };
-            take(*id, lane, *low, now, source, &mut packing, &mut room);
+            take(*id, lane, *low, now, source, &mut packing);
         }
+        self.full = packing.full;
         choose(lanes, &due, now, source, &mut packing);
-        for (id, low) in positions {
-            let Some(lane) = lanes.get_mut(&id) else { continue };
-            match packing.position(id, lane.alias, low) {
-                Fit::Sent => lane.position_due = None,
-                Fit::NoRoom => {}
-                Fit::TooLarge => {
-                    (lane.position_due, lane.position_by_stream) = (None, true);
-                    out.streams.push(lane.tag);
-                }
-            }
-        }
         let done = packing.finish(&mut out.packets);
         (self.blocked, self.more) = (done.blocked, done.more);
         out.counts.values += done.values;
@@ -182,8 +171,7 @@ impl Sender {
             let Some(lane) = self.lanes.get_mut(&id) else { continue };
             // What had to stop goes on as soon as there is room.
             if done.lanes.contains(&id) {
-                // It is not quiet, and the low-water offset went with the values.
-                lane.position_due = None;
+                lane.position_due = Some(now + limits::POSITION_DELAY);
                 if !(done.blocked || done.more) {
                     lane.flushed(now);
                 }
@@ -194,8 +182,7 @@ impl Sender {
             if lane.has_stream_work() {
                 out.streams.push(lane.tag);
             }
-            // What was lost last may have been replaced, and then nothing else tells that all has arrived.
-            self.settle(id, now);
+            lane.settle();
         }
         for number in done.packets {
             self.plan_twin(number, now);
@@ -212,15 +199,21 @@ impl Sender {
         let twins = self.twins.first().map(|(due, _)| *due);
         let lanes = self.lanes.values();
         // What is blocked goes on when something arrives or is lost.
-        let lanes = lanes.filter(|_| !self.blocked);
         let positions = lanes.clone().filter_map(|lane| lane.position_due);
-        let work = lanes.filter(|lane| lane.has_work()).map(|lane| lane.ready);
+        let work = lanes.filter(|lane| !self.blocked && lane.has_work(!self.full)).map(|lane| lane.ready);
         losses.into_iter().chain(twins).chain(positions).chain(work).min()
     }
 
-    /// The next frame for a stream, of values of its channels that fit no datagram: of about `budget` bytes, or one value. `None`:
-    /// there is nothing, or too much is under way.
-    pub fn stream(&mut self, stream: usize, budget: usize, source: &mut impl Source) -> Option<Bytes> {
+    /// The next frame for a stream, of low-water offsets and of values of its channels that fit no datagram: of about `budget`
+    /// bytes, or one value. `None`: there is nothing, or too much is under way. What [`next`](Self::next) says may be sooner
+    /// from then on.
+    pub fn stream(
+        &mut self,
+        stream: usize,
+        budget: usize,
+        now: Duration,
+        source: &mut impl Source,
+    ) -> Option<Bytes> {
         if self.streamed.under_way(stream) >= limits::STREAM_VALUES_IN_FLIGHT {
             return None;
         }
@@ -229,8 +222,15 @@ impl Sender {
         let lanes: Vec<_> =
             self.lanes.iter().filter(|(_, lane)| lane.stream == stream).map(|(id, _)| *id).collect();
         for id in lanes {
-            let low = self.low(id);
+            let low = self.lanes.get(&id).map_or(Offset::ZERO, |lane| self.low_by_stream(id, lane));
             let Some(lane) = self.lanes.get_mut(&id) else { continue };
+            if !lane.has_stream_work() {
+                continue;
+            }
+            // Before any value: what is read as one entry's low-water offset counts for those that follow.
+            writer.position(lane.alias, low);
+            frame.tell(id, low);
+            lane.tell = false;
             let waiting = lane.pending.values().filter(|it| it.pieces == Pieces::Stream);
             let mut offsets: Vec<_> = waiting.map(|it| it.offset).collect();
             offsets.sort_unstable();
@@ -243,16 +243,14 @@ impl Sender {
                     Some(publication) if writer.push(lane.alias, low, publication, Piece::Whole) => {
                         frame.add(id, offset, publication.draft.cost());
                         lane.pending.remove(&publication.draft.key);
+                        lane.position_due = Some(now + limits::POSITION_DELAY);
+                        self.full = false;
                     }
                     Some(_) => {}
                     // If it was a forgotten removal, the next flush says so.
                     None if offset <= log.floor() => lane.woken = true,
                     None => {}
                 });
-            }
-            if writer.has(lane.alias) || lane.position_by_stream && writer.position(lane.alias, low) {
-                // It will arrive.
-                (lane.told, lane.position_by_stream) = (lane.told.max(low), false);
             }
         }
         if writer.is_empty() {
@@ -271,15 +269,6 @@ impl Sender {
                 if let Some(lane) = lanes.get_mut(&value.lane) {
                     let (offset, piece, removal) = (value.offset, value.piece, value.removal);
                     lane.lost.push(Lost { offset, piece, removal, since: packet.sent });
-                }
-            }
-            for section in packet.sections.iter().filter(|section| section.least.is_none()) {
-                // A channel that is quiet has to tell its position again.
-                if let Some(lane) = lanes.get_mut(&section.lane)
-                    && section.low == lane.at
-                    && lane.told < lane.at
-                {
-                    lane.position_due = Some(now);
                 }
             }
         });
@@ -316,11 +305,14 @@ impl Sender {
                 let low = self.low(value.lane);
                 let Some(lane) = self.lanes.get(&value.lane) else { continue };
                 source.look(lane.tag, &mut |log| {
-                    if let Some(publication) = log.newest_at(value.offset) {
-                        whole &= writer.push(lane.alias, low, publication, value.piece);
-                        sent.push(value);
-                        Section::note(&mut sections, value.lane, low, Some(value.offset));
-                    }
+                    let Some(publication) = log.newest_at(value.offset) else {
+                        // A removal that was forgotten has to be missed when the first is lost.
+                        whole &= !(value.removal && value.offset <= log.floor());
+                        return;
+                    };
+                    whole &= writer.push(lane.alias, low, publication, value.piece);
+                    sent.push(value);
+                    Section::note(&mut sections, value.lane, low, value.offset);
                 });
             }
             if sent.is_empty() || !whole {
@@ -350,7 +342,6 @@ fn take(
     now: Duration,
     source: &mut impl Source,
     packing: &mut Packing<'_, '_>,
-    room: &mut usize,
 ) {
     let (woken, tag) = (lane.woken, lane.tag);
     let lost = std::mem::take(&mut lane.lost);
@@ -370,7 +361,7 @@ fn take(
             return false;
         }
         // Where something waits already, what is new has to stand in line with it.
-        let mut direct = lane.pending.is_empty();
+        let mut direct = packing.pending == 0;
         for publication in log.newest_after(lane.at) {
             if direct {
                 match packing.push(id, lane.alias, low, publication, Piece::Whole, false) {
@@ -379,12 +370,13 @@ fn take(
                     Fit::TooLarge => {}
                 }
             }
-            if *room == 0 {
+            if packing.pending >= limits::PENDING_VALUES {
                 // The rest stays where it is.
                 lane.at = publication.offset.before();
+                packing.full = true;
                 return false;
             }
-            *room -= 1;
+            packing.pending += 1;
             lane.pend(publication, Piece::Whole, now, false);
         }
         lane.at = log.head();

@@ -12,6 +12,8 @@ pub(super) struct Frame {
     stream: usize,
     bytes: usize,
     values: Vec<(LaneId, Offset)>,
+    /// The low-water offsets that it tells.
+    lows: Vec<(LaneId, Offset)>,
 }
 
 impl Frame {
@@ -28,6 +30,10 @@ impl Frame {
         self.bytes += bytes;
         self.values.push((lane, offset));
     }
+
+    pub(super) fn tell(&mut self, lane: LaneId, low: Offset) {
+        self.lows.push((lane, low));
+    }
 }
 
 /// Frames of all streams, those of each in the order of their numbers.
@@ -42,7 +48,7 @@ impl Streamed {
     /// The next frame of a stream, yet without values.
     pub(super) fn begin(&self, stream: usize) -> Frame {
         let sent = self.sent.get(&stream).copied().unwrap_or_default();
-        Frame { number: sent + 1, stream, bytes: 0, values: Vec::new() }
+        Frame { number: sent + 1, stream, bytes: 0, values: Vec::new(), lows: Vec::new() }
     }
 
     pub(super) fn push(&mut self, frame: Frame) {
@@ -65,8 +71,9 @@ impl Streamed {
     pub(super) fn forget(&mut self, lane: LaneId) {
         for frame in &mut self.frames {
             frame.values.retain(|(of, _)| *of != lane);
+            frame.lows.retain(|(of, _)| *of != lane);
         }
-        self.frames.retain(|frame| !frame.values.is_empty());
+        self.frames.retain(|frame| !frame.lows.is_empty());
     }
 
     /// Forgets a stream.
@@ -75,19 +82,17 @@ impl Streamed {
         self.frames.retain(|frame| frame.stream != stream);
     }
 
-    /// The frames of a stream up to this number have arrived: the channels whose values they held.
-    pub(super) fn acknowledge(&mut self, stream: usize, number: u64) -> Vec<LaneId> {
-        let mut lanes = Vec::new();
-        self.frames.retain(|frame| {
+    /// The frames of a stream up to this number have arrived: the low-water offsets that they told.
+    pub(super) fn acknowledge(&mut self, stream: usize, number: u64) -> Vec<(LaneId, Offset)> {
+        let mut lows = Vec::new();
+        self.frames.retain_mut(|frame| {
             let arrived = frame.stream == stream && frame.number <= number;
             if arrived {
-                lanes.extend(frame.values.iter().map(|(lane, _)| *lane));
+                lows.append(&mut frame.lows);
             }
             !arrived
         });
-        lanes.sort_unstable();
-        lanes.dedup();
-        lanes
+        lows
     }
 }
 
@@ -103,9 +108,10 @@ mod tests {
             let mut frame = streamed.begin(stream);
             assert_eq!(frame.number(), number, "on {stream}");
             frame.add(lane(stream), Offset::MAX, 10);
+            frame.tell(lane(stream), Offset::ZERO);
             streamed.push(frame);
         }
-        assert_eq!(streamed.acknowledge(3, 2), [lane(3)]);
+        assert_eq!(streamed.acknowledge(3, 2), [(lane(3), Offset::ZERO); 2]);
         assert_eq!((streamed.under_way(3), streamed.under_way(5)), (10, 20));
         streamed.end(3);
         assert_eq!(

@@ -256,11 +256,6 @@ impl ValuesWriter {
         self.base.is_none()
     }
 
-    /// Whether its last entry is of the channel `alias`.
-    pub(crate) fn has(&self, alias: u64) -> bool {
-        self.channel == Some(alias)
-    }
-
     fn begin(&mut self, time: u64) -> u64 {
         *self.base.get_or_insert_with(|| {
             self.out.push(VALUES);
