@@ -72,8 +72,14 @@ counters! {
     repairs,
     /// Bytes of datagrams that were sent twice ahead of any loss.
     duplicated_bytes,
-    /// Publications that did not fit a datagram.
+    /// Values that did not fit a datagram, and went by stream.
     oversize,
+    /// Signals not given to a subscriber because they had expired when they could be sent.
+    signals_expired,
+    /// Signals not given to a subscriber because their channel had forgotten them before they could be sent: it holds so many.
+    signals_forgotten,
+    /// Signals not given to a subscriber because they did not fit a datagram.
+    signals_oversize,
     /// Connections that ended because nothing was heard from their client.
     dead_peers,
     /// Connections that were not let in because there were too many.

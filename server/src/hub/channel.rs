@@ -10,7 +10,7 @@ use std::{
 
 use fulmar_core::{
     ChannelName, Code, Draft, Epoch, Item, Log, Now, Position, Problem, Publication, Reader, Start,
-    log::{Class, ReadEnd, ReadLimit},
+    log::{Class, Dropped, ReadEnd, ReadLimit},
     window::Window,
 };
 use slab::Slab;
@@ -25,6 +25,7 @@ pub(super) struct Channel {
     alias: u64,
     epoch: Epoch,
     namespace: Arc<Namespace>,
+    counters: Arc<Counters>,
     state: Mutex<State>,
 }
 
@@ -71,7 +72,13 @@ impl State {
 }
 
 impl Channel {
-    pub(super) fn new(name: ChannelName, alias: u64, epoch: Epoch, namespace: Arc<Namespace>) -> Arc<Self> {
+    pub(super) fn new(
+        name: ChannelName,
+        alias: u64,
+        epoch: Epoch,
+        namespace: Arc<Namespace>,
+        counters: Arc<Counters>,
+    ) -> Arc<Self> {
         let log = Log::new(namespace.class, epoch.clone(), namespace.bounds);
         let state = State {
             log,
@@ -80,7 +87,7 @@ impl Channel {
             retired: false,
             used: Duration::ZERO,
         };
-        Arc::new(Self { name, alias, epoch, namespace, state: Mutex::new(state) })
+        Arc::new(Self { name, alias, epoch, namespace, counters, state: Mutex::new(state) })
     }
 
     pub(super) fn name(&self) -> &ChannelName {
@@ -235,6 +242,12 @@ impl Channel {
             && let Some(subscriber) = state.subscribers.get_mut(slot)
         {
             subscriber.parked = true;
+        }
+        drop(state);
+        let dropped = reader.take_dropped();
+        if dropped != Dropped::default() {
+            self.counters.signals_expired.add(dropped.expired);
+            self.counters.signals_forgotten.add(dropped.forgotten);
         }
         end
     }

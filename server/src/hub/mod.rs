@@ -221,8 +221,9 @@ impl Hub {
                     None => {
                         channels.aliases = channels.aliases.wrapping_add(1);
                         let epoch = Epoch::from_entropy(u64::from_be_bytes(entropy()));
+                        let (namespace, counters) = (self.namespaces.of(name), self.counters.clone());
                         let channel =
-                            Channel::new(name.clone(), channels.aliases, epoch, self.namespaces.of(name));
+                            Channel::new(name.clone(), channels.aliases, epoch, namespace, counters);
                         self.bytes.fetch_add(limits::CHANNEL_OVERHEAD, Ordering::Relaxed);
                         channels.by_name.insert(name.clone(), channel.clone());
                         channel

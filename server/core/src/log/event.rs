@@ -11,13 +11,15 @@ pub struct EventLog {
     entries: VecDeque<Arc<Publication>>,
     /// The newest publication that was forgotten; every later one is held.
     start: Offset,
+    /// How many were forgotten.
+    forgotten: u64,
     bytes: usize,
     bounds: Bounds,
 }
 
 impl EventLog {
     pub(super) fn new(bounds: Bounds) -> Self {
-        Self { entries: VecDeque::new(), start: Offset::ZERO, bytes: 0, bounds }
+        Self { entries: VecDeque::new(), start: Offset::ZERO, forgotten: 0, bytes: 0, bounds }
     }
 
     pub(super) fn start(&self) -> Offset {
@@ -58,8 +60,21 @@ impl EventLog {
     fn forget_oldest(&mut self) {
         if let Some(oldest) = self.entries.pop_front() {
             self.start = oldest.offset;
+            self.forgotten += 1;
             self.bytes -= oldest.draft.cost();
         }
+    }
+
+    /// How many there were up to `at`. Of those before the start of the log nobody knows, so they count as read.
+    pub(super) fn count_through(&self, at: Offset) -> u64 {
+        self.forgotten + self.entries.partition_point(|it| it.offset <= at) as u64
+    }
+
+    /// Tells `reader` how many were forgotten before it came to read them.
+    pub(super) fn miss(&self, reader: &mut Reader) {
+        let missed = self.forgotten.saturating_sub(reader.seen);
+        reader.dropped.forgotten += missed;
+        reader.seen += missed;
     }
 
     pub(super) fn read(
@@ -76,10 +91,13 @@ impl EventLog {
                 return ReadEnd::More;
             }
             reader.at = publication.offset;
+            reader.seen += 1;
             if worth(publication) {
                 let item = Item::Publication(publication.clone(), None);
                 spent += item.cost();
                 out.push(item);
+            } else {
+                reader.dropped.expired += 1;
             }
         }
         ReadEnd::CaughtUp

@@ -2,7 +2,7 @@
 //!
 //! Whoever drives a log applies publications with [`Log::apply`] in the order of their offsets, makes a [`Reader`] per
 //! subscription with [`Log::reader`], and calls [`Log::read`] whenever the subscriber can take more. Nothing is queued
-//! per reader; one that lags costs the three words of its position.
+//! per reader; one that lags costs the few words of its position.
 
 mod event;
 mod state;
@@ -56,6 +56,18 @@ pub enum Start {
 pub struct Reader {
     at: Offset,
     phase: Phase,
+    /// Signals: how many of the log's lie at or before `at`. Offsets may have holes, so they cannot tell.
+    seen: u64,
+    dropped: Dropped,
+}
+
+/// Signals that a reader was not given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// Those that had expired when they were read.
+    pub expired: u64,
+    /// Those that the log had forgotten before they were read.
+    pub forgotten: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +84,15 @@ enum Phase {
 }
 
 impl Reader {
+    fn new(at: Offset, phase: Phase) -> Self {
+        Self { at, phase, seen: 0, dropped: Dropped::default() }
+    }
+
+    /// What it was not given since this was asked last.
+    pub fn take_dropped(&mut self) -> Dropped {
+        std::mem::take(&mut self.dropped)
+    }
+
     /// What has been read.
     pub fn at(&self) -> Offset {
         self.at
@@ -242,19 +263,20 @@ impl Log {
 
     /// A reader that begins at `start`.
     pub fn reader(&self, start: &Start) -> Reader {
-        let lost = Reader { at: Offset::ZERO, phase: Phase::Lost };
-        let live = |at| Reader { at, phase: Phase::Live };
+        let lost = Reader::new(Offset::ZERO, Phase::Lost);
+        let live = |at| Reader::new(at, Phase::Live);
+        let signals = |log: &EventLog, at| Reader { seen: log.count_through(at), ..live(at) };
         match (&self.kind, start) {
-            (Kind::Event(_) | Kind::Signal(_), Start::Afresh) => live(self.head),
+            (Kind::Event(_), Start::Afresh) => live(self.head),
+            (Kind::Signal(log), Start::Afresh | Start::Unusable) => signals(log, self.head),
             (Kind::State(_), Start::Afresh) | (Kind::Event(_) | Kind::State(_), Start::Unusable) => lost,
-            (Kind::Signal(_), Start::Unusable) => live(self.head),
             (kind, Start::After(Resume { position: Position { epoch, offset }, base })) => {
                 let known = *epoch == self.epoch && (*offset).max(base.unwrap_or_default()) <= self.head;
                 match kind {
-                    Kind::Signal(_) => live(if known { *offset } else { self.head }),
+                    Kind::Signal(log) => signals(log, if known { *offset } else { self.head }),
                     Kind::Event(log) if known && log.covers(*offset) => live(*offset),
                     Kind::State(log) if known && log.covers(base.unwrap_or(*offset)) => {
-                        Reader { at: *offset, phase: base.map_or(Phase::Live, Phase::Snapshot) }
+                        Reader::new(*offset, base.map_or(Phase::Live, Phase::Snapshot))
                     }
                     Kind::Event(_) | Kind::State(_) => lost,
                 }
@@ -322,7 +344,7 @@ impl Log {
                 if slow || reader.is_lost() {
                     let at =
                         if reader.phase == Phase::Lost { log.start() } else { reader.at.max(log.start()) };
-                    *reader = Reader { at, phase: Phase::Live };
+                    *reader = Reader::new(at, Phase::Live);
                     let gap = Item::Gap(self.position(reader.at), slow);
                     limit.bytes = limit.bytes.saturating_sub(gap.cost());
                     out.push(gap);
@@ -330,6 +352,7 @@ impl Log {
                 log.read(reader, limit, |_| true, out)
             }
             Kind::Signal(log) => {
+                log.miss(reader);
                 let worth = |it: &Publication| it.expires().is_none_or(|at| at > now.monotonic);
                 log.read(reader, limit, worth, out)
             }
@@ -356,7 +379,7 @@ impl Log {
         };
         let mut spent = 0;
         if !covered {
-            *reader = Reader { at: Offset::ZERO, phase: Phase::Snapshot(self.head) };
+            *reader = Reader::new(Offset::ZERO, Phase::Snapshot(self.head));
             let reset = Item::Reset(self.position(self.head));
             spent += reset.cost();
             out.push(reset);
@@ -385,7 +408,7 @@ impl Log {
 
     fn finish_snapshot(&self, reader: &mut Reader, out: &mut Vec<Item>) {
         if let Phase::Snapshot(base) = reader.phase {
-            *reader = Reader { at: reader.at.max(base), phase: Phase::Live };
+            *reader = Reader::new(reader.at.max(base), Phase::Live);
             out.push(Item::Synced(self.position(reader.at)));
         }
     }

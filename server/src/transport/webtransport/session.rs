@@ -233,7 +233,7 @@ impl Session {
             varint::write(&mut length, frame.len() as u64);
             let needed = length.len() + frame.len();
             if self.prefix.len() + needed > room {
-                counters.oversize.increment();
+                counters.signals_oversize.increment();
                 continue;
             }
             if !packet.is_empty() && packet.len() + needed > room {
