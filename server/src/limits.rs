@@ -18,6 +18,11 @@
 //! | kernel: send buffer ([`TCP_SEND_BUFFER`]), receive buffer (the system's) | 256 + ~128 |
 //! | **together** | **~0.9 MiB** |
 //!
+//! What of that can be *stale* when a client that had stopped reading reads on, besides what the client's own kernel holds: what is
+//! read of a log waits until what was read before has left, and the kernel holds less than [`TCP_UNSENT`] unsent. So it is
+//! [`TCP_UNSENT`] and one batch, and does not depend on what was published meanwhile. A WebSocket on a stream of HTTP/2 has what
+//! waits for the stream's flow control besides: [`HTTP2_SEND_BUFFER`], and four writes of tungstenite.
+//!
 //! An HTTP/2 connection: header lists of all streams ([`HTTP2_STREAMS`] x [`HTTP2_HEADER_LIST`] = 1 MiB), what is
 //! received and not read ([`HTTP2_CONNECTION_WINDOW`], 256 KiB), bodies under way ([`CONNECTION_BODY_BYTES`], 512 KiB),
 //! what is to be sent ([`HTTP2_STREAMS`] x [`HTTP2_SEND_BUFFER`] = 2 MiB), answers to polls that are not yet taken
@@ -122,8 +127,12 @@ pub const HEADER_DEADLINE: Duration = Duration::from_secs(10);
 pub const TLS_DEADLINE: Duration = Duration::from_secs(10);
 /// rustls's buffers of a TLS connection over TCP, in bytes: what is decrypted and not read, and what is encrypted and not sent.
 pub const TLS_BUFFER: usize = 16 * 1024;
-/// The kernel's send buffer of a TCP connection, in bytes: what a client that stops reading costs there.
+/// The kernel's send buffer of a TCP connection, in bytes: what is under way to a client, and what is not yet sent.
 pub const TCP_SEND_BUFFER: usize = 256 * 1024;
+/// What the kernel holds of a TCP connection that it has not yet sent before it takes no more, in bytes. (`TCP_NOTSENT_LOWAT`; it
+/// says that it has room again at half of it.) What waits there ages, so it is little: a tenth of a second at 1.3 Mbit/s. It is not
+/// less, since the half has to last until the server was woken to write more: 0.07 ms at 1 Gbit/s.
+pub const TCP_UNSENT: u32 = 16 * 1024;
 /// How long a TCP client may take nothing of what waits for it. (The kernel's `TCP_USER_TIMEOUT`.)
 pub const TCP_STALLED: Duration = Duration::from_secs(30);
 /// TLS sessions that can be resumed, on each listener; others begin anew.

@@ -14,10 +14,11 @@ use super::{App, problem::Failure, query::ReadQuery};
 use crate::{
     budget::Budgets,
     hub::{Connection, CursorRequest, Feed, Order},
-    transport::{poll as polling, sse::EventStream},
+    transport::{outlet::Outlet, poll as polling, sse::EventStream},
 };
 
 pub(super) async fn sse(State(app): State<Arc<App>>, request: Request) -> Result<Response, Failure> {
+    let outlet = request.extensions().get::<Outlet>().cloned();
     let query = ReadQuery::parse(request.uri())?;
     query.require_channels()?;
     let last = request.headers().get("last-event-id").filter(|id| !id.is_empty());
@@ -36,7 +37,7 @@ pub(super) async fn sse(State(app): State<Arc<App>>, request: Request) -> Result
         }
         opened => opened?,
     };
-    let stream = EventStream::open(connection, feed, &query.channels, &request)?;
+    let stream = EventStream::open(connection, feed, &query.channels, &request, outlet)?;
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),

@@ -12,10 +12,10 @@ use hyper_util::{
     server::conn::auto,
     service::TowerToHyperService,
 };
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     time,
 };
 use tokio_rustls::TlsAcceptor;
@@ -25,6 +25,7 @@ use crate::{
     admission::{Admission, Admitted},
     budget::Budgets,
     limits,
+    transport::outlet::{Outlet, Prompt},
 };
 
 /// A bound listener.
@@ -82,12 +83,15 @@ impl Sidecar {
             let Some(admitted) = admission.admit(peer.ip()) else { continue };
             let (router, acceptor, stop) = (router.clone(), acceptor.clone(), stop.clone());
             tasks.spawn(async move {
-                let _ = stream.set_nodelay(true);
-                let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(limits::TCP_STALLED));
+                // What cannot be set up is gone already.
+                let Ok(stream) = Prompt::new(stream) else { return };
+                let outlet = stream.outlet();
                 // Boxed, so that what TLS needs is not part of every connection's task.
                 match acceptor {
-                    None => serve_http(stream, router, admitted, stop).await,
-                    Some(acceptor) => Box::pin(serve_tls(stream, acceptor, router, admitted, stop)).await,
+                    None => serve_http(stream, outlet, router, admitted, stop).await,
+                    Some(acceptor) => {
+                        Box::pin(serve_tls(stream, outlet, acceptor, router, admitted, stop)).await;
+                    }
                 }
             });
         }
@@ -104,7 +108,8 @@ async fn pause_after(error: &io::Error) {
 }
 
 async fn serve_tls(
-    stream: TcpStream,
+    stream: Prompt,
+    outlet: Outlet,
     acceptor: TlsAcceptor,
     router: Router,
     admitted: Admitted,
@@ -112,11 +117,11 @@ async fn serve_tls(
 ) {
     let accepting = acceptor.accept_with(stream, |tls| tls.set_buffer_limit(Some(limits::TLS_BUFFER)));
     if let Ok(Ok(stream)) = time::timeout(limits::TLS_DEADLINE, accepting).await {
-        serve_http(stream, router, admitted, stop).await;
+        serve_http(stream, outlet, router, admitted, stop).await;
     }
 }
 
-async fn serve_http<S>(stream: S, router: Router, admitted: Admitted, stop: CancellationToken)
+async fn serve_http<S>(stream: S, outlet: Outlet, router: Router, admitted: Admitted, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -148,6 +153,7 @@ where
             // A WebSocket outlives the HTTP that it began with, and goes on to count as a connection.
             request.extensions_mut().insert(admitted.clone());
             request.extensions_mut().insert(budgets.clone());
+            request.extensions_mut().insert(outlet.clone());
             service.call(request)
         }
     });

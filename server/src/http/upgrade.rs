@@ -13,7 +13,10 @@ use super::{App, problem::Failure, query::ReadQuery};
 use crate::{
     admission::Admitted,
     hub::{Connection, Feed, Order},
-    transport::websocket::{self, subprotocol},
+    transport::{
+        outlet::Outlet,
+        websocket::{self, subprotocol},
+    },
 };
 
 pub(super) async fn websocket(State(app): State<Arc<App>>, request: Request) -> Result<Response, Failure> {
@@ -28,11 +31,12 @@ pub(super) async fn websocket(State(app): State<Arc<App>>, request: Request) -> 
     let greeting = connection.subscribe_all(&feed.handle(), &query.channels, &query.after.clone()?)?;
     let tasks = app.tasks.clone();
     let admitted = parts.extensions.get::<Arc<Admitted>>().cloned();
+    let outlet = parts.extensions.get::<Outlet>().cloned();
     Ok(websocket::bounded(upgrade)
         .protocols([subprotocol(Encoding::Json), subprotocol(Encoding::Binary)])
         .on_upgrade(move |socket| {
             tasks.track_future(async move {
-                websocket::serve(socket, connection, feed, encoding, greeting).await;
+                websocket::serve(socket, connection, feed, encoding, greeting, outlet).await;
                 drop(admitted);
             })
         }))

@@ -4,6 +4,7 @@
 //! the names in messages, and none of another.
 
 pub mod duplex;
+pub mod outlet;
 pub mod poll;
 mod progress;
 pub mod sse;

@@ -9,7 +9,10 @@ use fulmar_core::{
 use futures_util::Stream;
 use tokio::time;
 
-use super::progress::Progress;
+use super::{
+    outlet::{Outlet, Underway},
+    progress::Progress,
+};
 use crate::{
     hub::{Connection, CursorRequest, Delivery, Feed, ReadBudget},
     limits,
@@ -23,6 +26,8 @@ pub struct EventStream {
     progress: Progress,
     deliveries: Vec<Delivery>,
     phase: Phase,
+    /// Of the TCP connection, and what this stream has handed to it; none on HTTP/3.
+    outlet: Option<(Outlet, Underway)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,10 +47,12 @@ impl EventStream {
         feed: Feed,
         channels: &[ChannelName],
         request: &CursorRequest,
+        outlet: Option<Outlet>,
     ) -> Result<Self, Problem> {
         let subscribed = connection.subscribe_all(&feed.handle(), channels, request)?;
         let progress = Progress::begin(&connection, &subscribed, request);
-        Ok(Self { connection, feed, progress, deliveries: Vec::new(), phase: Phase::Opening })
+        let outlet = outlet.map(|outlet| (outlet, Underway::default()));
+        Ok(Self { connection, feed, progress, deliveries: Vec::new(), phase: Phase::Opening, outlet })
     }
 
     /// The body. What is published is encoded when the connection takes it, not before.
@@ -68,6 +75,18 @@ impl EventStream {
     }
 
     async fn flow(&mut self) -> Bytes {
+        // HTTP asks for more when it has room in its own buffers. There it would age.
+        if let Some((outlet, underway)) = &self.outlet {
+            let sent = async {
+                underway.taken().await;
+                outlet.clear().await;
+            };
+            tokio::select! {
+                biased;
+                code = self.connection.closed() => return self.close(code),
+                () = sent => {}
+            }
+        }
         loop {
             // First, since a busy channel always has something to read.
             if let Some(code) = self.connection.close_code() {
@@ -105,7 +124,10 @@ impl EventStream {
                 Some(Item::Synced(_)) => put_named(&mut out, "synced", &frame),
             }
         }
-        out.freeze()
+        match &mut self.outlet {
+            Some((_, underway)) => underway.hand_on(out.freeze()),
+            None => out.freeze(),
+        }
     }
 
     /// The last event, with what to do: an EventSource comes back after `retry`, and is answered 204 when it should

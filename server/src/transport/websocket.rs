@@ -16,7 +16,10 @@ use futures_util::{
 use tokio::time;
 use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 
-use super::duplex::{self, Duplex, End, Gone, Heartbeat, Incoming};
+use super::{
+    duplex::{self, Duplex, End, Gone, Heartbeat, Incoming},
+    outlet::Outlet,
+};
 use crate::{
     hub::{Connection, Feed},
     limits,
@@ -40,15 +43,16 @@ pub fn bounded(upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
         .max_frame_size(core_limits::MESSAGE_BYTES)
 }
 
-/// Serves one WebSocket to its end. `greeting` answers what the request's query asked for.
+/// Serves one WebSocket to its end. `greeting` answers what the request's query asked for; `outlet` is its TCP connection's.
 pub async fn serve(
     socket: WebSocket,
     connection: Connection,
     mut feed: Feed,
     encoding: Encoding,
     greeting: Vec<ServerMessage>,
+    outlet: Option<Outlet>,
 ) {
-    let (mut sink, mut source) = halves(socket, encoding);
+    let (mut sink, mut source) = halves(socket, encoding, outlet);
     let duplex = Duplex::new(&connection, encoding, Heartbeat::Server, &greeting);
     drop(greeting);
     let end = duplex.run(&mut feed, &mut source, &mut sink).await;
@@ -58,7 +62,7 @@ pub async fn serve(
 /// Gives a peer back what it sends, by all the rules of [`serve`] but those of the messages: what a suite that tests
 /// RFC 6455 talks to.
 pub async fn echo(socket: WebSocket) {
-    let (mut sink, mut source) = halves(socket, Encoding::Json);
+    let (mut sink, mut source) = halves(socket, Encoding::Json, None);
     let end = loop {
         match source.receive().await {
             Ok(message @ (Message::Text(_) | Message::Binary(_))) => {
@@ -73,9 +77,9 @@ pub async fn echo(socket: WebSocket) {
     close(sink, source, end).await;
 }
 
-fn halves(socket: WebSocket, encoding: Encoding) -> (Outgoing, IncomingFrames) {
+fn halves(socket: WebSocket, encoding: Encoding, outlet: Option<Outlet>) -> (Outgoing, IncomingFrames) {
     let (sink, stream) = socket.split();
-    (Outgoing { sink, encoding }, IncomingFrames { stream, encoding })
+    (Outgoing { sink, encoding, outlet }, IncomingFrames { stream, encoding })
 }
 
 async fn close(sink: Outgoing, source: IncomingFrames, end: End) {
@@ -112,6 +116,7 @@ fn close_message(code: CloseCode) -> ServerMessage {
 struct Outgoing {
     sink: SplitSink<WebSocket, Message>,
     encoding: Encoding,
+    outlet: Option<Outlet>,
 }
 
 impl Outgoing {
@@ -123,7 +128,12 @@ impl Outgoing {
             };
             self.sink.feed(message).await.map_err(|_| Gone)?;
         }
-        self.sink.flush().await.map_err(|_| Gone)
+        self.sink.flush().await.map_err(|_| Gone)?;
+        // Nothing more is read before this has left. A stream of HTTP/2 is flushed when the connection has what it was given.
+        if let Some(outlet) = &self.outlet {
+            outlet.clear().await;
+        }
+        Ok(())
     }
 }
 

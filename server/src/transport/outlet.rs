@@ -1,0 +1,215 @@
+//! The way out of a TCP connection: whether what is written now would be sent now.
+//!
+//! What has been written can no longer become newer. So what is read of a log should be read when the path has room for it, and the
+//! buffers between the two, the kernel's above all, should be nearly empty by then.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    net::TcpStream,
+    sync::Notify,
+};
+
+use crate::limits;
+
+/// Tells those who write to a connection, through whatever lies between, when it is worth it. In the extensions of each of its
+/// requests.
+#[derive(Clone, Debug, Default)]
+pub struct Outlet(Arc<Valve>);
+
+#[derive(Debug, Default)]
+struct Valve {
+    blocked: AtomicBool,
+    opened: Notify,
+}
+
+impl Outlet {
+    /// Waits until the connection has sent nearly all that was written to it. Cancel-safe.
+    pub async fn clear(&self) {
+        loop {
+            let opened = self.0.opened.notified();
+            if !self.0.blocked.load(Ordering::Acquire) {
+                return;
+            }
+            opened.await;
+        }
+    }
+
+    fn block(&self) {
+        self.0.blocked.store(true, Ordering::Release);
+    }
+
+    fn open(&self) {
+        if self.0.blocked.swap(false, Ordering::AcqRel) {
+            self.0.opened.notify_waiters();
+        }
+    }
+}
+
+/// A TCP connection that keeps little unsent: flushing it takes until what was written has left, but for
+/// [`limits::TCP_UNSENT`] bytes at most.
+#[derive(Debug)]
+pub struct Prompt {
+    stream: TcpStream,
+    outlet: Outlet,
+    /// What was written since the kernel last said that it had room.
+    written: usize,
+}
+
+impl Prompt {
+    /// Sets up an accepted connection.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn new(stream: TcpStream) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        let socket = SockRef::from(&stream);
+        socket.set_tcp_user_timeout(Some(limits::TCP_STALLED))?;
+        socket.set_tcp_notsent_lowat(limits::TCP_UNSENT)?;
+        Ok(Self { stream, outlet: Outlet::default(), written: 0 })
+    }
+
+    /// What tells whether it is worth writing to.
+    pub fn outlet(&self) -> Outlet {
+        self.outlet.clone()
+    }
+
+    fn took(&mut self, took: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match took {
+            Poll::Ready(Ok(n)) => self.written = self.written.saturating_add(n),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => {
+                self.written = usize::MAX;
+                self.outlet.block();
+            }
+        }
+        took
+    }
+
+    /// Waits until the kernel holds less than half of [`limits::TCP_UNSENT`] unsent: what it calls writable.
+    fn poll_clear(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Who writes little is not worth asking each time.
+        while self.written > limits::TCP_UNSENT as usize / 2 {
+            // tokio knows of a write that found no room only, so the kernel is asked; asking also makes it tell when there is.
+            ready!(self.stream.poll_write_ready(cx))?;
+            match self.stream.try_io(Interest::WRITABLE, || writable(&self.stream)) {
+                Ok(()) => self.written = 0,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.outlet.block(),
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        self.outlet.open();
+        Poll::Ready(Ok(()))
+    }
+}
+
+fn writable(stream: &TcpStream) -> io::Result<()> {
+    let mut asked = [PollFd::new(stream, PollFlags::OUT)];
+    match poll(&mut asked, Some(&Timespec::default()))? {
+        0 => Err(io::ErrorKind::WouldBlock.into()),
+        _ => Ok(()),
+    }
+}
+
+impl AsyncRead for Prompt {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Prompt {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let took = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.took(took)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let took = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
+        self.took(took)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_clear(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// What was handed on to be written, and whether it has been: for those who cannot see it, since HTTP lies between.
+#[derive(Debug, Default)]
+pub(super) struct Underway(Arc<Taken>);
+
+#[derive(Debug)]
+struct Taken {
+    done: AtomicBool,
+    changed: Notify,
+}
+
+impl Default for Taken {
+    fn default() -> Self {
+        Self { done: AtomicBool::new(true), changed: Notify::new() }
+    }
+}
+
+struct Tracked {
+    bytes: Bytes,
+    taken: Arc<Taken>,
+}
+
+impl AsRef<[u8]> for Tracked {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        self.taken.done.store(true, Ordering::Release);
+        self.taken.changed.notify_waiters();
+    }
+}
+
+impl Underway {
+    /// `bytes`, to be handed on. Those before have been taken.
+    pub(super) fn hand_on(&mut self, bytes: Bytes) -> Bytes {
+        self.0.done.store(false, Ordering::Release);
+        Bytes::from_owner(Tracked { bytes, taken: self.0.clone() })
+    }
+
+    /// Waits until what was handed on has been taken: nobody holds it any more. Cancel-safe.
+    pub(super) async fn taken(&self) {
+        loop {
+            let changed = self.0.changed.notified();
+            if self.0.done.load(Ordering::Acquire) {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
