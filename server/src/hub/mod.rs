@@ -185,7 +185,8 @@ impl Hub {
         }
     }
 
-    fn namespace(&self, name: &ChannelName) -> Arc<Namespace> {
+    /// The rules of a channel.
+    pub fn namespace(&self, name: &ChannelName) -> Arc<Namespace> {
         self.namespaces.of(name)
     }
 

@@ -51,6 +51,7 @@ pub async fn answer(
             () = &mut deadline => break None,
         }
     };
+    progress.pass_dropped(&connection);
     let answer = answer.render(&progress.cursor());
     Ok(match reserved {
         Some(mut reserved) => {

@@ -1,6 +1,8 @@
 //! How far a client of SSE or polling has read, for its cursor.
 
-use fulmar_core::{ChannelName, Epoch, Item, Offset, Position, Resume, ServerMessage, cursor::CursorWriter};
+use fulmar_core::{
+    ChannelName, Class, Epoch, Item, Offset, Position, Resume, ServerMessage, cursor::CursorWriter,
+};
 
 use crate::hub::{Connection, CursorRequest, Delivery};
 
@@ -43,6 +45,19 @@ impl Progress {
             Some((_, at)) => *at = resume,
             // Subscribed to meanwhile, by POST /send.
             None => self.channels.push((delivery.channel().clone(), resume)),
+        }
+    }
+
+    /// Moves on behind the signals that were read and dropped, of which no delivery tells: they are not to be read, and counted,
+    /// again.
+    pub(super) fn pass_dropped(&mut self, connection: &Connection) {
+        for (name, read) in connection.positions() {
+            if connection.hub().namespace(&name).class == Class::Signal
+                && let Some(read) = read
+                && let Some((_, at)) = self.channels.iter_mut().find(|(channel, _)| *channel == name)
+            {
+                *at = read;
+            }
         }
     }
 
