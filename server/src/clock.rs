@@ -1,6 +1,6 @@
 //! The one place that reads clocks and entropy; the core gets both as arguments.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fulmar_core::Now;
 
@@ -22,6 +22,12 @@ impl Clock {
     pub fn now(&self) -> Now {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Now { monotonic: self.start.elapsed(), unix_ms: unix.as_millis() as u64 }
+    }
+
+    /// The time since 1970, as exactly as the system tells it.
+    #[expect(clippy::disallowed_methods, reason = "this is the Clock")]
+    pub fn unix() -> Duration {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
     }
 }
 

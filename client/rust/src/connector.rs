@@ -19,7 +19,19 @@ impl Connector {
     /// # Errors
     /// Where there is no socket to be had.
     pub fn new(trust: &Trust) -> Result<Self, ConnectError> {
-        let endpoint = Endpoint::client(trust.config()).map_err(ConnectError::Socket)?;
+        Self::with(trust, true)
+    }
+
+    /// Likewise, for sessions whose server finds that they take no datagrams, so that everything comes by stream.
+    ///
+    /// # Errors
+    /// Where there is no socket to be had.
+    pub fn without_datagrams(trust: &Trust) -> Result<Self, ConnectError> {
+        Self::with(trust, false)
+    }
+
+    fn with(trust: &Trust, datagrams: bool) -> Result<Self, ConnectError> {
+        let endpoint = Endpoint::client(trust.config(datagrams)).map_err(ConnectError::Socket)?;
         Ok(Self { endpoint: Arc::new(endpoint) })
     }
 

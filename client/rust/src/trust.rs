@@ -19,7 +19,7 @@ pub enum Trust {
 }
 
 impl Trust {
-    pub(crate) fn config(&self) -> ClientConfig {
+    pub(crate) fn config(&self, datagrams: bool) -> ClientConfig {
         let builder = ClientConfig::builder().with_bind_default();
         let mut config = match self {
             Self::SystemRoots => builder.with_native_certs(),
@@ -29,17 +29,17 @@ impl Trust {
             Self::Insecure => builder.with_no_cert_validation(),
         }
         .build();
-        config.quic_config_mut().transport_config(Arc::new(transport()));
+        config.quic_config_mut().transport_config(Arc::new(transport(datagrams)));
         config
     }
 }
 
-fn transport() -> QuicTransportConfig {
+fn transport(datagrams: bool) -> QuicTransportConfig {
     let mut transport = QuicTransportConfig::default();
     transport
         .stream_receive_window(VarInt::from_u32(limits::STREAM_WINDOW))
         .receive_window(VarInt::from_u32(limits::SESSION_WINDOW))
-        .datagram_receive_buffer_size(Some(limits::DATAGRAM_BUFFER))
+        .datagram_receive_buffer_size(datagrams.then_some(limits::DATAGRAM_BUFFER))
         // A server that speaks to an address which the client no longer has cannot know of it: the client has to speak.
         .keep_alive_interval(Some(limits::KEEP_ALIVE))
         .max_concurrent_bidi_streams(VarInt::from_u32(0))

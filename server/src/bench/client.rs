@@ -1,6 +1,6 @@
 //! Small WebSocket clients.
 
-use std::{error::Error, net::SocketAddr, time::Duration};
+use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fulmar_core::{
@@ -8,7 +8,13 @@ use fulmar_core::{
     codec::{binary, varint},
 };
 use futures_util::{SinkExt as _, StreamExt as _};
-use tokio::{net::TcpStream, time};
+use rustls::pki_types::ServerName;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_tungstenite::{
     WebSocketStream, client_async_with_config,
     tungstenite::{
@@ -19,26 +25,52 @@ use tokio_tungstenite::{
     },
 };
 
+use super::quic;
 use crate::transport::websocket::subprotocol;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A connection that speaks `fulmar.v1.bin`.
 #[derive(Debug)]
-pub(super) struct Client {
-    socket: WebSocketStream<TcpStream>,
+pub(super) struct Client<S = TcpStream> {
+    socket: WebSocketStream<S>,
 }
 
 impl Client {
     /// Connects, subscribes to the channel if one is named, and waits until it is subscribed.
     pub(super) async fn connect(address: SocketAddr, channel: Option<&str>) -> Result<Self, Box<dyn Error>> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Self::over(stream, &format!("ws://{address}"), channel).await
+    }
+}
+
+impl Client<TlsStream<TcpStream>> {
+    /// Likewise over TLS. Any certificate is trusted.
+    pub(super) async fn connect_tls(
+        address: SocketAddr,
+        channel: Option<&str>,
+    ) -> Result<Self, Box<dyn Error>> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let tls = TlsConnector::from(Arc::new(quic::tls(b"http/1.1")?));
+        let stream = tls.connect(ServerName::from(address.ip()), stream).await?;
+        Self::over(stream, &format!("wss://{address}"), channel).await
+    }
+
+    /// The port of this side.
+    pub(super) fn port(&self) -> std::io::Result<u16> {
+        Ok(self.socket.get_ref().get_ref().0.local_addr()?.port())
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    async fn over(stream: S, origin: &str, channel: Option<&str>) -> Result<Self, Box<dyn Error>> {
         let query = channel.map_or(String::new(), |channel| format!("?channel={channel}"));
-        let mut request = format!("ws://{address}/ws{query}").into_client_request()?;
+        let mut request = format!("{origin}/ws{query}").into_client_request()?;
         let protocol = HeaderValue::from_static(subprotocol(Encoding::Binary));
         request.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
         let config = WebSocketConfig::default().read_buffer_size(4096);
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
         let connecting = client_async_with_config(request, stream, Some(config));
         let (socket, _) = time::timeout(PATIENCE, connecting).await??;
         let mut it = Self { socket };
@@ -65,6 +97,14 @@ impl Client {
         let draft = Draft::new(Payload::Binary(payload.into()));
         let message = ClientMessage::Publish { r#ref: None, channel: ChannelName::parse(channel)?, draft };
         self.send(&message).await
+    }
+
+    /// Sends messages in one go.
+    pub(super) async fn send_all(&mut self, messages: &[ClientMessage]) -> Result<(), Box<dyn Error>> {
+        for message in messages {
+            self.socket.feed(Message::Binary(binary::encode_client(message))).await?;
+        }
+        Ok(self.socket.flush().await?)
     }
 
     /// Sends a message.

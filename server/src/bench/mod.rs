@@ -1,6 +1,7 @@
 //! `fulmar bench`: workloads that start a server of their own on loopback, load it, and print figures. They assert
 //! nothing. Figures of one run compare with figures of the same run.
 
+mod age;
 mod client;
 mod datagrams;
 mod fanout;
@@ -32,6 +33,17 @@ enum Workload {
     Datagrams(datagrams::Datagrams),
     /// What many streams and many sessions leave behind
     Leaks(leaks::Leaks),
+    /// Age and convergence of state over a wire that loses packets, by every transport; bytes on the wire. Needs root
+    Age(age::Age),
+    /// The wire of `age`
+    #[command(hide = true)]
+    Wire(age::Wire),
+    /// Who publishes in `age`
+    #[command(hide = true)]
+    Publisher(age::Publisher),
+    /// Who subscribes in `age`
+    #[command(hide = true)]
+    Watcher(age::Watcher),
     /// What `datagrams` compares
     #[command(hide = true)]
     Source(source::Source),
@@ -54,6 +66,10 @@ pub fn run(arguments: Arguments) -> Outcome {
             Workload::Idle(it) => it.run().await,
             Workload::Datagrams(it) => it.run().await,
             Workload::Leaks(it) => it.run().await,
+            Workload::Age(it) => it.run().await,
+            Workload::Wire(it) => it.run(),
+            Workload::Publisher(it) => it.run().await,
+            Workload::Watcher(it) => it.run().await,
             Workload::Source(it) => it.run().await,
             Workload::Fanout(it) => it.run().await,
             Workload::Stall(it) => it.run().await,
@@ -75,6 +91,14 @@ impl Progress {
         Self { what, total, shown: u64::MAX, watched: std::io::stderr().is_terminal() }
     }
 
+    /// Makes room for other lines; what comes next draws it again.
+    fn clear(&mut self) {
+        if self.watched {
+            eprint!("\r\x1b[2K");
+            self.shown = u64::MAX;
+        }
+    }
+
     fn at(&mut self, done: u64) {
         let percent = done * 100 / self.total.max(1);
         if self.watched && percent != self.shown {
@@ -88,8 +112,6 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if self.watched {
-            eprint!("\r\x1b[2K");
-        }
+        self.clear();
     }
 }

@@ -1,4 +1,4 @@
-//! QUIC without HTTP.
+//! QUIC without HTTP, and TLS whose other side is trusted.
 
 use std::{error::Error, net::Ipv4Addr, sync::Arc};
 
@@ -12,17 +12,23 @@ use rustls::{
 
 /// An endpoint for clients that trust any certificate: the servers here are on loopback.
 pub(crate) fn client(transport: TransportConfig) -> Result<Endpoint, Box<dyn Error>> {
-    let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(provider::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Trusting))
-        .with_no_client_auth();
-    tls.alpn_protocols = vec![b"h3".to_vec()];
+    let tls = tls(b"h3")?;
     let mut endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into())?;
     let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
     config.transport_config(Arc::new(transport));
     endpoint.set_default_client_config(config);
     Ok(endpoint)
+}
+
+/// TLS for clients that trust any certificate.
+pub(super) fn tls(protocol: &[u8]) -> Result<rustls::ClientConfig, rustls::Error> {
+    let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(provider::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Trusting))
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![protocol.to_vec()];
+    Ok(tls)
 }
 
 #[derive(Debug)]
