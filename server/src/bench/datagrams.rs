@@ -1,6 +1,6 @@
 //! Datagrams at full speed.
 
-use std::error::Error;
+use std::{error::Error, net::SocketAddr};
 
 use fulmar_client::{ChannelName, Connector, Start, Trust};
 use quinn::TransportConfig;
@@ -13,7 +13,7 @@ use super::{
 };
 
 /// What Fulmar puts around a value with a short key, so that both stacks send datagrams of one size.
-const AROUND: usize = 20;
+pub(super) const AROUND: usize = 20;
 
 /// Publishes values to WebTransport sessions as fast as their connections take them, and lets quinn alone send as many datagrams
 /// of their size to as many connections, in two ways.
@@ -35,18 +35,12 @@ pub(super) struct Datagrams {
 
 impl Datagrams {
     pub(super) async fn run(self) -> Outcome {
-        let mut readers = JoinSet::new();
+        let mut readers = Readers::default();
         let mut sources = Vec::new();
         for stack in [Stack::Fulmar, Stack::Quinn, Stack::Fanout] {
             let bytes = if stack == Stack::Fulmar { self.payload } else { self.payload + AROUND };
-            let source = Process::start(stack, self.sessions, self.datagrams, bytes).await?;
-            for _ in 0..self.sessions {
-                if stack == Stack::Fulmar {
-                    readers.spawn(read_session(format!("https://{}/wt", source.address)).await?);
-                } else {
-                    readers.spawn(read_quic(source.address).await?);
-                }
-            }
+            let source = Process::start(stack, self.sessions, self.datagrams, bytes, None).await?;
+            readers.gather(stack, source.address, self.sessions).await?;
             sources.push((stack, source, Vec::new(), Vec::new()));
         }
         let mut progress = Progress::new("sending", self.rounds as u64);
@@ -79,6 +73,24 @@ impl Datagrams {
     }
 }
 
+/// Who reads what is sent.
+#[derive(Debug, Default)]
+pub(super) struct Readers(JoinSet<()>);
+
+impl Readers {
+    /// Connects so many of them to a source.
+    pub(super) async fn gather(&mut self, stack: Stack, address: SocketAddr, count: usize) -> Outcome {
+        for _ in 0..count {
+            if stack == Stack::Fulmar {
+                self.0.spawn(read_session(format!("https://{address}/wt")).await?);
+            } else {
+                self.0.spawn(read_quic(address).await?);
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A subscriber with a socket of its own, so that none drops what is meant for another.
 async fn read_session(url: String) -> Result<impl Future<Output = ()>, Box<dyn Error>> {
     let session = Connector::new(&Trust::Insecure)?.connect(&url).await?;
@@ -89,7 +101,7 @@ async fn read_session(url: String) -> Result<impl Future<Output = ()>, Box<dyn E
     })
 }
 
-async fn read_quic(address: std::net::SocketAddr) -> Result<impl Future<Output = ()>, Box<dyn Error>> {
+async fn read_quic(address: SocketAddr) -> Result<impl Future<Output = ()>, Box<dyn Error>> {
     let endpoint = quic::client(TransportConfig::default())?;
     let connection = endpoint.connect(address, "localhost")?.await?;
     Ok(async move {

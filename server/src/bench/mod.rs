@@ -7,6 +7,7 @@ mod datagrams;
 mod fanout;
 mod idle;
 mod leaks;
+mod paced;
 pub(crate) mod quic;
 mod server;
 mod source;
@@ -31,6 +32,8 @@ enum Workload {
     Idle(idle::Idle),
     /// Datagrams at full speed to many WebTransport sessions, against quinn alone: CPU per datagram
     Datagrams(datagrams::Datagrams),
+    /// Datagrams at a pace to many WebTransport sessions, against quinn alone: CPU per datagram
+    Paced(paced::Paced),
     /// What many streams and many sessions leave behind
     Leaks(leaks::Leaks),
     /// Age and convergence of state over a wire that loses packets, by every transport; bytes on the wire. Needs root
@@ -65,6 +68,7 @@ pub fn run(arguments: Arguments) -> Outcome {
         match arguments.workload {
             Workload::Idle(it) => it.run().await,
             Workload::Datagrams(it) => it.run().await,
+            Workload::Paced(it) => it.run().await,
             Workload::Leaks(it) => it.run().await,
             Workload::Age(it) => it.run().await,
             Workload::Wire(it) => it.run(),

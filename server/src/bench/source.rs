@@ -18,7 +18,7 @@ use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines, Stdin},
     process::{Child, ChildStdin, ChildStdout, Command},
     task::JoinSet,
-    time,
+    time::{self, Interval, MissedTickBehavior},
 };
 
 use super::{Outcome, server::cpu_seconds};
@@ -55,6 +55,9 @@ pub(super) struct Source {
     datagrams: usize,
     /// Bytes of a value, or of a datagram
     bytes: usize,
+    /// Datagrams for each of them in a second; as many as they take, if none is given
+    #[arg(long)]
+    rate: Option<usize>,
 }
 
 impl Source {
@@ -64,6 +67,14 @@ impl Source {
             Stack::Fulmar => self.fulmar(lines).await,
             Stack::Quinn | Stack::Fanout => self.quinn(lines).await,
         }
+    }
+
+    /// What comes at the pace at which is sent, if there is one.
+    fn pace(&self) -> Option<Interval> {
+        let rate = self.rate?;
+        let mut pace = time::interval(Duration::from_secs(1) / u32::try_from(rate).ok()?);
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Some(pace)
     }
 
     async fn quinn(&self, mut lines: Lines<BufReader<Stdin>>) -> Outcome {
@@ -85,8 +96,10 @@ impl Source {
             let mut senders = JoinSet::new();
             for chunk in connections.chunks(size) {
                 let (chunk, packet, datagrams) = (chunk.to_vec(), packet.clone(), self.datagrams);
+                let mut pace = self.pace();
                 senders.spawn(async move {
                     for _ in 0..datagrams {
+                        next(&mut pace).await;
                         for connection in &chunk {
                             connection.send_datagram_wait(packet.clone()).await?;
                         }
@@ -113,9 +126,12 @@ impl Source {
         let payload = Bytes::from(vec![0; self.bytes]);
         let sent = || hub.counters().datagrams.get();
         while lines.next_line().await?.is_some() {
-            let start = sent();
+            let (start, mut pace) = (sent(), self.pace());
             for n in 0..self.datagrams {
-                let key = Key::parse(&format!("{:x}", n % KEYS))?;
+                next(&mut pace).await;
+                // At a pace there is one value, which is sent before it changes again.
+                let keys = if self.rate.is_some() { 1 } else { KEYS };
+                let key = Key::parse(&format!("{:x}", n % keys))?;
                 let draft = Draft::value(key, Payload::Binary(payload.clone()));
                 hub.publish("bench", channel.clone(), draft).await?;
                 let owed = (n.saturating_sub(AHEAD) * self.connections) as u64;
@@ -131,6 +147,13 @@ impl Source {
             println!("{}", sent() - start);
         }
         Ok(())
+    }
+}
+
+/// Waits until something is to be sent.
+async fn next(pace: &mut Option<Interval>) {
+    if let Some(pace) = pace {
+        pace.tick().await;
     }
 }
 
@@ -150,11 +173,13 @@ impl Process {
         connections: usize,
         datagrams: usize,
         bytes: usize,
+        rate: Option<usize>,
     ) -> Result<Self, Box<dyn Error>> {
         let stack = format!("{stack:?}").to_lowercase();
         let mut child = Command::new(std::env::current_exe()?)
             .args(["bench", "source", &stack])
             .args([connections, datagrams, bytes].map(|number| number.to_string()))
+            .args(rate.map(|rate| format!("--rate={rate}")))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
