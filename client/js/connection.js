@@ -3,7 +3,8 @@
  *
  * @typedef {import('./wire.js').Message} Message
  * @typedef {{code: number, reason: string, error?: unknown, retry?: number}} Close
- * @typedef {{data?: unknown, key?: string, id?: string, removed?: boolean, ttl_ms?: number}} Content
+ * @typedef {{data?: unknown, key?: string, id?: string, removed?: boolean, ttl_ms?: number,
+ *   priority?: number}} Content
  * @typedef {{after?: string | null, position?: {epoch: string, offset: number}}} From
  */
 import { CloseCode, FulmarError, closedError } from './errors.js';

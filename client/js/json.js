@@ -25,11 +25,12 @@ const CONTENT = new Set(['publication', 'publish']);
  */
 export function toJson(message) {
   if (!CONTENT.has(message.type)) return message;
-  const { key, id, removed, data, ttl_ms, ...json } = message;
+  const { key, id, removed, data, ttl_ms, priority, ...json } = message;
   if (key) json.key = key;
   if (id !== undefined) json.id = id;
   if (removed) json.removed = true;
   if (ttl_ms !== undefined) json.ttl_ms = ttl_ms;
+  if (priority !== undefined) json.priority = priority;
   if (!removed) {
     if (data instanceof Uint8Array) json.b64 = toBase64(data);
     else json.data = data;

@@ -8,172 +8,38 @@
  * @typedef {{type: string, ref?: number, alias?: number, channel?: string, epoch?: string, offset?: number,
  *   [member: string]: any}} Message
  */
-import { FulmarError } from './errors.js';
+import {
+  HAS_ID, HAS_KEY, KIND, REMOVED, Reader, Writer, malformed, packPayload, unpackPayload,
+} from './bytes.js';
+import { readValues, writeValues } from './values.js';
 
-export const MAX_INTEGER = Number.MAX_SAFE_INTEGER;
 /** No frame of a server is longer than this. It bounds what a stream can make a client hold. */
 export const MAX_FRAME = 1 << 20;
 
 const PUBLICATION = 0x01, SUBSCRIBED = 0x02, UNSUBSCRIBED = 0x03, GAP = 0x04, RESET = 0x05, SYNCED = 0x06,
-  PUBLISHED = 0x07, ERROR = 0x08, PING = 0x09, PONG = 0x0a, CLOSE = 0x0b, ATTACHED = 0x0c,
-  SUBSCRIBE = 0x21, UNSUBSCRIBE = 0x22, PUBLISH = 0x23, ATTACH = 0x24;
+  PUBLISHED = 0x07, ERROR = 0x08, PING = 0x09, PONG = 0x0a, CLOSE = 0x0b, ATTACHED = 0x0c, VALUES = 0x0d,
+  SUBSCRIBE = 0x21, UNSUBSCRIBE = 0x22, PUBLISH = 0x23, ATTACH = 0x24, ACK = 0x25;
 
-const BINARY = 0, TEXT = 1, JSON_VALUE = 2, KIND = 0x03;
-const HAS_KEY = 0x04, REMOVED = 0x08, HAS_ID = 0x10, HAS_TTL = 0x20;
+/** Flags of a publish besides those of a publication. */
+const HAS_TTL = 0x20, HAS_PRIORITY = 0x40;
 const FROM_NOTHING = 0, FROM_CURSOR = 1, FROM_POSITION = 2;
 
-const encoder = new TextEncoder();
-const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 const EMPTY = new Uint8Array(0);
-
-/** @param {string} what @param {unknown} [cause] */
-const malformed = (what, cause) => new FulmarError('malformed', what, { cause });
-
-// ---- bytes ----------------------------------------------------------------------------------------------------------
-
-/** @param {number} n */
-function integerSize(n) {
-  if (!Number.isSafeInteger(n) || n < 0) throw new RangeError(`not an integer of the protocol: ${n}`);
-  return n < 0x40 ? 1 : n < 0x4000 ? 2 : n < 0x40000000 ? 4 : 8;
-}
-
-class Writer {
-  #bytes = new Uint8Array(128);
-  #length = 0;
-
-  /** @returns {number} where `more` bytes go, in `#bytes` as it is after this call */
-  #room(more) {
-    const need = this.#length + more;
-    if (need > this.#bytes.length) {
-      const grown = new Uint8Array(Math.max(need, this.#bytes.length * 2));
-      grown.set(this.#bytes.subarray(0, this.#length));
-      this.#bytes = grown;
-    }
-    const at = this.#length;
-    this.#length = need;
-    return at;
-  }
-
-  byte(value) {
-    const at = this.#room(1);
-    this.#bytes[at] = value;
-    return this;
-  }
-
-  integer(value) {
-    const size = integerSize(value);
-    const at = this.#room(size);
-    const view = new DataView(this.#bytes.buffer);
-    if (size === 1) view.setUint8(at, value);
-    else if (size === 2) view.setUint16(at, value | 0x4000);
-    else if (size === 4) view.setUint32(at, (value | 0x80000000) >>> 0);
-    else {
-      view.setUint32(at, (Math.floor(value / 2 ** 32) | 0xc0000000) >>> 0);
-      view.setUint32(at + 4, value >>> 0);
-    }
-    return this;
-  }
-
-  bytes(value) {
-    const at = this.#room(value.length);
-    this.#bytes.set(value, at);
-    return this;
-  }
-
-  string(value) {
-    const bytes = encoder.encode(value);
-    return this.integer(bytes.length).bytes(bytes);
-  }
-
-  finish() {
-    return this.#bytes.slice(0, this.#length);
-  }
-}
-
-class Reader {
-  #bytes;
-  #at = 0;
-
-  /** @param {Uint8Array} bytes */
-  constructor(bytes) {
-    this.#bytes = bytes;
-  }
-
-  #take(count) {
-    const at = this.#at;
-    if (count > this.#bytes.length - at) throw malformed('the frame is truncated');
-    this.#at = at + count;
-    return at;
-  }
-
-  byte() {
-    return this.#bytes[this.#take(1)];
-  }
-
-  integer() {
-    const first = this.byte();
-    let value = first & 0x3f;
-    for (let more = (1 << (first >> 6)) - 1; more > 0; more--) value = value * 256 + this.byte();
-    // Arithmetic above 2^53 rounds, but never to a value below it.
-    if (value > MAX_INTEGER) throw malformed('an integer is 2^53 or above');
-    return value;
-  }
-
-  string() {
-    const length = this.integer();
-    const at = this.#take(length);
-    return text(this.#bytes.subarray(at, at + length));
-  }
-
-  rest() {
-    return this.#bytes.slice(this.#take(this.#bytes.length - this.#at));
-  }
-
-  end() {
-    if (this.#at !== this.#bytes.length) throw malformed('bytes follow the frame');
-  }
-}
-
-/** @param {Uint8Array} bytes */
-function text(bytes) {
-  try {
-    return decoder.decode(bytes);
-  } catch (cause) {
-    throw malformed('a string is not UTF-8', cause);
-  }
-}
-
-// ---- payloads -------------------------------------------------------------------------------------------------------
-
-/** @param {unknown} data @returns {[kind: number, bytes: Uint8Array]} */
-function packPayload(data) {
-  if (data instanceof Uint8Array) return [BINARY, data];
-  if (typeof data === 'string') return [TEXT, encoder.encode(data)];
-  const json = JSON.stringify(data);
-  if (json === undefined) throw new TypeError('data is neither text, bytes nor a JSON value');
-  return [JSON_VALUE, encoder.encode(json)];
-}
-
-function unpackPayload(kind, bytes) {
-  if (kind === BINARY) return bytes;
-  if (kind === TEXT) return text(bytes);
-  try {
-    return JSON.parse(text(bytes));
-  } catch (cause) {
-    throw malformed('a JSON payload is not JSON', cause);
-  }
-}
 
 /** The part that `publication` and `publish` share; `between` writes the fields that stand amid flags and key. */
 function writeContent(writer, message, between) {
-  const { key, id, ttl_ms: ttl, removed } = message;
+  const { key, id, ttl_ms: ttl, priority, removed } = message;
   const [kind, payload] = removed ? [0, EMPTY] : packPayload(message.data);
   writer.byte(kind | (key ? HAS_KEY : 0) | (removed ? REMOVED : 0) | (id === undefined ? 0 : HAS_ID)
-    | (ttl === undefined ? 0 : HAS_TTL));
+    | (ttl === undefined ? 0 : HAS_TTL) | (priority === undefined ? 0 : HAS_PRIORITY));
   between?.();
   if (key) writer.string(key);
   if (id !== undefined) writer.string(id);
   if (ttl !== undefined) writer.integer(ttl);
+  if (priority !== undefined) {
+    if (!Number.isInteger(priority) || priority < 1 || priority > 255) throw new RangeError(`not a priority: ${priority}`);
+    writer.byte(priority);
+  }
   writer.bytes(payload);
 }
 
@@ -186,6 +52,7 @@ function readContent(reader, message, known, between) {
   if (flags & HAS_ID) message.id = reader.string();
   message.removed = (flags & REMOVED) !== 0;
   if (flags & HAS_TTL) message.ttl_ms = reader.integer();
+  if (flags & HAS_PRIORITY) message.priority = reader.byte();
   const payload = reader.rest();
   if (!message.removed) message.data = unpackPayload(flags & KIND, payload);
   else if (payload.length) throw malformed('a removal has a payload');
@@ -216,6 +83,7 @@ export function encodeClient(message) {
     case 'attach': writer.byte(ATTACH).integer(ref).string(message.id).string(message.secret); break;
     case 'ping': writer.byte(PING).integer(ref); break;
     case 'pong': writer.byte(PONG).integer(ref); break;
+    case 'ack': writer.byte(ACK).integer(message.newest).wide(message.bitmap); break;
     default: throw new TypeError(`a client does not send ${message.type}`);
   }
   return writer.finish();
@@ -230,8 +98,10 @@ export function decodeClient(bytes) {
   const frame = reader.byte();
   /** @type {Message} */
   const message = { type: '' };
-  const ref = reader.integer();
-  if (ref) message.ref = ref;
+  if (frame !== ACK) {
+    const ref = reader.integer();
+    if (ref) message.ref = ref;
+  }
   switch (frame) {
     case SUBSCRIBE: {
       message.type = 'subscribe';
@@ -245,13 +115,19 @@ export function decodeClient(bytes) {
     case UNSUBSCRIBE: message.type = 'unsubscribe'; message.channel = reader.string(); break;
     case PUBLISH:
       message.type = 'publish';
-      readContent(reader, message, KIND | HAS_KEY | REMOVED | HAS_ID | HAS_TTL, () => {
+      readContent(reader, message, KIND | HAS_KEY | REMOVED | HAS_ID | HAS_TTL | HAS_PRIORITY, () => {
         message.channel = reader.string();
       });
       break;
     case ATTACH: message.type = 'attach'; message.id = reader.string(); message.secret = reader.string(); break;
     case PING: message.type = 'ping'; break;
     case PONG: message.type = 'pong'; break;
+    case ACK:
+      message.type = 'ack';
+      message.newest = reader.integer();
+      message.bitmap = reader.wide();
+      if (!message.newest) throw malformed('frames are numbered from 1');
+      break;
     default: throw malformed(`a client does not send frame ${frame}`);
   }
   reader.end();
@@ -284,6 +160,7 @@ export function encodeServer(message) {
     case 'pong': writer.byte(PONG).integer(ref); break;
     case 'close': writer.byte(CLOSE).integer(message.code).string(message.reason); break;
     case 'attached': writer.byte(ATTACHED).integer(ref).string(message.session); break;
+    case 'values': writeValues(writer.byte(VALUES), message); break;
     default: throw new TypeError(`a server does not send ${message.type}`);
   }
   return writer.finish();
@@ -327,6 +204,7 @@ export function decodeServer(bytes) {
     case PONG: message = withRef('pong'); break;
     case CLOSE: message = { type: 'close', code: reader.integer(), reason: reader.string() }; break;
     case ATTACHED: message = withRef('attached'); message.session = reader.string(); break;
+    case VALUES: message = readValues(reader); break;
     default: throw malformed(`a server does not send frame ${frame}`);
   }
   reader.end();
@@ -337,6 +215,11 @@ export function decodeServer(bytes) {
 export class AliasTable {
   /** @type {Map<number, {channel: string, epoch: string}>} */
   #places = new Map();
+
+  /** @param {number} alias @returns {{channel: string, epoch: string} | undefined} */
+  get(alias) {
+    return this.#places.get(alias);
+  }
 
   /**
    * Learns from `subscribed`, `gap` and `reset`, and resolves what bears an alias only.

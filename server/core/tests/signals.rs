@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use fulmar_core::{
     ChannelName, Class, Draft, Epoch, Log, Now, Offset, Payload, Position, Publication, Reader, Start,
-    log::{Bounds, Dropped, Hold, ReadEnd, ReadLimit},
+    log::{Bounds, Dropped, ReadEnd, ReadLimit},
 };
 use proptest::prelude::*;
 
@@ -63,7 +63,7 @@ impl System {
     fn read(&self, reader: &mut Reader, bytes: usize) -> ReadEnd {
         let through = |at: Offset| self.published.iter().filter(|(offset, ..)| *offset <= at).count();
         let (before, mut items) = (through(reader.at()), Vec::new());
-        let limit = ReadLimit { bytes, hold: Hold::Nothing };
+        let limit = ReadLimit { bytes };
         let end = self.log.read(reader, Now::from_millis(self.now), limit, &mut items);
         let after = through(reader.at()).max(if end == ReadEnd::CaughtUp { self.published.len() } else { 0 });
         let held = before.max(self.forgotten).min(after);

@@ -101,13 +101,17 @@ impl Lanes {
         ready: &Arc<Ready>,
         budget: usize,
         now: Now,
+        counters: &Counters,
     ) -> Option<Bytes> {
         let before = self.sender.next();
-        let frame = self.sender.stream(stream(ready), budget, now.monotonic, &mut Logs(subscriptions));
+        let made = self.sender.stream(stream(ready), budget, now.monotonic, &mut Logs(subscriptions));
         if self.sender.next() != before {
             self.ready.poke();
         }
-        frame
+        let (frame, values) = made?;
+        counters.deliveries.add(values as u64);
+        counters.oversize.add(values as u64);
+        Some(frame)
     }
 }
 

@@ -327,7 +327,7 @@ impl Session {
             let Some(key) = feed.ready.pop() else { return FeedEnd::Drained };
             let Some(it) = state.subscriptions.get(key) else { continue };
             if it.lane.is_some() {
-                left = left.saturating_sub(state.read_lane(key, feed, left, now, out));
+                left = left.saturating_sub(state.read_lane(key, feed, left, now, counters, out));
                 continue;
             }
             let Some(it) = state.subscriptions.get_mut(key) else { continue };
@@ -415,6 +415,7 @@ impl State {
         feed: &Feed,
         budget: usize,
         now: Now,
+        counters: &Counters,
         out: &mut Vec<Delivery>,
     ) -> usize {
         let Self { subscriptions, lanes, .. } = self;
@@ -428,7 +429,8 @@ impl State {
         if !Arc::ptr_eq(&it.ready, &feed.ready) {
             return 0;
         }
-        let Some(frame) = lanes.stream(subscriptions, &feed.ready, budget.min(limits::TURN_BYTES), now)
+        let Some(frame) =
+            lanes.stream(subscriptions, &feed.ready, budget.min(limits::TURN_BYTES), now, counters)
         else {
             return 0;
         };

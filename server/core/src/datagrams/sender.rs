@@ -205,7 +205,7 @@ impl Sender {
     }
 
     /// The next frame for a stream, of low-water offsets and of values of its channels that fit no datagram: of about `budget`
-    /// bytes, or one value. `None`: there is nothing, or too much is under way. What [`next`](Self::next) says may be sooner
+    /// bytes, or one value; and how many values it has. `None`: there is nothing, or too much is under way. What [`next`](Self::next) says may be sooner
     /// from then on.
     pub fn stream(
         &mut self,
@@ -213,7 +213,7 @@ impl Sender {
         budget: usize,
         now: Duration,
         source: &mut impl Source,
-    ) -> Option<Bytes> {
+    ) -> Option<(Bytes, usize)> {
         if self.streamed.under_way(stream) >= limits::STREAM_VALUES_IN_FLIGHT {
             return None;
         }
@@ -256,8 +256,9 @@ impl Sender {
         if writer.is_empty() {
             return None;
         }
+        let values = frame.values();
         self.streamed.push(frame);
-        Some(writer.finish())
+        Some((writer.finish(), values))
     }
 
     /// Takes what is lost by now out of the record, so that it is looked up again.

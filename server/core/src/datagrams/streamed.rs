@@ -26,6 +26,11 @@ impl Frame {
         self.bytes
     }
 
+    /// How many values it has.
+    pub(super) fn values(&self) -> usize {
+        self.values.len()
+    }
+
     pub(super) fn add(&mut self, lane: LaneId, offset: Offset, bytes: usize) {
         self.bytes += bytes;
         self.values.push((lane, offset));
