@@ -1,6 +1,6 @@
 /**
  * Where a connection has got to in each of its channels, from the messages it has seen (PROTOCOL.md, sections 2, 3
- * and 8).
+ * and 9).
  */
 import { fnv1a64, formatCursor } from './cursor.js';
 
@@ -55,6 +55,20 @@ export class Positions {
       case 'reset': Object.assign(place, { epoch, offset, usable: false }); break;
       case 'synced': Object.assign(place, { epoch, offset, usable: true }); break;
     }
+  }
+
+  /** @param {string} channel @returns {boolean} whether it has a position; it has none while a snapshot is under way */
+  has(channel) {
+    return this.#places.get(channel)?.usable ?? false;
+  }
+
+  /**
+   * Moves a channel's position, but never back.
+   * @param {{channel: string, epoch: string, offset: number}} to
+   */
+  settle({ channel, epoch, offset }) {
+    const place = this.#places.get(channel);
+    if (place?.usable && place.epoch === epoch && offset > place.offset) place.offset = offset;
   }
 
   /** @returns {string | null} */

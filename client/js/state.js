@@ -1,8 +1,17 @@
 /**
  * What state channels hold, put together from their messages on any transport (PROTOCOL.md, section 2).
  *
- * @typedef {{offset: number, time: number, removed: boolean, data?: unknown}} Value
- * @typedef {{epoch: string | null, synced: boolean, values: Map<string, Value>, removed: number}} Held
+ * A snapshot replaces what is held value by value, so that no key is missing for a moment: what a `reset` forgets is
+ * shown on until the snapshot has brought its key anew, or has come to its end without it.
+ *
+ * @typedef {object} Value
+ * @property {string} epoch
+ * @property {number} offset
+ * @property {number} time
+ * @property {boolean} removed
+ * @property {unknown} [data]
+ * @property {number} snapshot the count of resets it has survived or come after; of those before it is only shown
+ * @typedef {{epoch: string | null, synced: boolean, snapshot: number, values: Map<string, Value>, removed: number}} Held
  */
 
 /** Removed keys that are remembered in a channel, so that an older value that was overtaken does not bring them back. */
@@ -16,7 +25,10 @@ export class StateView {
 
   #held(channel) {
     let held = this.#channels.get(channel);
-    if (!held) this.#channels.set(channel, (held = { epoch: null, synced: false, values: new Map(), removed: 0 }));
+    if (!held) {
+      held = { epoch: null, synced: false, snapshot: 0, values: new Map(), removed: 0 };
+      this.#channels.set(channel, held);
+    }
     return held;
   }
 
@@ -28,9 +40,7 @@ export class StateView {
     switch (message.type) {
       case 'publication': return this.#publication(message);
       case 'reset': return this.#reset(message);
-      case 'synced':
-        this.#held(message.channel).synced = true;
-        return false;
+      case 'synced': return this.#synced(message);
       default: return false;
     }
   }
@@ -42,14 +52,18 @@ export class StateView {
     // A reset comes before anything of a new epoch, so this is a straggler of an old one.
     if (held.epoch !== epoch) return false;
     const before = held.values.get(key);
-    if (before && offset <= before.offset) return false;
+    // One that a reset forgot and that another epoch counted has nothing to say about the order.
+    if (before && before.epoch === epoch && offset <= before.offset) {
+      if (offset === before.offset) before.snapshot = held.snapshot;
+      return false;
+    }
     if (before?.removed) held.removed--;
     if (removed) {
       // Set anew at the end: the map's order is then the order of the removals.
       held.values.delete(key);
       held.removed++;
     }
-    held.values.set(key, { offset, time, removed, data });
+    held.values.set(key, { epoch, offset, time, removed, data, snapshot: held.snapshot });
     if (held.removed > MAX_REMOVED) forgetOldestRemoved(held);
     if (time > this.newest) this.newest = time;
     return true;
@@ -58,14 +72,26 @@ export class StateView {
   /** @param {import('./wire.js').Message} message */
   #reset({ channel, epoch, offset }) {
     const held = this.#held(channel);
+    const before = held.snapshot++;
     for (const [key, value] of held.values) {
-      if (held.epoch === epoch && value.offset > offset) continue;
-      held.values.delete(key);
-      if (value.removed) held.removed--;
+      if (value.snapshot === before && value.epoch === epoch && value.offset > offset) value.snapshot = held.snapshot;
+      else if (value.removed) {
+        held.values.delete(key);
+        held.removed--;
+      }
     }
     held.epoch = epoch;
     held.synced = false;
-    return true;
+    return false;
+  }
+
+  /** @param {import('./wire.js').Message} message */
+  #synced({ channel }) {
+    const held = this.#held(channel);
+    const { size } = held.values;
+    for (const [key, value] of held.values) if (value.snapshot < held.snapshot) held.values.delete(key);
+    held.synced = true;
+    return held.values.size < size;
   }
 
   /** @param {string} channel @param {string} [key] @returns {unknown} undefined where the key holds nothing */

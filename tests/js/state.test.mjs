@@ -43,16 +43,60 @@ describe('StateView', () => {
     assert.deepEqual(held(made), { a: 4 });
   });
 
-  test('a reset forgets every key but those that overtook it', () => {
-    const made = view(put('a', 1, 1), put('b', 7, 7), remove('c', 8), control('reset', 5));
-    assert.deepEqual(held(made), { b: 7 });
+  test('what a reset forgets is shown until the snapshot has replaced it or ends without it', () => {
+    const made = view(put('a', 1, 'old'), put('b', 2, 'old'), put('c', 3, 'old'), control('synced', 3), control('reset', 5));
     assert.equal(made.synced(channel), false);
-    assert.equal(made.apply(put('c', 6, 6)), false, 'the removal overtook the reset too');
+    assert.deepEqual(held(made), { a: 'old', b: 'old', c: 'old' });
+    made.apply(put('a', 4, 'new'));
+    assert.equal(made.apply(put('b', 2, 'old')), false, 'the same as before, but it stays');
+    assert.deepEqual(held(made), { a: 'new', b: 'old', c: 'old' });
+    assert.equal(made.apply(control('synced', 5)), true);
+    assert.deepEqual(held(made), { a: 'new', b: 'old' });
+    assert.equal(made.synced(channel), true);
+    assert.equal(made.apply(control('synced', 5)), false);
   });
 
-  test('a reset to another epoch forgets all, and stragglers of the old one are dropped', () => {
-    const made = view(put('a', 9, 1), control('reset', 1, 'e2'), put('a', 10, 'old'), put('b', 2, 'new', 'e2'));
-    assert.deepEqual(held(made), { b: 'new' });
+  test('a snapshot that begins anew forgets what the one before had brought, too', () => {
+    const made = view(put('a', 1, 1), control('reset', 5), put('b', 2, 2), put('c', 6, 6), control('reset', 5), put('a', 1, 1));
+    assert.deepEqual(held(made), { a: 1, b: 2, c: 6 });
+    made.apply(control('synced', 5));
+    assert.deepEqual(held(made), { a: 1, c: 6 }, 'c overtook both');
+  });
+
+  test('a reset spares the keys that overtook it', () => {
+    const made = view(put('a', 1, 1), put('b', 7, 7), remove('c', 8), control('reset', 5));
+    assert.equal(made.apply(put('c', 6, 6)), false, 'the removal overtook the reset too');
+    made.apply(control('synced', 5));
+    assert.deepEqual(held(made), { b: 7 });
+  });
+
+  test('a key that is removed while a snapshot is read is gone at once', () => {
+    const made = view(put('a', 1, 1), put('b', 2, 2), control('reset', 5), remove('a', 6));
+    assert.deepEqual(held(made), { b: 2 });
+    made.apply(control('synced', 5));
+    assert.deepEqual(held(made), {});
+    assert.equal(made.apply(put('a', 3, 3)), false);
+  });
+
+  test('a removal from before a reset is forgotten', () => {
+    const made = view(put('a', 1, 1), remove('a', 4), control('reset', 5), put('a', 3, 3), control('synced', 5));
+    assert.deepEqual(held(made), { a: 3 });
+  });
+
+  test('any value of a new epoch replaces one of the old, and stragglers of the old are dropped', () => {
+    const made = view(put('a', 9, 'old'), put('b', 8, 'old'), control('reset', 1, 'e2'));
+    assert.equal(made.apply(put('a', 10, 'straggler')), false);
+    assert.deepEqual(held(made), { a: 'old', b: 'old' });
+    assert.equal(made.apply(put('a', 1, 'new', 'e2')), true, 'its offset is of another count');
+    assert.deepEqual(held(made), { a: 'new', b: 'old' });
+    made.apply(control('synced', 1, 'e2'));
+    assert.deepEqual(held(made), { a: 'new' });
+    assert.equal(made.apply(put('b', 10, 'straggler')), false);
+  });
+
+  test('what one epoch forgot does not come back with an older one', () => {
+    const made = view(put('a', 9, 'old'), control('reset', 1, 'e2'), control('reset', 5, 'e1'), control('synced', 5));
+    assert.deepEqual(held(made), {});
   });
 
   test('the memory of removals is bounded', () => {
@@ -94,6 +138,20 @@ describe('Positions', () => {
     assert.equal(positions.cursor, at(8));
     positions.note(put('b', 11, 1));
     assert.equal(positions.cursor, at(11));
+  });
+
+  test('low-water offsets move it on, never back, and not within a snapshot', () => {
+    const positions = new Positions();
+    positions.settle({ channel, epoch: 'e1', offset: 9 });
+    for (const message of [control('subscribed', 0), control('reset', 0)]) positions.note(message);
+    positions.settle({ channel, epoch: 'e1', offset: 9 });
+    assert.equal(positions.has(channel), false);
+    positions.note(control('synced', 8));
+    assert.equal(positions.has(channel), true);
+    positions.settle({ channel, epoch: 'e1', offset: 12 });
+    positions.settle({ channel, epoch: 'e1', offset: 10 });
+    positions.settle({ channel, epoch: 'e0', offset: 99 });
+    assert.equal(positions.cursor, at(12));
   });
 
   test('until it is answered, a subscription stands where it was asked to go on', () => {
