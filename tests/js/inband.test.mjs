@@ -1,13 +1,17 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { buildCursor, open } from '../../client/js/fulmar.js';
-import { FrameSplitter, prefixed } from '../../client/js/framing.js';
+import { FrameSplitter, prefixed, splitDatagram } from '../../client/js/framing.js';
 import { fromJson, toJson } from '../../client/js/json.js';
+import { PART } from '../../client/js/values.js';
 import { decodeClient, encodeServer } from '../../client/js/wire.js';
 
 const state = (key, offset, data) => (
   { type: 'publication', channel: 'state:a', epoch: 'e', alias: 1, offset, time: 1, key, removed: false, data });
 const control = (type, offset) => ({ type, channel: 'state:a', epoch: 'e', alias: 1, offset });
+const entry = (key, offset, low, data, alias = 1) => ({ alias, low, offset, time: 1, key, removed: false, data });
+const low = (offset) => ({ alias: 1, low: offset });
+const values = (number, ...entries) => ({ type: 'values', number, time: 1, entries });
 const at = (offset) => buildCursor([{ channel: 'state:a', epoch: 'e', offset }]);
 const turn = () => new Promise((resolve) => setTimeout(resolve, 5));
 
@@ -41,8 +45,16 @@ function fakeWebTransport(answer) {
       Object.assign(this, { url, init });
       this.closed = new Promise((resolve) => (this.end = resolve));
       const readable = new ReadableStream({ start: (controller) => (this.datagram = controller) });
-      this.datagrams = { readable, incomingHighWaterMark: 1 };
+      const writable = new WritableStream({ write: (datagram) => this.written(datagram) });
+      // The older name, or the newer one.
+      const outgoing = made.length % 2 ? { createWritable: () => writable } : { writable };
+      this.datagrams = { readable, incomingHighWaterMark: 1, ...outgoing };
       made.push(this);
+    }
+    /** What came of the client's datagrams. */
+    got = [];
+    async written(datagram) {
+      this.got.push(...splitDatagram(datagram).map(decodeClient));
     }
     async createBidirectionalStream() {
       const stream = new FakeStream(answer);
@@ -76,8 +88,8 @@ const answers = (message, stream) => {
 };
 
 describe('WebTransport', () => {
-  async function opened() {
-    const { made, WebTransport } = fakeWebTransport(answers);
+  async function opened(answer = answers) {
+    const { made, WebTransport } = fakeWebTransport(answer);
     const messages = [];
     const connection = await open('webtransport', {
       base: 'http://h', fetch: connect, WebTransport, onmessage: (message) => messages.push(message) });
@@ -124,6 +136,157 @@ describe('WebTransport', () => {
     session.streams[1].say(state('m', 8, 'large'));
     await turn();
     assert.equal(connection.cursor, at(8));
+    connection.close();
+  });
+
+  /** Once the session has got as many acknowledgements. */
+  const acks = async (session, count) => {
+    for (let turns = 0; session.got.length < count; turns++) {
+      assert.ok(turns < 400, `${session.got.length} of ${count} acknowledgements`);
+      await turn();
+    }
+    return session.got.map(({ newest, bitmap }) => [newest, bitmap]);
+  };
+
+  test('values that come by datagram are given on and acknowledged, and their low-water offset is the cursor', async () => {
+    const { session, connection, messages } = await opened();
+    await connection.subscribe('state:a');
+    await turn();
+    session.send(values(1, entry('k', 9, 2, 'nine'), entry('l', 5, 2, 'five')));
+    assert.deepEqual(await acks(session, 1), [[1, 0n]]);
+    assert.deepEqual(messages.slice(3).map(({ type, channel, epoch, key, offset, data }) => [type, channel, epoch, key, offset, data]),
+      [['publication', 'state:a', 'e', 'k', 9, 'nine'], ['publication', 'state:a', 'e', 'l', 5, 'five']]);
+    assert.equal(connection.cursor, at(2));
+    session.send(values(2, low(5)));
+    assert.deepEqual((await acks(session, 2))[1], [2, 1n]);
+    assert.equal(connection.cursor, at(5));
+    session.send(values(4, entry('k', 8, 4, 'older'), entry('l', 11, 4, 'eleven')));
+    assert.deepEqual((await acks(session, 3))[2], [4, 0b110n]);
+    assert.equal(connection.cursor, at(5));
+    assert.deepEqual(messages.slice(5).map(({ offset }) => offset), [11]);
+    session.send(values(4, low(11)));
+    assert.deepEqual((await acks(session, 4))[3], [4, 0b110n], 'the same number is the same frame');
+    assert.equal(connection.cursor, at(5));
+    assert.equal(connection.received.publications, 4);
+    connection.close();
+  });
+
+  test('frames of values wait for `subscribed`, and are acknowledged then', async () => {
+    const { session, connection, messages } = await opened();
+    for (let number = 1; number <= 70; number++) session.send(values(number, entry(`early${number}`, 100 + number, 99, number)));
+    await turn();
+    assert.deepEqual([messages, session.got], [[], []]);
+    await connection.subscribe('state:a');
+    assert.deepEqual(await acks(session, 1), [[70, 2n ** 62n - 1n]], 'six were pushed out, and one more is beyond the bitmap');
+    await turn();
+    const early = messages.filter(({ key }) => key?.startsWith('early'));
+    assert.deepEqual(early.map(({ data }) => data), Array.from({ length: 64 }, (_, i) => i + 7));
+    assert.equal(connection.cursor, at(2), 'the low-water offset came before `synced`');
+    await connection.unsubscribe('state:a');
+    const count = messages.length;
+    session.send(values(71, entry('k', 200, 99, 1)));
+    await turn();
+    assert.equal(messages.length, count, 'what comes after an unsubscription is not given on');
+    assert.equal(session.got.length, 1);
+    await connection.subscribe('state:a');
+    assert.deepEqual((await acks(session, 2))[1][0], 71, 'it could have been of the next subscription');
+    connection.close();
+  });
+
+  test('values on a stream are given on and acknowledged there', async () => {
+    const { session, connection, messages } = await opened();
+    await connection.subscribe('state:a');
+    const large = 'x'.repeat(20_000);
+    session.streams[1].say(values(1, entry('large', 4, 3, large)), values(2, low(4)));
+    await turn();
+    assert.equal(messages.at(-1).data, large);
+    assert.equal(connection.cursor, at(4));
+    const answered = session.streams[1].got.filter(({ type }) => type === 'ack');
+    assert.deepEqual(answered.at(-1), { type: 'ack', newest: 2, bitmap: 0n });
+    assert.deepEqual(session.got, []);
+    session.streams[1].say(values(4, low(5)));
+    assert.equal((await connection.closed).code, 4901, 'a stream leaves out no number');
+  });
+
+  test('a value in parts is given on when it is whole', async () => {
+    const { session, connection, messages } = await opened();
+    await connection.subscribe('state:a');
+    await turn();
+    const json = { text: 'ä'.repeat(1200) };
+    const bytes = new TextEncoder().encode(JSON.stringify(json));
+    const part = (index) => ({ alias: 1, low: 2, offset: 7, time: 1, key: 'p', removed: false,
+      part: { kind: 2, index, length: bytes.length, bytes: bytes.slice(index * PART, (index + 1) * PART) } });
+    for (const index of [2, 0, 1]) session.send(values(3 - index, part(index)));
+    await acks(session, 1);
+    assert.deepEqual(messages.at(-1).data, json);
+    connection.close();
+  });
+
+  test('after a position that is covered, `synced` is not told but lets low-water offsets count', async () => {
+    const { session, connection, messages } = await opened((message, stream) => {
+      if (message.type === 'ping') answers(message, stream);
+    });
+    const subscribing = connection.subscribe('state:resumed', { position: { epoch: 'e', offset: 4 } });
+    await turn();
+    const [{ ref }] = session.streams[1].got;
+    const told = (type, offset) => ({ ...control(type, offset), alias: 5, channel: 'state:resumed' });
+    session.streams[1].say({ ...told('subscribed', 4), ref }, { ...state('k', 6, 'six'), alias: 5, channel: undefined });
+    await subscribing;
+    session.send(values(1, { alias: 5, low: 9 }));
+    await acks(session, 1);
+    const cursorAt = (offset) => buildCursor([{ channel: 'state:resumed', epoch: 'e', offset }]);
+    assert.equal(connection.cursor, cursorAt(6));
+    session.streams[1].say(told('synced', 7));
+    await turn();
+    assert.equal(connection.cursor, cursorAt(7));
+    session.send(values(2, { alias: 5, low: 9 }));
+    await acks(session, 2);
+    assert.equal(connection.cursor, cursorAt(9));
+    assert.deepEqual(messages.map(({ type }) => type), ['publication']);
+    session.streams[1].say(told('reset', 12), told('synced', 12));
+    await turn();
+    assert.deepEqual(messages.map(({ type }) => type), ['publication', 'reset', 'synced']);
+    connection.close();
+  });
+
+  test('what is on its way to be acknowledged goes with a message, and acknowledgements pile up nowhere', async () => {
+    const { session, connection } = await opened();
+    await connection.subscribe('state:a');
+    await turn();
+    let written = 0, release;
+    const held = new Promise((resolve) => (release = resolve));
+    session.written = (datagram) => {
+      written++;
+      session.got.push(...splitDatagram(datagram).map(decodeClient));
+      return held;
+    };
+    const deadline = performance.now() + 60;
+    for (let number = 2; performance.now() < deadline; number += 2) {
+      session.send(values(number, low(3)));
+      connection.ping().catch(() => {});
+      await turn();
+    }
+    assert.equal(written, 1, 'the stream takes one at a time');
+    release();
+    await acks(session, 5);
+    const newest = session.got.map((ack) => ack.newest);
+    assert.ok(newest.at(-1) > newest[3], 'the last says more than those that waited');
+    assert.ok(newest.length <= 6, `${newest}`);
+    connection.close();
+  });
+
+  test('a session that takes no datagrams does without acknowledgements', async () => {
+    const { session, connection, messages } = await opened();
+    await connection.subscribe('state:a');
+    await turn();
+    Object.assign(session.datagrams, { writable: undefined, createWritable: () => { throw new Error('none'); } });
+    session.send(values(1, entry('k', 9, 2, 1)));
+    session.send(values(2, entry('k', 10, 2, 2)));
+    await turn();
+    await turn();
+    await turn();
+    assert.equal(messages.at(-1).offset, 10);
+    assert.equal(connection.open, true);
     connection.close();
   });
 

@@ -1,16 +1,19 @@
-/** WebTransport: a control stream, a stream for each subscription, and datagrams for the newest state. */
+/** WebTransport: a control stream, a stream for each subscription, and datagrams for the newest state and signals. */
 import { CloseCode, FulmarError, closedError } from '../errors.js';
 import { InbandConnection } from '../connection.js';
 import { FrameSplitter, prefixed, splitDatagram } from '../framing.js';
 import { fromBase64 } from '../json.js';
+import { Receiver } from '../receiver.js';
 import { AliasTable, decodeServer, encodeClient } from '../wire.js';
 import { discover } from './discover.js';
 
-/** Datagrams that may wait in the browser while the page is busy. State heals, so the oldest may go. */
+/** Datagrams that may wait in the browser while the page is busy. What is pushed out of state comes again. */
 const INCOMING_DATAGRAMS = 512;
-/** Datagrams kept because they came before the `subscribed` that names their alias, and for how long. */
+/** Datagrams kept because they came before the `subscribed` of a channel that they name, and for how long. */
 const MAX_EARLY = 64;
 const EARLY_MS = 3000;
+/** Acknowledgements that the browser has not sent yet. One that comes later says more. */
+const MAX_ACKS_UNDER_WAY = 4;
 /** How long reading goes on before the page gets its turn. */
 const TURN_MS = 6;
 /** How long a stream's end waits for the session's own, which tells the reason. */
@@ -22,6 +25,8 @@ const MAX_STREAM_PAUSE_MS = 1000;
 class Pipe {
   #writer;
   #splitter = new FrameSplitter();
+  /** The number of the last frame of values that was taken in. */
+  taken = 0;
 
   /** @param {{readable: ReadableStream, writable: WritableStream}} stream */
   constructor(stream) {
@@ -43,10 +48,81 @@ class Pipe {
   }
 }
 
+/** Sends acknowledgements by datagram when they are due, and never waits for one. */
+class Acknowledger {
+  #datagrams;
+  #acks;
+  /** @type {WritableStreamDefaultWriter | null | undefined} null where datagrams cannot be sent */
+  #writer;
+  #underWay = 0;
+  #timer;
+  #wakes = Infinity;
+
+  /** @param {WebTransportDatagramDuplexStream} datagrams @param {import('../acks.js').Acknowledgements} acks */
+  constructor(datagrams, acks) {
+    this.#datagrams = datagrams;
+    this.#acks = acks;
+  }
+
+  /** Asked for at each arrival too, because timers are late in a hidden page. */
+  check() {
+    if (this.#underWay >= MAX_ACKS_UNDER_WAY) return;
+    const now = performance.now();
+    const ack = this.#acks.next(now);
+    if (ack) this.#send({ type: 'ack', ...ack });
+    const { due } = this.#acks;
+    if (due >= this.#wakes) return;
+    clearTimeout(this.#timer);
+    this.#wakes = due;
+    this.#timer = setTimeout(() => {
+      this.#wakes = Infinity;
+      this.check();
+    }, due - now);
+  }
+
+  /** A message is sent: what there is to acknowledge goes along. */
+  hurry() {
+    this.#acks.hurry(performance.now());
+    this.check();
+  }
+
+  #open() {
+    try {
+      // The name before the standard's, which has one stream for all.
+      const writable = this.#datagrams.writable ?? this.#datagrams.createWritable();
+      const writer = writable.getWriter();
+      writer.closed.catch(() => {});
+      return writer;
+    } catch {
+      return null;
+    }
+  }
+
+  #send(ack) {
+    if (this.#writer === undefined) this.#writer = this.#open();
+    if (!this.#writer) return;
+    this.#underWay++;
+    this.#writer.write(prefixed(encodeClient(ack))).catch(() => {}).then(() => {
+      // The last of those it was waiting for may have left one due.
+      if (this.#underWay-- === MAX_ACKS_UNDER_WAY) this.check();
+    });
+  }
+
+  stop() {
+    clearTimeout(this.#timer);
+    this.#underWay = Infinity;
+  }
+}
+
 class WebTransportConnection extends InbandConnection {
   #session;
   #control;
   #aliases = new AliasTable();
+  #receiver = new Receiver(this.#aliases, (message) => {
+    if (message.type === 'settled') this.positions.settle(message);
+    else this.receive(message, true);
+  });
+  #acknowledger;
   /** @type {Map<string, Pipe>} by channel */
   #pipes = new Map();
   /** @type {{at: number, messages: import('../wire.js').Message[]}[]} */
@@ -58,6 +134,7 @@ class WebTransportConnection extends InbandConnection {
     super('webtransport', 'bin');
     this.#session = session;
     this.#control = control;
+    this.#acknowledger = new Acknowledger(session.datagrams, this.#receiver.acks);
     session.closed.then(
       ({ closeCode, reason }) => {
         this.finish(this.closing ?? { code: closeCode || CloseCode.LOST, reason: reason ?? '' });
@@ -69,7 +146,12 @@ class WebTransportConnection extends InbandConnection {
   }
 
   send(message) {
-    this.#control.send(message);
+    this.#say(this.#control, message);
+  }
+
+  #say(pipe, message) {
+    pipe.send(message);
+    this.#acknowledger.hurry();
   }
 
   async sendSubscribe(message) {
@@ -78,7 +160,7 @@ class WebTransportConnection extends InbandConnection {
     this.#pipes.set(channel, pipe);
     this.#follow(pipe, channel, () => this.#pipes.get(channel) === pipe);
     try {
-      return await this.request(message, (numbered) => pipe.send(numbered));
+      return await this.request(message, (numbered) => this.#say(pipe, numbered));
     } catch (error) {
       this.#drop(channel);
       throw error;
@@ -103,7 +185,7 @@ class WebTransportConnection extends InbandConnection {
   async sendUnsubscribe(message) {
     const pipe = this.#pipes.get(message.channel);
     if (!pipe) throw new FulmarError('not_subscribed', `The connection does not have ${message.channel}.`);
-    const answer = await this.request(message, (numbered) => pipe.send(numbered));
+    const answer = await this.request(message, (numbered) => this.#say(pipe, numbered));
     this.#drop(message.channel);
     return answer;
   }
@@ -135,13 +217,34 @@ class WebTransportConnection extends InbandConnection {
     }
   }
 
-  #frames(frames) {
+  #frames(pipe, frames) {
+    const { taken } = pipe;
     for (const frame of frames) {
-      const message = this.#aliases.resolve(decodeServer(frame));
-      if (!message) throw new FulmarError('malformed', 'a frame names an alias that stands for nothing');
-      this.receive(message);
+      const message = decodeServer(frame);
+      if (message.type === 'values') this.#values(pipe, message);
+      else this.#message(message);
       if (this.#early.length) this.#retryEarly();
     }
+    if (pipe.taken > taken) this.#say(pipe, { type: 'ack', newest: pipe.taken, bitmap: 0n });
+  }
+
+  /** Values off a stream, where nothing comes too early and nothing twice. */
+  #values(pipe, values) {
+    if (values.number !== pipe.taken + 1) throw new FulmarError('malformed', 'a stream leaves out a number');
+    if (!values.entries.every(({ alias }) => this.#aliases.get(alias))) throw unknownAlias();
+    if (this.#receiver.apply(values) === 'refused') {
+      throw new FulmarError('unreachable', 'A stream brought parts for which there is no room.');
+    }
+    pipe.taken = values.number;
+  }
+
+  #message(message) {
+    if (!this.#aliases.resolve(message)) throw unknownAlias();
+    const isNews = this.#receiver.note(message);
+    // After a position that is still covered it ends no snapshot: other transports do not tell of it.
+    const isQuiet = message.type === 'synced' && this.positions.has(message.channel);
+    if (isNews && !isQuiet) this.receive(message);
+    else this.positions.note(message);
   }
 
   #datagram(datagram) {
@@ -150,16 +253,19 @@ class WebTransportConnection extends InbandConnection {
     try {
       messages = splitDatagram(datagram).map(decodeServer);
     } catch {
-      return; // Not one of ours, or of a later version: what it held comes again on the stream.
+      return; // Not one of ours, or of a later version: values that it held come again.
     }
     const early = messages.filter((message) => !this.#take(message));
-    if (!early.length) return;
-    this.#early.push({ at: performance.now(), messages: early });
-    if (this.#early.length > MAX_EARLY) this.#early.shift();
+    if (early.length) {
+      this.#early.push({ at: performance.now(), messages: early });
+      if (this.#early.length > MAX_EARLY) this.#early.shift();
+    }
+    this.#acknowledger.check();
   }
 
-  /** @returns {boolean} whether the alias is known */
+  /** @returns {boolean} whether it is done with: not where it came before its channel */
   #take(message) {
+    if (message.type === 'values') return this.#receiver.datagram(message, performance.now()) !== 'early';
     const resolved = this.#aliases.resolve(message);
     // What comes after an unsubscription is dropped; what comes before `subscribed` is for a channel being subscribed.
     if (resolved && this.#pipes.has(resolved.channel)) this.receive(resolved, true);
@@ -172,6 +278,7 @@ class WebTransportConnection extends InbandConnection {
       early.messages = early.messages.filter((message) => !this.#take(message));
       return early.messages.length && early.at >= since;
     });
+    this.#acknowledger.check();
   }
 
   /**
@@ -180,10 +287,15 @@ class WebTransportConnection extends InbandConnection {
    * @param {Pipe} pipe @param {string} what @param {() => boolean} inUse
    */
   async #follow(pipe, what, inUse) {
-    await this.#read(pipe.readable, (chunk) => this.#frames(pipe.push(chunk)));
+    await this.#read(pipe.readable, (chunk) => this.#frames(pipe, pipe.push(chunk)));
     setTimeout(() => {
       if (inUse()) this.fail(new FulmarError('unreachable', `The server ended the stream of ${what}.`));
     }, GRACE_MS);
+  }
+
+  release(close) {
+    this.#acknowledger.stop();
+    super.release(close);
   }
 
   close(code = CloseCode.NORMAL, reason = '') {
@@ -195,6 +307,8 @@ class WebTransportConnection extends InbandConnection {
     this.finish(this.closing ?? { code, reason });
   }
 }
+
+const unknownAlias = () => new FulmarError('malformed', 'a frame names an alias that stands for nothing');
 
 /** Lets events and painting go first. Timers would be clamped to 4 ms, and to a second in a hidden page. */
 function nextTurn() {

@@ -1,0 +1,213 @@
+/**
+ * The receiving side of state over WebTransport (PROTOCOL.md, section 9): what of the `values` frames is new, what a
+ * channel's position is, and what is acknowledged. It reads no clock and sends nothing.
+ */
+import { Acknowledgements } from './acks.js';
+import { malformed, unpackPayload } from './bytes.js';
+import { FulmarError } from './errors.js';
+import { PART } from './values.js';
+
+/**
+ * @typedef {import('./values.js').Entry} Entry
+ * @typedef {import('./values.js').Values} Values
+ * @typedef {import('./wire.js').Message} Message
+ * @typedef {{offset: number, bytes: Uint8Array, have: number, missing: number}} Assembly
+ *
+ * @typedef {object} Channel of a subscription that was answered
+ * @property {string} name
+ * @property {string} epoch
+ * @property {number} floor what lies at or below it is void: it is known, or was replaced
+ * @property {boolean} synced whether its low-water offsets mean something
+ * @property {Map<string, number>} keys offsets above the floor, in the order in which they came
+ * @property {Map<string, Assembly>} assemblies by key; they lie above the floor and above the key's offset
+ *
+ * @typedef {'taken' | 'early' | 'refused'} Verdict on a frame. `early`: it names a channel that is not there yet, so it is
+ *   worth another try when one is; `refused`: there was no room for all of it. Neither is acknowledged
+ */
+
+/** Payloads that are coming together in parts, in bytes, over all channels. */
+export const ASSEMBLY_BYTES = 256 * 1024;
+/** Keys remembered because they changed above their channel's floor, over all channels. */
+export const REMEMBERED_KEYS = 1 << 18;
+
+export class Receiver {
+  acks = new Acknowledgements();
+  #aliases;
+  #emit;
+  /** @type {Map<string, Channel>} */
+  #channels = new Map();
+  #reserved = 0;
+  #remembered = 0;
+
+  /**
+   * @param {import('./wire.js').AliasTable} aliases of the connection
+   * @param {(message: Message) => void} emit is given each publication that is new, and `settled` for a channel's position
+   */
+  constructor(aliases, emit) {
+    this.#aliases = aliases;
+    this.#emit = emit;
+  }
+
+  /** What is held: keys remembered, and bytes kept for payloads that are not whole. */
+  get held() {
+    return { keys: this.#remembered, bytes: this.#reserved };
+  }
+
+  /**
+   * @param {Message} message off a stream, without its alias
+   * @returns {boolean} whether the application has yet to see it: a datagram may have brought something newer
+   */
+  note({ type, channel: name, epoch, offset, key }) {
+    if (type === 'subscribed') {
+      this.forget(name);
+      this.#channels.set(name, { name, epoch, floor: offset, synced: false, keys: new Map(), assemblies: new Map() });
+      return true;
+    }
+    if (type === 'unsubscribed') this.forget(name);
+    const channel = this.#channels.get(name);
+    if (!channel) return true;
+    switch (type) {
+      case 'gap':
+      case 'reset':
+        this.#clear(channel, channel.epoch === epoch ? offset : Infinity);
+        Object.assign(channel, { epoch, floor: offset, synced: false });
+        break;
+      case 'synced':
+        channel.synced = true;
+        this.#raise(channel, offset);
+        break;
+      case 'publication':
+        if (channel.epoch !== epoch) break;
+        if (offset <= channel.keys.get(key)) return false;
+        // Up to `synced` the stream is in the order of the offsets: of what lies below, it has brought what counts.
+        if (!channel.synced) this.#raise(channel, offset);
+    }
+    return true;
+  }
+
+  /** @param {string} name of a channel that is not read any more */
+  forget(name) {
+    const channel = this.#channels.get(name);
+    if (channel) this.#clear(channel, Infinity);
+    this.#channels.delete(name);
+  }
+
+  /** @param {Values} values off a datagram @param {number} now @returns {Verdict} */
+  datagram(values, now) {
+    const verdict = this.acks.has(values.number) ? 'taken' : this.apply(values);
+    if (verdict === 'taken') this.acks.take(values.number, now);
+    return verdict;
+  }
+
+  /**
+   * What can be applied is, even where the rest cannot: to apply it again changes nothing.
+   * @param {Values} values @returns {Verdict}
+   */
+  apply({ entries }) {
+    /** @type {Verdict} */
+    let verdict = 'taken';
+    for (const entry of entries) {
+      const place = this.#aliases.get(entry.alias);
+      const channel = place && this.#channels.get(place.channel);
+      if (!channel) verdict = 'early';
+      else if (channel.epoch === place.epoch) {
+        this.#settle(channel, entry.low);
+        if (!this.#value(channel, entry) && verdict === 'taken') verdict = 'refused';
+      }
+      // Of another epoch is what a reset has overtaken.
+    }
+    return verdict;
+  }
+
+  /** @param {Channel} channel @param {number} low */
+  #settle(channel, low) {
+    if (!channel.synced || low <= channel.floor) return;
+    this.#raise(channel, low);
+    this.#emit({ type: 'settled', channel: channel.name, epoch: channel.epoch, offset: low });
+  }
+
+  /** @param {Channel} channel @param {Entry} entry @returns {boolean} false where there was no room for it */
+  #value(channel, entry) {
+    const { offset, time, key, id, removed, part } = entry;
+    if (offset === undefined || offset <= channel.floor || offset <= channel.keys.get(key)) return true;
+    let { data } = entry;
+    if (part) {
+      const bytes = this.#assemble(channel, entry);
+      if (!bytes) return bytes === undefined;
+      data = unpackPayload(part.kind, bytes);
+    }
+    this.#drop(channel.assemblies, key, offset);
+    // Set anew at the end: what came first is what the floor reaches first, but for a few.
+    if (!channel.keys.delete(key)) this.#remembered++;
+    channel.keys.set(key, offset);
+    /** @type {Message} */
+    const message = { type: 'publication', channel: channel.name, epoch: channel.epoch, offset, time, key };
+    if (id !== undefined) message.id = id;
+    message.removed = removed;
+    if (!removed) message.data = data;
+    this.#emit(message);
+    if (this.#remembered > REMEMBERED_KEYS) {
+      throw new FulmarError('unreachable', 'More has changed than can be remembered.');
+    }
+    return true;
+  }
+
+  /**
+   * @param {Channel} channel @param {Entry} entry that is a part
+   * @returns {Uint8Array | null | undefined} the payload once it is whole; null where there is no room for it
+   */
+  #assemble({ assemblies }, { offset, key, part: { index, length, bytes } }) {
+    if (length <= PART) return bytes;
+    let assembly = assemblies.get(key);
+    if (assembly && offset < assembly.offset) return undefined;
+    if (!assembly || offset > assembly.offset) {
+      this.#drop(assemblies, key, offset);
+      if (this.#reserved + length > ASSEMBLY_BYTES) return null;
+      this.#reserved += length;
+      assembly = { offset, bytes: new Uint8Array(length), have: 0, missing: Math.ceil(length / PART) };
+      assemblies.set(key, assembly);
+    }
+    if (length !== assembly.bytes.length) throw malformed('parts of one payload disagree about its length');
+    if (assembly.have & (1 << index)) return undefined;
+    assembly.have |= 1 << index;
+    assembly.bytes.set(bytes, index * PART);
+    if (--assembly.missing) return undefined;
+    this.#drop(assemblies, key, offset);
+    return assembly.bytes;
+  }
+
+  /** Parts of this key up to an offset are void. */
+  #drop(assemblies, key, offset) {
+    const assembly = assemblies.get(key);
+    if (!assembly || assembly.offset > offset) return;
+    assemblies.delete(key);
+    this.#reserved -= assembly.bytes.length;
+  }
+
+  #raise(channel, floor) {
+    if (floor <= channel.floor) return;
+    channel.floor = floor;
+    this.#release(channel);
+  }
+
+  /** Lets go of what has come to lie below the floor; a key that came out of order may stay until its turn. */
+  #release(channel) {
+    const { floor, keys, assemblies } = channel;
+    for (const [key, offset] of keys) {
+      if (offset > floor) break;
+      keys.delete(key);
+      this.#remembered--;
+    }
+    for (const key of assemblies.keys()) this.#drop(assemblies, key, floor);
+  }
+
+  /** Forgets all up to an offset, in whichever order it came. */
+  #clear({ keys, assemblies }, upTo) {
+    for (const [key, offset] of keys) {
+      if (offset > upTo) continue;
+      keys.delete(key);
+      this.#remembered--;
+    }
+    for (const key of assemblies.keys()) this.#drop(assemblies, key, upTo);
+  }
+}
