@@ -14,6 +14,12 @@ const low = (offset) => ({ alias: 1, low: offset });
 const values = (number, ...entries) => ({ type: 'values', number, time: 1, entries });
 const at = (offset) => buildCursor([{ channel: 'state:a', epoch: 'e', offset }]);
 const turn = () => new Promise((resolve) => setTimeout(resolve, 5));
+async function until(holds, what) {
+  for (let turns = 0; !holds(); turns++) {
+    assert.ok(turns < 400, what());
+    await turn();
+  }
+}
 
 /** A stream as the page sees it, and what the server does with it. */
 class FakeStream {
@@ -114,7 +120,7 @@ describe('WebTransport', () => {
   test('datagrams that come before their alias are kept for it', async () => {
     const { session, connection, messages } = await opened();
     for (let i = 0; i < 70; i++) session.send(state(`early${i}`, 100 + i, i));
-    await turn();
+    await until(() => connection.received.datagrams === 70, () => `${connection.received.datagrams} datagrams`);
     assert.equal(messages.length, 0);
     await connection.subscribe('state:a');
     await turn();
@@ -141,10 +147,7 @@ describe('WebTransport', () => {
 
   /** Once the session has got as many acknowledgements. */
   const acks = async (session, count) => {
-    for (let turns = 0; session.got.length < count; turns++) {
-      assert.ok(turns < 400, `${session.got.length} of ${count} acknowledgements`);
-      await turn();
-    }
+    await until(() => session.got.length >= count, () => `${session.got.length} of ${count} acknowledgements`);
     return session.got.map(({ newest, bitmap }) => [newest, bitmap]);
   };
 
@@ -174,7 +177,7 @@ describe('WebTransport', () => {
   test('frames of values wait for `subscribed`, and are acknowledged then', async () => {
     const { session, connection, messages } = await opened();
     for (let number = 1; number <= 70; number++) session.send(values(number, entry(`early${number}`, 100 + number, 99, number)));
-    await turn();
+    await until(() => connection.received.datagrams === 70, () => `${connection.received.datagrams} datagrams`);
     assert.deepEqual([messages, session.got], [[], []]);
     await connection.subscribe('state:a');
     assert.deepEqual(await acks(session, 1), [[70, 2n ** 62n - 1n]], 'six were pushed out, and one more is beyond the bitmap');
@@ -249,7 +252,22 @@ describe('WebTransport', () => {
     connection.close();
   });
 
-  test('what is on its way to be acknowledged goes with a message, and acknowledgements pile up nowhere', async () => {
+  test('an acknowledgement that waits goes with what is sent', async (context) => {
+    const { session, connection } = await opened();
+    await connection.subscribe('state:a');
+    context.mock.timers.enable({ apis: ['setTimeout'] });
+    const reads = async () => { for (let i = 0; i < 5; i++) await new Promise(setImmediate); };
+    await reads();
+    session.send(values(1, entry('k', 9, 2, 1)));
+    await reads();
+    assert.deepEqual(session.got, [], 'it waits for more');
+    connection.publish('event:x', { data: 1 });
+    await reads();
+    assert.deepEqual(session.got, [{ type: 'ack', newest: 1, bitmap: 0n }]);
+    connection.close();
+  });
+
+  test('acknowledgements pile up nowhere', async () => {
     const { session, connection } = await opened();
     await connection.subscribe('state:a');
     await turn();
