@@ -52,7 +52,7 @@ function readContent(reader, message, known, between) {
   if (flags & HAS_ID) message.id = reader.string();
   message.removed = (flags & REMOVED) !== 0;
   if (flags & HAS_TTL) message.ttl_ms = reader.integer();
-  if (flags & HAS_PRIORITY) message.priority = reader.byte();
+  if (flags & HAS_PRIORITY && !(message.priority = reader.byte())) throw malformed('a priority is at least 1');
   const payload = reader.rest();
   if (!message.removed) message.data = unpackPayload(flags & KIND, payload);
   else if (payload.length) throw malformed('a removal has a payload');
