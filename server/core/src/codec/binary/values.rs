@@ -180,7 +180,8 @@ fn content(input: &mut Input<'_>, flags: u8, low: Offset, base: u64) -> Result<C
     let offset = low.get().checked_add(above).and_then(Offset::new).filter(|_| above > 0);
     let offset =
         offset.ok_or_else(|| bad("an entry's offset lies above its low-water offset and below 2^53"))?;
-    let time = base.wrapping_add_signed(unzigzag(input.integer()?));
+    let time = base.checked_add_signed(unzigzag(input.integer()?)).filter(|time| *time <= varint::MAX);
+    let time = time.ok_or_else(|| bad("a time lies between 1970 and what an integer holds"))?;
     let key = if flags & HAS_KEY == 0 { Key::default() } else { Key::parse(input.string()?)? };
     let id = if flags & HAS_ID == 0 { None } else { Some(PublicationId::parse(input.string()?)?) };
     if flags & IS_PART != 0 {
