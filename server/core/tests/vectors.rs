@@ -4,10 +4,16 @@ use std::{fmt::Write as _, fs, num::NonZeroU32, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use fulmar_core::{
-    ChannelName, Cursor, Draft, Encoding, Epoch, Key, Now, Offset, Payload, Position, Publication,
-    PublicationId, ServerMessage,
-    codec::{self, binary, binary::ServerFrame, json},
+    ChannelName, Class, Cursor, Draft, Encoding, Epoch, Key, Log, Now, Offset, Payload, Position,
+    Publication, PublicationId, ServerMessage,
+    codec::{
+        self, binary,
+        binary::{Ack, Content, ServerFrame},
+        framing, json, varint,
+    },
     cursor::CursorWriter,
+    datagrams::{Effects, Pace, Path, Sender, Source},
+    log::Bounds,
     message::{Mark, Rejection},
     problem::{Code, Problem},
 };
@@ -196,9 +202,156 @@ fn malformed_frames_are_refused() {
     assert!(seen.iter().all(|seen| *seen > 20), "{seen:?}");
 }
 
+/// A payload of a vector, put together by hand.
+fn payload(json: &Value) -> Option<Payload> {
+    match (json.get("data"), json.get("b64")) {
+        (Some(Value::String(text)), _) => Some(Payload::text(text.clone())),
+        (Some(value), _) => Some(Payload::Json(value.to_string().into())),
+        (None, Some(b64)) => {
+            Some(Payload::Binary(STANDARD.decode(b64.as_str().expect("a string")).expect("base64").into()))
+        }
+        (None, None) => None,
+    }
+}
+
+fn offset(json: &Value, member: &str) -> Offset {
+    Offset::new(json[member].as_u64().expect("an offset")).expect("below 2^53")
+}
+
+/// Whether an entry of a `values` frame says what its vector does.
+fn compare_entry(name: &str, entry: &binary::Entry, json: &Value) {
+    assert_eq!((Some(entry.alias), entry.low), (json["alias"].as_u64(), offset(json, "low")), "{name}");
+    let key = json["key"].as_str().map_or(Key::default(), |key| Key::parse(key).expect("a key"));
+    let id = json["id"].as_str().map(|id| PublicationId::parse(id).expect("an id"));
+    match &entry.content {
+        Content::Position => assert!(json.get("offset").is_none(), "{name}"),
+        Content::Whole(it) => {
+            let draft = Draft { key, id, payload: payload(json), ttl: None, priority: None };
+            assert_eq!((it.offset, &it.draft), (offset(json, "offset"), &draft), "{name}");
+            assert_eq!(Some(it.time), json["time"].as_u64(), "{name}");
+            assert_eq!(draft.payload.is_none(), json["removed"] == true, "{name}");
+        }
+        Content::Part(it) => {
+            let part = &json["part"];
+            assert_eq!((it.offset, &it.key, &it.id), (offset(json, "offset"), &key, &id), "{name}");
+            assert_eq!(Some(it.time), json["time"].as_u64(), "{name}");
+            assert_eq!(Some(it.index as u64), part["index"].as_u64(), "{name}");
+            assert_eq!(Some(it.length as u64), part["length"].as_u64(), "{name}");
+            assert_eq!(STANDARD.encode(&it.bytes), text(part, "b64"), "{name}");
+            let whole = it.clone().complete(b"0").expect("a digit is of every kind");
+            let kind = match whole.draft.payload {
+                Some(Payload::Binary(_)) => "binary",
+                Some(Payload::Text(_)) => "text",
+                Some(Payload::Json(_)) => "json",
+                None => "none",
+            };
+            assert_eq!(kind, text(part, "kind"), "{name}");
+        }
+    }
+}
+
+#[test]
+fn values_are_decoded() {
+    let mut seen = 0;
+    for vector in list("values") {
+        let name = text(&vector, "name");
+        let Ok(ServerFrame::Values(values)) = binary::decode_server(&unhex(text(&vector, "bin"))) else {
+            panic!("{name} is a frame of values");
+        };
+        let json = &vector["values"];
+        assert_eq!(Some(values.number), json["number"].as_u64(), "{name}");
+        let entries = json["entries"].as_array().expect("entries");
+        assert_eq!(values.entries.len(), entries.len(), "{name}");
+        for (entry, json) in values.entries.iter().zip(entries) {
+            compare_entry(name, entry, json);
+        }
+        seen += 1;
+    }
+    assert!(seen > 20, "{seen} frames");
+}
+
+#[test]
+fn acknowledgements_are_encoded_and_decoded() {
+    for vector in list("acks") {
+        let (name, json) = (text(&vector, "name"), &vector["ack"]);
+        let bitmap = u64::from_str_radix(text(json, "bitmap"), 16).expect("hex");
+        let ack = Ack { newest: json["newest"].as_u64().expect("a number"), bitmap };
+        assert_eq!(hex(&binary::encode_ack(ack)), text(&vector, "bin"), "{name}");
+        assert_eq!(binary::decode_ack(&unhex(text(&vector, "bin"))), Ok(ack), "{name}");
+    }
+}
+
+#[test]
+fn malformed_values_and_acknowledgements_are_refused() {
+    let taken = |name: &str, is_taken: &dyn Fn(&[u8]) -> bool| {
+        let taken = list(name).into_iter().filter(|vector| is_taken(&unhex(text(vector, "bin"))));
+        taken.map(|vector| format!("{}: {}", text(&vector, "name"), text(&vector, "why"))).collect::<Vec<_>>()
+    };
+    let values = taken("malformed_values", &|bytes| binary::decode_server(bytes).is_ok());
+    let acks = taken("malformed_acks", &|bytes| binary::decode_ack(bytes).is_ok());
+    assert!(values.is_empty() && acks.is_empty(), "{values:#?} {acks:#?}");
+}
+
+/// Frames with one value can be had of a sender as they stand in the vectors, but for their numbers.
+#[test]
+fn values_are_encoded() {
+    let mut seen = 0;
+    for vector in list("values") {
+        let name = text(&vector, "name");
+        let json = &vector["values"];
+        let entries = json["entries"].as_array().expect("entries");
+        let entry = &entries[0];
+        if entries.len() > 1 || entry.get("part").is_some() || entry.get("offset").is_none() {
+            continue;
+        }
+        let bytes = sent(entry, vector["values"]["number"].as_u64().expect("a number"));
+        assert_eq!(hex(&bytes), text(&vector, "bin"), "{name}");
+        seen += 1;
+    }
+    assert!(seen >= 10, "{seen} frames");
+}
+
+/// The frame of a value as a sender makes it, with its number changed to `number`.
+fn sent(json: &Value, number: u64) -> Vec<u8> {
+    struct One(Log);
+    impl Source for One {
+        fn news(&mut self, _tag: usize, read: &mut dyn FnMut(&Log) -> bool) {
+            read(&self.0);
+        }
+        fn look(&mut self, _tag: usize, look: &mut dyn FnMut(&Log)) {
+            look(&self.0);
+        }
+    }
+    let bounds = Bounds { count: 10, bytes: usize::MAX, age: Duration::MAX };
+    let mut log = Log::new(Class::State, Epoch::from_entropy(0), bounds);
+    let (low, alias) = (offset(json, "low"), json["alias"].as_u64().expect("an alias"));
+    let key = json["key"].as_str().map_or(Key::default(), |key| Key::parse(key).expect("a key"));
+    let id = json["id"].as_str().map(|id| PublicationId::parse(id).expect("an id"));
+    let draft = Draft { key, id, payload: payload(json), ttl: None, priority: None };
+    let now = Now { monotonic: Duration::ZERO, unix_ms: json["time"].as_u64().expect("a time") };
+    let name = ChannelName::parse("state:a").expect("a name");
+    let publication = Publication::new(name, alias, log.epoch().clone(), offset(json, "offset"), now, draft);
+    log.apply(Arc::new(publication), now);
+    let mut sender = Sender::default();
+    sender.open(0, alias, 0, low, Pace { interval: Duration::ZERO, duplicate: None });
+    let mut log = One(log);
+    sender.stream(0, 1_000, Duration::ZERO, &mut log).expect("the channel is in sync");
+    sender.acknowledge_stream(0, 1);
+    let path = Path { prefix: &[], room: 1_452, window: 10_000, burst: 10_000, rtt: Duration::ZERO };
+    let mut effects = Effects::default();
+    sender.flush(Duration::ZERO, &path, &mut log, &mut effects);
+    let mut frame = framing::split_datagram(&effects.packets[0]).expect("a frame")[0].to_vec();
+    assert_eq!(frame[1], 1, "the first packet's number");
+    let mut changed = vec![frame[0]];
+    varint::write(&mut changed, number);
+    changed.extend(frame.drain(2..));
+    changed
+}
+
 #[test]
 fn no_bytes_make_a_decoder_panic() {
-    let frames: Vec<_> = list("frames").iter().map(|vector| unhex(text(vector, "bin"))).collect();
+    let mut frames: Vec<_> = list("frames").iter().map(|vector| unhex(text(vector, "bin"))).collect();
+    frames.extend(list("values").iter().map(|vector| unhex(text(vector, "bin"))).filter(|it| it.len() < 300));
     for frame in &frames {
         for at in 0..frame.len() {
             for byte in [0, 0x3f, 0x7f, 0x80, 0xc0, 0xff] {
