@@ -1,4 +1,4 @@
-"""fulmar.v1.bin, written from server/PROTOCOL.md section 5 alone.
+"""fulmar.v1.bin, written from server/PROTOCOL.md sections 5 and 9 alone.
 
 `encode` and `decode` turn one frame into a dict of its fields and back. `Connection` adds what a receiver has to
 remember, the aliases, and renders frames as the JSON messages of section 4.
@@ -65,7 +65,7 @@ class Reader:
         return self.at == len(self.raw)
 
 
-# Fields of a frame in order: (name, how). "payload" is the rest of the frame and always last.
+# Fields of a frame in order: (name, how). "payload" and "entries" are the rest of the frame and always last.
 FRAMES = {
     0x01: ("publication", "alias offset time flags ?key ?id payload"),
     0x02: ("subscribed", "ref alias channel$ epoch$ offset"),
@@ -79,15 +79,19 @@ FRAMES = {
     0x0A: ("pong", "ref"),
     0x0B: ("close", "code reason$"),
     0x0C: ("attached", "ref session$"),
+    0x0D: ("values", "number time entries"),
     0x21: ("subscribe", "ref channel$ kind start"),
     0x22: ("unsubscribe", "ref channel$"),
     0x23: ("publish", "ref flags channel$ ?key ?id ?ttl_ms ?priority payload"),
     0x24: ("attach", "ref id$ secret$"),
+    0x25: ("ack", "newest bitmap"),
 }
 BYTE_OF = {name: byte for byte, (name, _) in FRAMES.items()}
 OPTIONAL = {"key": 0x04, "id": 0x10, "ttl_ms": 0x20, "priority": 0x40}
 KINDS = {"binary": 0, "text": 1, "json": 2}
 REMOVED = 0x08
+OTHER_CHANNEL, IS_PART, NO_VALUE = 0x20, 0x40, 0x80
+PART, MAX_PARTS = 1_000, 16
 PING, PONG = BYTE_OF["ping"], BYTE_OF["pong"]
 
 
@@ -106,6 +110,10 @@ def encode(fields):
             out += bytes([flags | fields.get("extra_flags", 0)])
         elif name == "payload":
             out += fields.get("payload", b"")
+        elif name == "entries":
+            out += entries_frame(fields["entries"], fields["time"])
+        elif name == "priority":
+            out += bytes([fields["priority"]])
         elif name == "kind":
             out += bytes([fields["kind"]])
         elif name == "start":
@@ -150,6 +158,8 @@ def decode(raw, direction=None):
             fields[name] = reader.rest()
             if fields["kind"] == "text":
                 utf8(fields[name])
+        elif name == "entries":
+            fields[name] = list(entries(reader, fields["time"]))
         elif name == "kind":
             fields[name] = reader.byte()
         elif name == "start":
@@ -165,7 +175,77 @@ def decode(raw, direction=None):
             fields[name] = reader.offset() if name == "offset" else reader.varint()
     if not reader.done():
         raise Malformed(f"{len(reader.raw) - reader.at} bytes are left over after {fields['frame']}")
+    if 0 in (fields.get("number"), fields.get("newest")):
+        raise Malformed("frames are numbered from 1")
     return fields
+
+
+def entries_frame(listed, base):
+    out, before = b"", None
+    for fields in listed:
+        channel = (fields["alias"], fields["low"])
+        flags = 0 if channel == before else OTHER_CHANNEL
+        if "offset" not in fields:
+            flags = OTHER_CHANNEL | NO_VALUE
+        else:
+            flags |= KINDS[fields.get("kind", "binary")] | (REMOVED if fields["removed"] else 0) | (IS_PART if "index" in fields else 0)
+            flags |= sum(OPTIONAL[option] for option in ("key", "id") if option in fields)
+        before = channel
+        out += bytes([flags]) + (b"".join(map(varint, channel)) if flags & OTHER_CHANNEL else b"")
+        if "offset" in fields:
+            later = fields["time"] - base
+            out += varint(fields["offset"] - fields["low"]) + varint(2 * later if later >= 0 else -2 * later - 1)
+            out += b"".join(string(fields[option]) for option in ("key", "id") if option in fields)
+            out += b"".join(varint(fields[number]) for number in ("index", "length") if number in fields)
+            out += b"" if fields["removed"] else prefixed(fields["payload"])
+    return out
+
+
+def entries(reader, base):
+    """The entries of a `values` frame; those that have no offset bring a low-water offset alone."""
+    channel = None
+    while not reader.done():
+        flags = reader.byte()
+        if flags & OTHER_CHANNEL:
+            channel = {"alias": reader.varint(), "low": reader.offset()}
+        if channel is None:
+            raise Malformed("the first entry names no channel")
+        yield channel if flags == OTHER_CHANNEL | NO_VALUE else channel | entry(reader, flags, channel["low"], base)
+
+
+def entry(reader, flags, low, base):
+    kind, removed, part = flags & 3, bool(flags & REMOVED), bool(flags & IS_PART)
+    if flags & NO_VALUE or kind == 3 or removed and (part or kind):
+        raise Malformed(f"flags 0x{flags:02x} do not go together")
+    above, zigzag = reader.varint(), reader.varint()
+    fields = {"offset": low + above, "time": base + (zigzag >> 1 ^ -(zigzag & 1)), "removed": removed}
+    if not above or fields["offset"] >= 1 << 53 or fields["time"] < 0:
+        raise Malformed(f"an entry at {fields['offset']} of {fields['time']} ms")
+    for option in ("key", "id"):
+        if flags & OPTIONAL[option]:
+            fields[option] = reader.string()
+    if removed:
+        return fields
+    if part:
+        fields |= {"index": reader.varint(), "length": reader.varint()}
+    fields |= {"kind": ["binary", "text", "json"][kind], "payload": reader.take(reader.varint())}
+    if part:
+        index, length = fields["index"], fields["length"]
+        if length > PART * MAX_PARTS or not 0 < len(fields["payload"]) == min(PART, length - index * PART):
+            raise Malformed(f"{len(fields['payload'])} bytes are not part {index} of {length} bytes")
+    else:
+        check(fields["kind"], fields["payload"])
+    return fields
+
+
+def check(kind, payload):
+    if kind != "binary":
+        utf8(payload)
+    if kind == "json":
+        try:
+            json.loads(payload)
+        except ValueError as error:
+            raise Malformed(f"not JSON: {payload[:20]!r}") from error
 
 
 def payload_to_json(kind, payload):

@@ -1,5 +1,6 @@
 """The Python codec against the golden frames, so that three codecs have to agree on the same bytes."""
 
+import base64
 import json
 import pathlib
 
@@ -28,7 +29,7 @@ def test_bytes_that_are_not_a_frame(wire):
         fulmar_bin.decode(bytes.fromhex(wire))
 
 
-@pytest.mark.parametrize("entry", golden("frames"))
+@pytest.mark.parametrize("entry", golden("frames") + golden("priorities"))
 def test_golden_frames(entry):
     raw, message, alias = bytes.fromhex(entry["bin"]), entry["json"], entry.get("alias")
     codec = fulmar_bin.Connection(entry["direction"])
@@ -42,6 +43,39 @@ def test_golden_frames(entry):
 def test_golden_malformed_frames(entry):
     with pytest.raises(fulmar_bin.Malformed):
         fulmar_bin.decode(bytes.fromhex(entry["bin"]), entry["direction"])
+
+
+def listed(entry):
+    """An entry of a golden frame as the codec has it."""
+    fields = {name: entry[name] for name in ("alias", "low", "offset", "time", "key", "id") if name in entry}
+    if "part" in entry:
+        part = dict(entry["part"])
+        return fields | {"removed": False, "payload": base64.b64decode(part.pop("b64"))} | part
+    if "offset" in entry:
+        content = fulmar_bin.payload_from_json(entry)
+        fields |= {"removed": True} if content.pop("removed", False) else content | {"removed": False}
+    return fields
+
+
+@pytest.mark.parametrize("entry", golden("values"))
+def test_golden_values(entry):
+    fields = {"frame": "values"} | entry["values"] | {"entries": [listed(it) for it in entry["values"]["entries"]]}
+    assert fulmar_bin.decode(bytes.fromhex(entry["bin"]), "server") == fields
+    assert fulmar_bin.encode(fields).hex() == entry["bin"]
+
+
+@pytest.mark.parametrize("entry", golden("acks"))
+def test_golden_acks(entry):
+    fields = {"frame": "ack", "newest": entry["ack"]["newest"], "bitmap": int(entry["ack"]["bitmap"], 16)}
+    assert fulmar_bin.decode(bytes.fromhex(entry["bin"]), "client") == fields
+    assert fulmar_bin.encode(fields).hex() == entry["bin"]
+
+
+@pytest.mark.parametrize(("group", "direction"), [("malformed_values", "server"), ("malformed_acks", "client")])
+def test_golden_malformed_values_and_acks(group, direction):
+    for entry in json.loads(VECTORS.read_text())[group]:
+        with pytest.raises(fulmar_bin.Malformed):
+            raise AssertionError(f"{entry['name']}: {fulmar_bin.decode(bytes.fromhex(entry['bin']), direction)}")
 
 
 @pytest.mark.parametrize("entry", golden("cursors"))

@@ -6,6 +6,7 @@ import ssl
 from urllib.parse import urlsplit
 
 import fulmar_bin
+import receiver
 from aioquic.asyncio.client import connect
 from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.h3.connection import H3_ALPN, H3Connection
@@ -15,6 +16,7 @@ from aioquic.quic.events import ConnectionTerminated, StopSendingReceived, Strea
 from server import DEADLINE, within
 
 CLOSE_SESSION = 0x2843
+MAX_EARLY = 64
 ENDED = object()
 
 
@@ -32,6 +34,7 @@ class Stream:
         self.buffer = b""
         self.inbox = asyncio.Queue()
         self.kept = []
+        self.number = 0
 
     def write(self, raw, end=False):
         self.session.quic.send_stream_data(self.id, raw, end)
@@ -50,11 +53,24 @@ class Stream:
     def _received(self, data, ended):
         frames, self.buffer = fulmar_bin.split(self.buffer + data)
         for frame in frames:
-            self.inbox.put_nowait(self.session.codec.to_json(frame))
+            for message in self._values(frame) if frame[:1] == receiver.VALUES else [self._message(frame)]:
+                self.inbox.put_nowait(message)
         if frames:
             self.session._retry_datagrams()
         if ended:
             self.inbox.put_nowait(ENDED)
+
+    def _message(self, frame):
+        message = self.session.codec.to_json(frame)
+        self.session.receiver.note(message)
+        return message
+
+    def _values(self, frame):
+        came, ack = self.session.receiver.stream(frame, self.number)
+        self.number += 1
+        if self.session.acknowledges:
+            self.write(fulmar_bin.prefixed(ack))
+        return came
 
     async def recv(self, awaited="a frame"):
         """The next frame as JSON, or ENDED."""
@@ -103,6 +119,11 @@ class Session:
     def __init__(self, client, stream_id):
         self.client, self.id, self.quic = client, stream_id, client.quic
         self.codec = fulmar_bin.Connection()
+        self.receiver = receiver.Receiver(self.codec.aliases)
+        self.acknowledges = True
+        # Says of the bytes of a datagram whether they are to be lost on their way.
+        self.loses = lambda data: False
+        self.came = asyncio.Event()
         self.streams = {}
         self.datagrams = asyncio.Queue()
         self.early = []
@@ -171,23 +192,45 @@ class Session:
             self.close_capsule.set_exception(AssertionError(f"{why} without a CLOSE capsule"))
             self.close_capsule.exception()
 
+    async def position(self, channel, offset):
+        """Returns once the channel's position has come to this offset."""
+        async with within(DEADLINE, f"the position {offset} of {channel}; it is at {self.receiver.position(channel)}"):
+            while (self.receiver.position(channel) or 0) < offset:
+                await self.came.wait()
+
     def _datagram(self, data):
+        if self.loses(data):
+            return
         frames, rest = fulmar_bin.split(data)
         assert not rest, f"a datagram ends inside a frame: {data!r}"
         assert frames, "an empty datagram"
         for frame in frames:
-            try:
+            self._datagram_frame(frame)
+        self._look()
+
+    def _datagram_frame(self, frame):
+        try:
+            if frame[:1] == receiver.VALUES:
+                for message in self.receiver.datagram(frame):
+                    self.datagrams.put_nowait(message)
+                if self.acknowledges:
+                    self.send_datagram(fulmar_bin.prefixed(self.receiver.ack()))
+            else:
                 self.datagrams.put_nowait(self.codec.to_json(frame))
-            except fulmar_bin.UnknownAlias:
-                self.early.append(frame)
+        except fulmar_bin.UnknownAlias:
+            self.early = [*self.early, frame][-MAX_EARLY:]
+        except receiver.Refused:
+            pass  # What is not acknowledged comes again.
 
     def _retry_datagrams(self):
         early, self.early = self.early, []
         for frame in early:
-            try:
-                self.datagrams.put_nowait(self.codec.to_json(frame))
-            except fulmar_bin.UnknownAlias:
-                self.early.append(frame)
+            self._datagram_frame(frame)
+        self._look()
+
+    def _look(self):
+        self.came.set()
+        self.came = asyncio.Event()
 
 
 class Client(QuicConnectionProtocol):

@@ -99,6 +99,11 @@ class Positions:
             if place[0] == message["epoch"] and place[1] < message["offset"]:
                 self.places[channel] = (message["epoch"], message["offset"], None)
 
+    def settle(self, channel, offset):
+        """A position that only moves on."""
+        if (place := self.places.get(channel)) and place[1] < offset:
+            self.places[channel] = (place[0], offset, None)
+
     def cursor(self):
         entries = []
         for channel, place in self.places.items():

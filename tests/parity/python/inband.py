@@ -9,6 +9,7 @@ import fulmar_bin
 from carriers import Exchange, error_of, limit
 from connections import LOST, NORMAL, PROTOCOL_ERROR, Inband
 from http3 import open_quic
+from receiver import VALUES, Receiver, Refused
 from websockets.frames import Opcode
 
 CLOSE_CAPSULE = 0x2843
@@ -80,11 +81,15 @@ class Stream:
         self.id = self.quic.h3.create_webtransport_stream(connection.session)
         self.buffer = b""
         self.channels = set()
+        self.number = 0
         self.ended = False
         self.quic.streams[self.id] = self.received
 
     def send(self, message):
-        self.quic.quic.send_stream_data(self.id, fulmar_bin.prefixed(fulmar_bin.from_json(message)))
+        self.write(fulmar_bin.from_json(message))
+
+    def write(self, frame):
+        self.quic.quic.send_stream_data(self.id, fulmar_bin.prefixed(frame))
         self.quic.transmit()
 
     def end(self):
@@ -97,7 +102,7 @@ class Stream:
             frames, self.buffer = fulmar_bin.split(self.buffer + data)
             assert len(self.buffer) <= MAX_FRAME, "a frame is too long"
             for frame in frames:
-                self.connection.stream_frame(frame)
+                self.connection.stream_frame(self, frame)
         except Exception as error:
             self.connection.fail(f"{type(error).__name__}: {error}")
         if ended:
@@ -110,6 +115,7 @@ class WebTransport(Inband):
     async def start(self, base, version=None, encoding=None):
         self.quic, url, self.close_quic = await open_quic(base)
         self.codec = fulmar_bin.Connection()
+        self.receiver = Receiver(self.codec.aliases)
         self.early = deque(maxlen=MAX_EARLY)
         self.streams = []
         self.capsules = b""
@@ -146,14 +152,32 @@ class WebTransport(Inband):
         stream.channels.add(channel)
         await self.request(message, stream.send)
 
-    def stream_frame(self, frame):
-        known = len(self.codec.aliases)
-        self.receive(self.codec.to_json(frame))
-        if self.early and len(self.codec.aliases) > known:
+    def stream_frame(self, stream, frame):
+        if frame[:1] == VALUES:
+            came, ack = self.receiver.stream(frame, stream.number)
+            stream.number += 1
+            self.values(came)
+            stream.write(ack)
+            return
+        message = self.codec.to_json(frame)
+        self.receiver.note(message)
+        if message["type"] == "synced" and self.positions.places.get(message["channel"]):
+            # After a position that is still covered; other transports do not tell of it.
+            self.positions.note(message)
+        else:
+            self.receive(message)
+        if self.early and message["type"] in ("subscribed", "gap", "reset"):
             early, self.early = self.early, deque(maxlen=MAX_EARLY)
             for came, frame in early:
                 if time.monotonic() - came < EARLY_SECONDS:
                     self.datagram_frame(came, frame)
+
+    def values(self, publications):
+        for message in publications:
+            self.receive(message, datagram=True)
+        for channel in self.channels:
+            if (offset := self.receiver.position(channel)) is not None:
+                self.positions.settle(channel, offset)
 
     def datagram(self, data):
         try:
@@ -166,10 +190,17 @@ class WebTransport(Inband):
 
     def datagram_frame(self, came, frame):
         try:
+            if frame[:1] == VALUES:
+                self.values(self.receiver.datagram(frame))
+                self.quic.h3.send_datagram(self.session, fulmar_bin.prefixed(self.receiver.ack()))
+                self.quic.transmit()
+                return
             message = self.codec.to_json(frame)
         except fulmar_bin.UnknownAlias:
             self.early.append((came, frame))
             return
+        except Refused:
+            return  # What is not acknowledged comes again.
         assert message["type"] == "publication", f"{message['type']} in a datagram"
         # What comes after an unsubscription is of no use.
         if message["channel"] in self.channels:
