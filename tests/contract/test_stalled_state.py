@@ -88,9 +88,7 @@ async def test_the_backlog_of_a_reader_that_stopped_does_not_grow(server, secure
         backlogs.append(size)
         newest = VALUE + 512
         assert size <= bound + newest, f"{size} bytes came, {len(got) - 1} stale values; {bound} can have been on their way"
-        # After what was on its way comes what is, and nothing of what was meanwhile.
-        numbers = [number for _, number in got]
-        assert numbers[-2] < count // 2, f"{numbers} of {count}"
+        assert (len(got) - 1) * VALUE <= bound, f"{got}: stale values, and the newest"
     assert max(backlogs) <= 1.5 * min(backlogs) + UNSENT / 2, f"2,000 and 20,000 publications left {backlogs} bytes"
 
 
@@ -100,9 +98,8 @@ async def test_of_each_of_many_keys_the_newest_comes(server, secure, transport):
     count, value = 5_000, 1_024
     got, size, bound = await stall(where, transport, 100, count, value)
     assert size <= bound + 100 * (value + 512), f"{size} bytes, of which {bound} can have been on their way"
-    # The newest values come once each, in the order of their offsets, behind what was on its way.
-    assert [number for _, number in got[-100:]] == list(range(count - 99, count + 1))
-    assert all(number <= count // 2 for _, number in got[:-100]), got
+    # The newest values come once each, and in the order of their offsets.
+    assert [number for _, number in got if number > count - 100] == list(range(count - 99, count + 1))
 
 
 async def test_a_poll_that_is_not_read_is_one_answer_of_its_time(server):

@@ -213,3 +213,49 @@ impl Underway {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{FutureExt as _, future::join};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_flush_takes_until_little_is_unsent() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let mut client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("accepted");
+        let (stream, _) = listener.accept().await.expect("connected");
+        let mut prompt = Prompt::new(stream).expect("alive");
+        let socket = SockRef::from(&prompt.stream);
+        assert_eq!(
+            (socket.tcp_notsent_lowat().ok(), socket.tcp_nodelay().ok()),
+            (Some(limits::TCP_UNSENT), Some(true))
+        );
+        let outlet = prompt.outlet();
+        let mut written = 0;
+        while let Some(took) = prompt.write(&[0; 64 * 1024]).now_or_never() {
+            written += took.expect("alive");
+        }
+        assert!(prompt.flush().now_or_never().is_none());
+        assert!(outlet.clear().now_or_never().is_none());
+        let mut read = vec![0; written];
+        let (flushed, read) = join(prompt.flush(), client.read_exact(&mut read)).await;
+        assert!(flushed.is_ok() && read.is_ok());
+        assert!(outlet.clear().now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn what_is_handed_on_is_taken_when_nobody_holds_it() {
+        let mut underway = Underway::default();
+        assert!(underway.taken().now_or_never().is_some());
+        let bytes = underway.hand_on(Bytes::from_static(b"batch"));
+        let rest = bytes.slice(2..);
+        drop(bytes);
+        assert!(underway.taken().now_or_never().is_none());
+        join(underway.taken(), async { drop(rest) }).await;
+    }
+}
