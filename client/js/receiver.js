@@ -101,9 +101,10 @@ export class Receiver {
 
   /**
    * What can be applied is, even where the rest cannot: to apply it again changes nothing.
-   * @param {Values} values @returns {Verdict}
+   * @param {Values} values @param {boolean} [byStream] whether it came on a stream, behind what its channels began with
+   * @returns {Verdict}
    */
-  apply({ entries }) {
+  apply({ entries }, byStream = false) {
     /** @type {Verdict} */
     let verdict = 'taken';
     for (const entry of entries) {
@@ -111,6 +112,7 @@ export class Receiver {
       const channel = place && this.#channels.get(place.channel);
       if (!channel) verdict = 'early';
       else if (channel.epoch === place.epoch) {
+        channel.synced ||= byStream;
         this.#settle(channel, entry.low);
         if (!this.#value(channel, entry) && verdict === 'taken') verdict = 'refused';
       }

@@ -74,7 +74,11 @@ class Receiver:
         """As `datagram`, of a stream whose last frame had the number `before`; the frame that acknowledges it on the stream, too."""
         fields = fulmar_bin.decode(frame, "server")
         assert fields["number"] == before + 1, f"frame {fields['number']} follows {before} on a stream"
-        return self._apply(fields["entries"]), fulmar_bin.encode({"frame": "ack", "newest": before + 1, "bitmap": 0})
+        known = [entry for entry in fields["entries"] if self.aliases.get(entry["alias"], (None, None))[0] in self.channels]
+        for entry in known:
+            # It stands behind all that its channels began with on the stream.
+            self.channels[self.aliases[entry["alias"]][0]].synced = True
+        return self._apply(known), fulmar_bin.encode({"frame": "ack", "newest": before + 1, "bitmap": 0})
 
     def _apply(self, entries):
         for entry in entries:

@@ -225,7 +225,7 @@ describe('WebTransport', () => {
     connection.close();
   });
 
-  test('after a position that is covered, `synced` is not told but lets low-water offsets count', async () => {
+  test('low-water offsets count from the first frame of values on the stream', async () => {
     const { session, connection, messages } = await opened((message, stream) => {
       if (message.type === 'ping') answers(message, stream);
     });
@@ -239,7 +239,7 @@ describe('WebTransport', () => {
     await acks(session, 1);
     const cursorAt = (offset) => buildCursor([{ channel: 'state:resumed', epoch: 'e', offset }]);
     assert.equal(connection.cursor, cursorAt(6));
-    session.streams[1].say(told('synced', 7));
+    session.streams[1].say(values(1, { alias: 5, low: 7 }));
     await turn();
     assert.equal(connection.cursor, cursorAt(7));
     session.send(values(2, { alias: 5, low: 9 }));

@@ -232,7 +232,7 @@ class WebTransportConnection extends InbandConnection {
   #values(pipe, values) {
     if (values.number !== pipe.taken + 1) throw new FulmarError('malformed', 'a stream leaves out a number');
     if (!values.entries.every(({ alias }) => this.#aliases.get(alias))) throw unknownAlias();
-    if (this.#receiver.apply(values) === 'refused') {
+    if (this.#receiver.apply(values, true) === 'refused') {
       throw new FulmarError('unreachable', 'A stream brought parts for which there is no room.');
     }
     pipe.taken = values.number;
@@ -240,10 +240,7 @@ class WebTransportConnection extends InbandConnection {
 
   #message(message) {
     if (!this.#aliases.resolve(message)) throw unknownAlias();
-    const isNews = this.#receiver.note(message);
-    // After a position that is still covered it ends no snapshot: other transports do not tell of it.
-    const isQuiet = message.type === 'synced' && this.positions.has(message.channel);
-    if (isNews && !isQuiet) this.receive(message);
+    if (this.#receiver.note(message)) this.receive(message);
     else this.positions.note(message);
   }
 

@@ -6,7 +6,7 @@ pub struct Rng(u64);
 
 impl Rng {
     pub fn new(seed: u64) -> Self {
-        let mut rng = Self(seed ^ 0x5eed_0f_f0_17_a2);
+        let mut rng = Self(seed ^ 0x5eed_0ff0_17a2);
         rng.next();
         rng
     }

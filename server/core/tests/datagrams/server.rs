@@ -166,7 +166,7 @@ impl Channel {
 
 /// A payload that no other publication has.
 fn content(offset: u64, length: usize, text: bool) -> Payload {
-    let byte = |at: usize| (mix(offset << 12 | at as u64 / 8) >> (at % 8 * 8)) as u8;
+    let byte = |at: usize| (mix((offset << 12) | (at as u64 / 8)) >> (at % 8 * 8)) as u8;
     if text {
         Payload::text((0..length).map(|at| char::from(byte(at) & 0x3f | 0x40)).collect::<String>())
     } else {
