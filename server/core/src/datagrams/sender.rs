@@ -101,10 +101,11 @@ impl Sender {
     }
 
     /// The low-water offset of a channel: of every key whose newest publication does not lie above it, the receiver is known
-    /// to have that publication. 0 until it is known that what the stream brought before the channel was opened has arrived.
+    /// to have that publication. 0 until it is known that what the stream brought before the channel was opened has arrived, and
+    /// once a removal was forgotten before it had.
     pub fn low(&self, id: LaneId) -> Offset {
         match self.lanes.get(&id) {
-            Some(lane) if lane.confirmed => self.low_by_stream(id, lane),
+            Some(lane) if lane.confirmed && lane.known => self.low_by_stream(id, lane),
             _ => Offset::ZERO,
         }
     }
@@ -224,7 +225,7 @@ impl Sender {
         for id in lanes {
             let low = self.lanes.get(&id).map_or(Offset::ZERO, |lane| self.low_by_stream(id, lane));
             let Some(lane) = self.lanes.get_mut(&id) else { continue };
-            if !lane.has_stream_work() {
+            if !lane.known || !lane.has_stream_work() {
                 continue;
             }
             // Before any value: what is read as one entry's low-water offset counts for those that follow.
