@@ -2,7 +2,7 @@
 //! what must hold at every step of it.
 //!
 //! `FULMAR_SIM_SEEDS=10000 cargo test --release -p fulmar-core --test datagrams -- --nocapture` runs many;
-//! `FULMAR_SIM_SEED=123 cargo test -p fulmar-core --test datagrams` runs one again.
+//! `FULMAR_SIM_SEED=123 cargo test -p fulmar-core --test datagrams` runs one again, with `FULMAR_SIM_LOG=1` and `-- --nocapture` telling what happens.
 
 mod client;
 mod faults;

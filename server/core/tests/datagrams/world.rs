@@ -105,6 +105,8 @@ pub struct World {
     sent: HashMap<u64, Vec<(u64, Offset, Option<usize>)>>,
     number: u64,
     fault: Option<Fault>,
+    /// What happens is told.
+    talks: bool,
     outcome: Outcome,
     wrong: Option<String>,
 }
@@ -156,11 +158,18 @@ impl World {
             sent: HashMap::new(),
             number: 0,
             fault,
+            talks: std::env::var_os("FULMAR_SIM_LOG").is_some(),
             outcome: Outcome::default(),
             wrong: None,
             channels,
             plan,
             rng,
+        }
+    }
+
+    fn say(&self, what: impl FnOnce() -> String) {
+        if self.talks {
+            eprintln!("{:?} {:.400}", self.now, what());
         }
     }
 
@@ -234,6 +243,7 @@ impl World {
                 let frames = framing::split_datagram(&datagram[PREFIX.len()..]).expect("whole frames");
                 for frame in frames {
                     if let Ok(ServerFrame::Values(values)) = binary::decode_server(frame) {
+                        self.say(|| format!("came {}", values.number));
                         self.client.datagram(values, &self.channels, self.now);
                     }
                 }
@@ -245,6 +255,7 @@ impl World {
             Event::Up(frame) => {
                 self.outcome.trace.bytes(&frame);
                 let ack = binary::decode_ack(&frame).expect("an acknowledgement");
+                self.say(|| format!("acknowledged {:?}", ack.numbers().collect::<Vec<_>>()));
                 self.forced |= self.sender.acknowledge(ack, self.now);
             }
             Event::Forged(number) => {
@@ -254,6 +265,14 @@ impl World {
                 self.outcome.trace.bytes(&frame);
                 self.streams[stream][0].backlog -= frame.len();
                 let decoded = binary::decode_server(&frame).expect("a frame");
+                self.say(|| match &decoded {
+                    ServerFrame::Values(values) => format!("stream {stream}: {}", told(values)),
+                    ServerFrame::Publication { alias, offset, draft, .. } => {
+                        let kind = if draft.payload.is_some() { "" } else { "-" };
+                        format!("stream {stream}: {alias}:{kind}{}@{offset}", draft.key.as_str())
+                    }
+                    other => format!("stream {stream}: {other:?}"),
+                });
                 if let ServerFrame::Values(values) = &decoded {
                     self.numbers[stream] += 1;
                     let expected = self.numbers[stream];
@@ -290,8 +309,11 @@ impl World {
         let plan = self.plan.channels[index].clone();
         for _ in 0..self.rng.range(1, plan.batch) {
             let channel = &mut self.channels[index];
-            if channel.publish(&mut self.rng, self.now).is_none() {
-                continue;
+            let Some(publication) = channel.publish(&mut self.rng, self.now) else { continue };
+            if self.talks {
+                let (key, offset, removal) =
+                    (publication.draft.key.as_str(), publication.offset, publication.is_removal());
+                eprintln!("{:?} published {}:{key}@{offset}, a removal: {removal}", self.now, channel.alias);
             }
             let forgotten = self.fault == Some(Fault::NotWoken) && self.rng.chance(100);
             if let Some(active) = &mut channel.active
@@ -441,6 +463,7 @@ impl World {
         self.wanted.extend(streams.into_iter().map(|tag| self.plan.channels[tag].stream));
         for tag in resets {
             self.outcome.resets += 1;
+            self.say(|| format!("reset of channel {tag}"));
             if self.fault != Some(Fault::NoReset) {
                 self.channels[tag].reset(&mut self.sender);
                 self.forced = true;
@@ -459,6 +482,7 @@ impl World {
         check!(self, packet.len() <= room, "{} bytes on a path that takes {room}", packet.len());
         check!(self, packet.starts_with(PREFIX), "a packet without its prefix");
         let values = values_of(&packet);
+        self.say(|| format!("sent {}: {}", values.number, told(&values)));
         self.number += 1;
         let number = self.number;
         check!(self, values.number == number, "packet {} should be {number}", values.number);
@@ -594,4 +618,22 @@ fn add(sum: &mut Counts, more: Counts) {
     sum.lost += more.lost;
     sum.repaired += more.repaired;
     sum.duplicated += more.duplicated;
+}
+
+/// A frame of values, in short: aliases, keys and offsets.
+fn told(values: &Values) -> String {
+    let entries = values.entries.iter().map(|entry| {
+        let (alias, low) = (entry.alias, entry.low);
+        match &entry.content {
+            Content::Position => format!("{alias}>{low}"),
+            Content::Part(it) => {
+                format!("{alias}>{low}:{}@{}.{}", it.key.as_str(), it.offset, it.index)
+            }
+            Content::Whole(it) => {
+                let kind = if it.draft.payload.is_some() { "" } else { "-" };
+                format!("{alias}>{low}:{kind}{}@{}", it.draft.key.as_str(), it.offset)
+            }
+        }
+    });
+    entries.collect::<Vec<_>>().join(" ")
 }
