@@ -22,6 +22,8 @@ pub(super) struct Lost {
     pub(super) offset: Offset,
     pub(super) piece: Piece,
     pub(super) removal: bool,
+    /// It had been lost before.
+    pub(super) again: bool,
     /// When it had been sent.
     pub(super) since: Duration,
 }
@@ -164,6 +166,18 @@ impl Lane {
                 };
             }
             Some(_) => {}
+        }
+    }
+
+    /// What was lost has to be sent again, if it is still the newest of its key.
+    pub(super) fn repair(&mut self, publication: &Publication, lost: &Lost) {
+        self.pend(publication, lost.piece, lost.since, true);
+        // A receiver without room for more values that are not whole takes no part of this one, however often it is sent.
+        if lost.again
+            && lost.piece != Piece::Whole
+            && let Some(pending) = self.pending.get_mut(&publication.draft.key)
+        {
+            pending.pieces = Pieces::Stream;
         }
     }
 

@@ -127,7 +127,7 @@ impl<'a, 'p> Packing<'a, 'p> {
             self.seal();
         }
         let (offset, removal) = (publication.offset, publication.is_removal());
-        self.values.push(Sent { lane, piece, removal, offset });
+        self.values.push(Sent { lane, piece, removal, repair, offset });
         Section::note(&mut self.sections, lane, low, offset);
         self.done.lanes.insert(lane);
         self.done.values += 1;

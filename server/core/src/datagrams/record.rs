@@ -27,6 +27,8 @@ pub(super) struct Sent {
     pub(super) lane: LaneId,
     pub(super) piece: Piece,
     pub(super) removal: bool,
+    /// It had been lost before.
+    pub(super) repair: bool,
     pub(super) offset: Offset,
 }
 

@@ -270,7 +270,7 @@ impl Sender {
             for value in &packet.values {
                 if let Some(lane) = lanes.get_mut(&value.lane) {
                     let (offset, piece, removal) = (value.offset, value.piece, value.removal);
-                    lane.lost.push(Lost { offset, piece, removal, since: packet.sent });
+                    lane.lost.push(Lost { offset, piece, removal, again: value.repair, since: packet.sent });
                 }
             }
         });
@@ -355,7 +355,7 @@ fn take(
         lane.known &= !lane.pending.values().any(forgotten);
         for it in &lost {
             match log.newest_at(it.offset) {
-                Some(publication) => lane.pend(publication, it.piece, it.since, true),
+                Some(publication) => lane.repair(publication, it),
                 None => lane.known &= !(it.removal && it.offset <= log.floor()),
             }
         }
