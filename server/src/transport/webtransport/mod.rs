@@ -4,6 +4,7 @@
 //! one each stream. They all belong to the driver, and end with it.
 
 mod backend;
+mod congestion;
 mod driver;
 mod requests;
 mod session;
@@ -20,7 +21,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::time;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::driver::Driver;
+use self::{congestion::FlooredConfig, driver::Driver};
 use crate::{
     access::Access,
     admission::{Admission, Admitted},
@@ -126,7 +127,8 @@ pub(crate) fn transport_config() -> TransportConfig {
         .datagram_send_buffer_size(limits::DATAGRAM_SEND_BUFFER)
         .datagram_receive_buffer_size(Some(limits::DATAGRAM_RECEIVE_BUFFER))
         .keep_alive_interval(Some(limits::QUIC_KEEP_ALIVE))
-        .max_idle_timeout(IdleTimeout::try_from(limits::QUIC_IDLE).ok());
+        .max_idle_timeout(IdleTimeout::try_from(limits::QUIC_IDLE).ok())
+        .congestion_controller_factory(Arc::new(FlooredConfig::default()));
     config
 }
 
