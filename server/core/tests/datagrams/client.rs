@@ -185,8 +185,8 @@ impl Client {
 
     /// Looks at the positions that are claimed.
     fn positions(&mut self, channels: &[Channel]) {
-        for index in 0..self.subs.len() {
-            let position = self.receiver.position(channels[index].alias);
+        for (index, channel) in channels.iter().enumerate().take(self.subs.len()) {
+            let position = self.receiver.position(channel.alias);
             let before = self.subs[index].position;
             if position == before {
                 continue;
@@ -196,7 +196,7 @@ impl Client {
             self.check(before.is_none_or(|before| before < position), || {
                 format!("channel {index}: the position fell from {before:?} to {position}")
             });
-            let missing = self.missing(index, &channels[index], position);
+            let missing = self.missing(index, channel, position);
             self.check(missing.is_none(), || {
                 format!(
                     "channel {index}: at position {position} the receiver lacks {}",
