@@ -21,6 +21,7 @@ use tokio::{
 use self::{
     network::{Network, Place},
     process::{Process, Server},
+    publisher::Ticks,
     table::Line,
     watcher::{Report, Route},
     wire::Counts,
@@ -196,11 +197,12 @@ impl Age {
             }
             let reports: Vec<Report> = watcher.ask("report").await?;
             let counts: Counts = rig.wire.ask("counts").await?;
-            rig.stop().await?;
+            let ticks: Ticks = rig.publisher.ask("stop").await?;
             self.check(&reports, &counts)?;
             progress.clear();
             let lines: Vec<_> = reports.into_iter().map(|it| Line::new(it, &counts, self.seconds)).collect();
-            table::ages(*loss, &lines, &lossless, &counts);
+            table::ages(*loss, &lines, &lossless);
+            table::trust(&counts, Some(ticks));
             if *loss == 0.0 {
                 lossless = lines;
             }
@@ -240,7 +242,7 @@ impl Age {
             for report in &reports {
                 table::convergence(*loss, report, self.rtt as f64);
             }
-            table::trust(&counts);
+            table::trust(&counts, None);
         }
         Ok(())
     }
@@ -261,12 +263,6 @@ impl Age {
 impl Rig {
     async fn lose(&mut self, percent: f64) -> Result<(), Box<dyn Error>> {
         let _: Counts = self.wire.ask(&format!("loss {percent}")).await?;
-        Ok(())
-    }
-
-    async fn stop(&mut self) -> Result<(), Box<dyn Error>> {
-        self.publisher.tell("stop").await?;
-        self.publisher.line().await?;
         Ok(())
     }
 }

@@ -39,11 +39,14 @@ impl Place {
         format!("fulmar-{}-{}", std::process::id(), format!("{self:?}").to_lowercase())
     }
 
-    /// A program of this namespace. It gets the place in the queue for the processor that the wire needs to be exact.
+    /// A program of this namespace. Where that can be had, it goes before all else on the machine, whose other load would
+    /// be measured too; the wire goes first.
     pub(super) fn command(self, program: &str) -> tokio::process::Command {
         let mut words = vec!["ip".to_owned(), "netns".to_owned(), "exec".to_owned(), self.name()];
-        if matches!(self, Self::Wire) && find("chrt") {
-            words.extend(["chrt", "--fifo", "10"].map(str::to_owned));
+        if find("chrt") {
+            let first = matches!(self, Self::Wire);
+            let order = if first { ["chrt", "--fifo", "10"] } else { ["chrt", "--rr", "5"] };
+            words.extend(order.map(str::to_owned));
         }
         words.push(program.to_owned());
         let mut command = tokio::process::Command::new(&words[0]);

@@ -9,10 +9,13 @@ use tokio::{
 };
 
 use super::stamp::Stamp;
-use crate::bench::{Outcome, client::Client};
+use crate::{
+    bench::{Outcome, client::Client},
+    clock::Clock,
+};
 
 /// Publishes all keys of all channels in one go, at every tick, over one WebSocket. Reads `steady`, `bursts COUNT` and `stop`,
-/// a line each; answers to the last two when it has done so.
+/// a line each. Answers when all bursts are done, and when it has stopped: with how often it published, and should have.
 #[derive(Debug, clap::Args)]
 pub(in crate::bench) struct Publisher {
     /// The server's sidecar, with TLS
@@ -38,6 +41,13 @@ pub(in crate::bench) struct Publisher {
     quiet: u64,
 }
 
+/// How steadily was published.
+#[derive(Clone, Copy, Debug, serde::Deserialize, serde::Serialize)]
+pub(super) struct Ticks {
+    pub(super) ticks: u64,
+    pub(super) due: f64,
+}
+
 impl Publisher {
     pub(in crate::bench) async fn run(self) -> Outcome {
         let mut client = Client::connect_tls(self.address, None).await?;
@@ -57,8 +67,10 @@ impl Publisher {
         let interval = Duration::from_secs_f64(1.0 / self.rate);
         let mut lines = BufReader::new(tokio::io::stdin()).lines();
         println!("ready");
-        // How many bursts are left and which was the last to begin, and what is next in the present one; `None` while nothing is published.
+        // How many bursts are left, which was the last to begin, and what is next in the present one; `None` while nothing is
+        // published.
         let (mut left, mut bursts, mut next): (u32, u32, Option<Stamp>) = (0, 0, None);
+        let (clock, mut began, mut ticks) = (Clock::start(), Duration::ZERO, 0_u64);
         let mut tick = time::interval(interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
@@ -67,7 +79,10 @@ impl Publisher {
                     let Some(line) = line? else { return Ok(()) };
                     tick.reset_immediately();
                     match line.split_once(' ').unwrap_or((&line, "")) {
-                        ("steady", _) => next = Some(Stamp::default()),
+                        ("steady", _) => {
+                            next = Some(Stamp::default());
+                            (began, ticks) = (clock.now().monotonic, 0);
+                        }
                         ("bursts", count) => {
                             left = count.parse()?;
                             bursts += 1;
@@ -75,7 +90,8 @@ impl Publisher {
                         }
                         ("stop", _) => {
                             next = None;
-                            println!("stopped");
+                            let due = clock.now().since(began).div_duration_f64(interval);
+                            println!("{}", serde_json::to_string(&Ticks { ticks, due })?);
                         }
                         _ => return Err(format!("the publisher does not understand {line:?}").into()),
                     }
@@ -85,6 +101,7 @@ impl Publisher {
                 _ = tick.tick() => {
                     let Some(stamp) = next else { continue };
                     client.send_all(&messages(stamp)).await?;
+                    ticks += 1;
                     if !stamp.is_last() {
                         next = Some(Stamp { tick: stamp.tick + u32::from(stamp.burst > 0), ..stamp });
                         continue;

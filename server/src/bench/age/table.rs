@@ -3,6 +3,7 @@
 use super::{
     figures::Summary,
     flows::Flow,
+    publisher::Ticks,
     watcher::{Report, Route},
     wire::Counts,
 };
@@ -50,7 +51,7 @@ pub(super) fn ages_head() {
 }
 
 /// The lines of one loss and what they come to; bytes and packets are those of one subscriber.
-pub(super) fn ages(loss: f64, lines: &[Line], lossless: &[Line], counts: &Counts) {
+pub(super) fn ages(loss: f64, lines: &[Line], lossless: &[Line]) {
     for line in lines {
         let each = |number: u64| number as f64 / line.seconds / line.sessions;
         let (down, up) = (line.flow.down, line.flow.up);
@@ -73,7 +74,7 @@ pub(super) fn ages(loss: f64, lines: &[Line], lossless: &[Line], counts: &Counts
     for line in lines.iter().filter(|line| line.route != Route::Websocket) {
         let mut ratios = Vec::new();
         if let Some(websocket) = websocket {
-            ratios.push(format!("p99 to websocket's {:.2}", line.p99() / websocket.p99()));
+            ratios.push(format!("p99 to websocket's {:.3}", line.p99() / websocket.p99()));
             ratios.push(format!("bytes to websocket's {:.2}", line.bytes() / websocket.bytes()));
         }
         if let Some(at) = by(lossless, line.route) {
@@ -83,7 +84,6 @@ pub(super) fn ages(loss: f64, lines: &[Line], lossless: &[Line], counts: &Counts
         ratios.push(format!("up to down {up:.1} %"));
         println!("{:>20}: {}", line.route, ratios.join(", "));
     }
-    trust(counts);
 }
 
 pub(super) fn convergence_head() {
@@ -109,11 +109,15 @@ pub(super) fn convergence(loss: f64, report: &Report, rtt: f64) {
     );
 }
 
-/// Whether the wire kept its delay.
-pub(super) fn trust(counts: &Counts) {
+/// Whether the wire kept its delay, and the publisher its pace: where another load kept them from it, so it did the rest.
+pub(super) fn trust(counts: &Counts, ticks: Option<Ticks>) {
     let Summary { p50, p99, max, .. } = counts.lateness;
     let [p50, p99, max] = [p50, p99, max].map(|it| it.unwrap_or(f64::INFINITY));
-    println!("{:>20}: late by {p50:.2} ms at p50, {p99:.2} ms at p99, {max:.2} ms at most", "wire");
+    let wire = format!("late by {p50:.2} ms at p50, {p99:.2} ms at p99, {max:.2} ms at most");
+    let pace = ticks.map_or(String::new(), |it| {
+        format!("; published {:.1} % of the times it was due", it.ticks as f64 * 100.0 / it.due)
+    });
+    println!("{:>20}: {wire}{pace}", "wire");
 }
 
 fn ms(time: Option<f64>) -> String {
