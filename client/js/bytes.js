@@ -128,9 +128,13 @@ export class Reader {
     return this.#bytes.slice(this.#take(this.#bytes.length - this.#at));
   }
 
-  /** As many bytes as the length before them says, which do not keep the frame in memory. */
+  /** As many bytes as the length before them says. */
   counted() {
-    const length = this.integer();
+    return this.taken(this.integer());
+  }
+
+  /** So many bytes, which do not keep the frame in memory. */
+  taken(length) {
     const at = this.#take(length);
     return this.#bytes.slice(at, at + length);
   }

@@ -15,7 +15,10 @@ import { HAS_ID, HAS_KEY, KIND, MAX_INTEGER, REMOVED, malformed, packPayload, un
 export const PART = 1000, MAX_PARTS = 16;
 
 /** Flags of an entry besides those of a publication. */
-const OTHER_CHANNEL = 0x20, IS_PART = 0x40, NO_VALUE = 0x80;
+const OTHER_CHANNEL = 0x20, IS_PART = 0x40, NO_VALUE = 0x80, LIKE_BEFORE = 0x80;
+
+const zigzag = (n) => (n < 0 ? -2 * n - 1 : 2 * n);
+const unzigzag = (n) => (n % 2 ? -(n + 1) / 2 : n / 2);
 
 /** @param {number} length of the whole payload @param {number} index @returns {number} 0 where there is no such part */
 const sizeOfPart = (length, index) => Math.max(0, Math.min(PART, length - index * PART));
@@ -27,24 +30,32 @@ const sizeOfPart = (length, index) => Math.max(0, Math.min(PART, length - index 
 export function writeValues(writer, { number, time, entries }) {
   writer.integer(number).integer(time);
   let before = null;
+  /** The time and the length of the payload before, where both stand there. */
+  let like = null;
   for (const entry of entries) {
     const { alias, low, offset, key, id, removed, part } = entry;
     const other = before?.alias !== alias || before.low !== low;
+    const from = other ? low : before.offset ?? low;
     before = entry;
     if (offset === undefined) {
       writer.byte(OTHER_CHANNEL | NO_VALUE).integer(alias).integer(low);
+      like = null;
       continue;
     }
     const [kind, payload] = removed ? [0, null] : part ? [part.kind, part.bytes] : packPayload(entry.data);
+    const own = payload && !part ? { time: entry.time, length: payload.length } : null;
+    const isLike = !other && own && like?.time === own.time && like.length === own.length;
+    like = own;
     writer.byte(kind | (key ? HAS_KEY : 0) | (removed ? REMOVED : 0) | (id === undefined ? 0 : HAS_ID)
-      | (other ? OTHER_CHANNEL : 0) | (part ? IS_PART : 0));
+      | (other ? OTHER_CHANNEL : 0) | (part ? IS_PART : 0) | (isLike ? LIKE_BEFORE : 0));
     if (other) writer.integer(alias).integer(low);
-    const after = entry.time - time;
-    writer.integer(offset - low).integer(after < 0 ? -2 * after - 1 : 2 * after);
+    writer.integer(zigzag(offset - from));
+    if (!isLike) writer.integer(zigzag(entry.time - time));
     if (key) writer.string(key);
     if (id !== undefined) writer.string(id);
     if (part) writer.integer(part.index).integer(part.length);
-    if (payload) writer.integer(payload.length).bytes(payload);
+    if (payload && !isLike) writer.integer(payload.length);
+    if (payload) writer.bytes(payload);
   }
 }
 
@@ -56,36 +67,49 @@ export function readValues(reader) {
   /** @type {Entry[]} */
   const entries = [];
   let alias, low;
+  /** What an entry has of the one before it: its offset, and its time and length where both stood there. */
+  const before = { offset: 0, like: null };
   while (!reader.ended) {
     const flags = reader.byte();
     if (flags & OTHER_CHANNEL) {
       alias = reader.integer();
-      low = reader.integer();
+      before.offset = low = reader.integer();
     } else if (alias === undefined) throw malformed('the first entry names no channel');
-    if (flags === (OTHER_CHANNEL | NO_VALUE)) entries.push({ alias, low });
-    else entries.push(readEntry(reader, flags, { alias, low }, time));
+    if (flags === (OTHER_CHANNEL | NO_VALUE)) {
+      entries.push({ alias, low });
+      before.like = null;
+    } else entries.push(readEntry(reader, flags, { alias, low }, time, before));
   }
   return { type: 'values', number, time, entries };
 }
 
 /** @param {Entry} entry that has its channel and nothing else @returns {Entry} */
-function readEntry(reader, flags, entry, time) {
+function readEntry(reader, flags, entry, time, before) {
   const kind = flags & KIND;
   const removed = (flags & REMOVED) !== 0;
-  if (flags & NO_VALUE || kind === 3 || (removed && flags & (IS_PART | KIND))) {
+  const isLike = (flags & LIKE_BEFORE) !== 0;
+  if (kind === 3 || (removed && flags & (IS_PART | KIND | LIKE_BEFORE)) || (isLike && flags & (IS_PART | OTHER_CHANNEL))) {
     throw malformed('an entry has flags that do not go together');
   }
-  const above = reader.integer();
-  entry.offset = entry.low + above;
-  if (!above || entry.offset > MAX_INTEGER) throw malformed('an offset is at the low-water offset, or 2^53 or above');
-  const zigzag = reader.integer();
-  entry.time = time + (zigzag % 2 ? -(zigzag + 1) / 2 : zigzag / 2);
+  entry.offset = before.offset + unzigzag(reader.integer());
+  if (entry.offset <= entry.low || entry.offset > MAX_INTEGER) {
+    throw malformed('an offset is at the low-water offset or below, or 2^53 or above');
+  }
+  before.offset = entry.offset;
+  const { like } = before;
+  if (isLike && !like) throw malformed('nothing stands before an entry that says no time and length');
+  entry.time = isLike ? like.time : time + unzigzag(reader.integer());
   if (entry.time < 0 || entry.time > MAX_INTEGER) throw malformed('a time is below 0, or 2^53 or above');
   entry.key = flags & HAS_KEY ? reader.string() : '';
   if (flags & HAS_ID) entry.id = reader.string();
   entry.removed = removed;
+  before.like = null;
   if (flags & IS_PART) entry.part = readPart(reader, kind);
-  else if (!removed) entry.data = unpackPayload(kind, reader.counted());
+  else if (!removed) {
+    const bytes = isLike ? reader.taken(like.length) : reader.counted();
+    before.like = { time: entry.time, length: bytes.length };
+    entry.data = unpackPayload(kind, bytes);
+  }
   return entry;
 }
 

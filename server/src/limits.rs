@@ -165,6 +165,9 @@ pub const QUIC_STREAM_WINDOW: u32 = 256 * 1024;
 pub const QUIC_RECEIVE_WINDOW: u32 = 512 * 1024;
 /// What is sent and not yet acknowledged on a QUIC connection, in bytes.
 pub const QUIC_SEND_WINDOW: u64 = 512 * 1024;
+/// QUIC packets that a client may receive before it acknowledges them at once, where it can be told: quinn's default is 1.
+/// (draft-ietf-quic-ack-frequency)
+pub const QUIC_ACK_THRESHOLD: u32 = 9;
 /// Datagrams that wait to be sent on a connection, in bytes. Small, because a waiting datagram is an ageing one.
 pub const DATAGRAM_SEND_BUFFER: usize = 16 * 1024;
 /// Datagrams received and not yet read, in bytes.

@@ -90,7 +90,7 @@ BYTE_OF = {name: byte for byte, (name, _) in FRAMES.items()}
 OPTIONAL = {"key": 0x04, "id": 0x10, "ttl_ms": 0x20, "priority": 0x40}
 KINDS = {"binary": 0, "text": 1, "json": 2}
 REMOVED = 0x08
-OTHER_CHANNEL, IS_PART, NO_VALUE = 0x20, 0x40, 0x80
+OTHER_CHANNEL, IS_PART, NO_VALUE, LIKE_BEFORE = 0x20, 0x40, 0x80, 0x80
 PART, MAX_PARTS = 1_000, 16
 PING, PONG = BYTE_OF["ping"], BYTE_OF["pong"]
 
@@ -181,7 +181,7 @@ def decode(raw, direction=None):
 
 
 def entries_frame(listed, base):
-    out, before = b"", None
+    out, before, offset, like = b"", None, 0, None
     for fields in listed:
         channel = (fields["alias"], fields["low"])
         flags = 0 if channel == before else OTHER_CHANNEL
@@ -190,36 +190,57 @@ def entries_frame(listed, base):
         else:
             flags |= KINDS[fields.get("kind", "binary")] | (REMOVED if fields["removed"] else 0) | (IS_PART if "index" in fields else 0)
             flags |= sum(OPTIONAL[option] for option in ("key", "id") if option in fields)
-        before = channel
+        # What stands in the entry before need not stand again.
+        own = (fields["time"], len(fields["payload"])) if "payload" in fields and "index" not in fields else None
+        again = own is not None and own == like and not flags & OTHER_CHANNEL
+        flags |= LIKE_BEFORE if again else 0
+        offset = fields["low"] if flags & OTHER_CHANNEL else offset
+        before, like = channel, own
         out += bytes([flags]) + (b"".join(map(varint, channel)) if flags & OTHER_CHANNEL else b"")
         if "offset" in fields:
-            later = fields["time"] - base
-            out += varint(fields["offset"] - fields["low"]) + varint(2 * later if later >= 0 else -2 * later - 1)
+            out += zigzag(fields["offset"] - offset) + (b"" if again else zigzag(fields["time"] - base))
+            offset = fields["offset"]
             out += b"".join(string(fields[option]) for option in ("key", "id") if option in fields)
             out += b"".join(varint(fields[number]) for number in ("index", "length") if number in fields)
-            out += b"" if fields["removed"] else prefixed(fields["payload"])
+            out += b"" if fields["removed"] else fields["payload"] if again else prefixed(fields["payload"])
     return out
+
+
+def zigzag(n):
+    return varint(2 * n if n >= 0 else -2 * n - 1)
+
+
+def unzigzag(n):
+    return n >> 1 ^ -(n & 1)
 
 
 def entries(reader, base):
     """The entries of a `values` frame; those that have no offset bring a low-water offset alone."""
-    channel = None
+    channel, before = None, {}
     while not reader.done():
         flags = reader.byte()
         if flags & OTHER_CHANNEL:
             channel = {"alias": reader.varint(), "low": reader.offset()}
+            before = {"offset": channel["low"]}
         if channel is None:
             raise Malformed("the first entry names no channel")
-        yield channel if flags == OTHER_CHANNEL | NO_VALUE else channel | entry(reader, flags, channel["low"], base)
+        if flags == OTHER_CHANNEL | NO_VALUE:
+            yield channel
+        else:
+            before = entry(reader, flags, channel["low"], base, before)
+            yield channel | before
 
 
-def entry(reader, flags, low, base):
-    kind, removed, part = flags & 3, bool(flags & REMOVED), bool(flags & IS_PART)
-    if flags & NO_VALUE or kind == 3 or removed and (part or kind):
+def entry(reader, flags, low, base, before):
+    kind, removed, part, like = flags & 3, bool(flags & REMOVED), bool(flags & IS_PART), bool(flags & LIKE_BEFORE)
+    if kind == 3 or removed and (part or kind or like) or like and (part or flags & OTHER_CHANNEL):
         raise Malformed(f"flags 0x{flags:02x} do not go together")
-    above, zigzag = reader.varint(), reader.varint()
-    fields = {"offset": low + above, "time": base + (zigzag >> 1 ^ -(zigzag & 1)), "removed": removed}
-    if not above or fields["offset"] >= 1 << 53 or fields["time"] < 0:
+    if like and ("payload" not in before or "index" in before):
+        raise Malformed("nothing stands before an entry that says no time and length")
+    offset = before["offset"] + unzigzag(reader.varint())
+    time = before["time"] if like else base + unzigzag(reader.varint())
+    fields = {"offset": offset, "time": time, "removed": removed}
+    if offset <= low or offset >= 1 << 53 or time < 0:
         raise Malformed(f"an entry at {fields['offset']} of {fields['time']} ms")
     for option in ("key", "id"):
         if flags & OPTIONAL[option]:
@@ -228,7 +249,8 @@ def entry(reader, flags, low, base):
         return fields
     if part:
         fields |= {"index": reader.varint(), "length": reader.varint()}
-    fields |= {"kind": ["binary", "text", "json"][kind], "payload": reader.take(reader.varint())}
+    length = len(before["payload"]) if like else reader.varint()
+    fields |= {"kind": ["binary", "text", "json"][kind], "payload": reader.take(length)}
     if part:
         index, length = fields["index"], fields["length"]
         if length > PART * MAX_PARTS or not 0 < len(fields["payload"]) == min(PART, length - index * PART):

@@ -2,7 +2,12 @@
 
 use std::sync::Arc;
 
-use wtransport::{ClientConfig, config::QuicTransportConfig, quinn::VarInt, tls::Sha256Digest};
+use wtransport::{
+    ClientConfig,
+    config::QuicTransportConfig,
+    quinn::{AckFrequencyConfig, VarInt},
+    tls::Sha256Digest,
+};
 
 use crate::limits;
 
@@ -36,7 +41,10 @@ impl Trust {
 
 fn transport(datagrams: bool) -> QuicTransportConfig {
     let mut transport = QuicTransportConfig::default();
+    let mut acks = AckFrequencyConfig::default();
+    acks.ack_eliciting_threshold(VarInt::from_u32(limits::ACK_THRESHOLD));
     transport
+        .ack_frequency_config(Some(acks))
         .stream_receive_window(VarInt::from_u32(limits::STREAM_WINDOW))
         .receive_window(VarInt::from_u32(limits::SESSION_WINDOW))
         .datagram_receive_buffer_size(datagrams.then_some(limits::DATAGRAM_BUFFER))

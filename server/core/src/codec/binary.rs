@@ -55,7 +55,10 @@ const HAS_PRIORITY: u8 = 0x40;
 // What the flags of an entry of a `values` frame say besides those of a publication.
 const OTHER_CHANNEL: u8 = 0x20;
 const IS_PART: u8 = 0x40;
+/// With [`OTHER_CHANNEL`] and nothing else.
 const POSITION_ONLY: u8 = 0x80;
+/// Without [`OTHER_CHANNEL`].
+const LIKE_BEFORE: u8 = 0x80;
 
 const START_AFRESH: u8 = 0;
 const START_CURSOR: u8 = 1;
@@ -335,6 +338,10 @@ impl<'a> Input<'a> {
     /// Bytes behind their length.
     fn bytes(&mut self) -> Result<&'a [u8], Problem> {
         let length = usize::try_from(self.integer()?).map_err(|_| truncated())?;
+        self.take(length)
+    }
+
+    fn take(&mut self, length: usize) -> Result<&'a [u8], Problem> {
         let (bytes, rest) = self.rest.split_at_checked(length).ok_or_else(truncated)?;
         self.rest = rest;
         Ok(bytes)

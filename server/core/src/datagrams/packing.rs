@@ -18,6 +18,9 @@ use crate::{
     publication::Publication,
 };
 
+/// What a packet's twin may be longer by, in bytes: its number may take the next form.
+const TWIN_ROOM: usize = 4;
+
 /// What has become of a value that was to be put into a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fit {
@@ -91,7 +94,8 @@ impl<'a, 'p> Packing<'a, 'p> {
                 return None;
             }
             let number = self.record.next();
-            self.writer = Some(ValuesWriter::datagram(number, self.path.prefix, self.path.room));
+            let room = self.path.room.saturating_sub(TWIN_ROOM);
+            self.writer = Some(ValuesWriter::datagram(number, self.path.prefix, room));
         }
         self.writer.as_mut()
     }

@@ -104,14 +104,24 @@ pub(super) struct Record {
     /// The newest that was acknowledged; 0 before the first.
     newest: u64,
     latency: Latency,
-    /// How often in a row all were taken for lost for want of any acknowledgement.
+    /// How often in a row all that had been sent since the time before was taken for lost for want of any acknowledgement.
     timeouts: u32,
+    timed_out: Duration,
 }
 
 impl Default for Record {
     fn default() -> Self {
         let (packets, latency) = Default::default();
-        Self { packets, first: 1, bytes: 0, values: 0, newest: 0, latency, timeouts: 0 }
+        Self {
+            packets,
+            first: 1,
+            bytes: 0,
+            values: 0,
+            newest: 0,
+            latency,
+            timeouts: 0,
+            timed_out: Duration::ZERO,
+        }
     }
 }
 
@@ -202,8 +212,8 @@ impl Record {
                 }
                 continue;
             }
-            timed_out |= number > self.newest;
             let Some(mut packet) = self.remove(number) else { continue };
+            timed_out |= number > self.newest && packet.sent >= self.timed_out;
             if let Some(twin) = packet.twin.and_then(|twin| self.get_mut(twin)) {
                 // The other may still arrive.
                 twin.twin = None;
@@ -213,6 +223,7 @@ impl Record {
         }
         if timed_out {
             self.timeouts = self.timeouts.saturating_add(1);
+            self.timed_out = now;
         }
     }
 
@@ -288,6 +299,20 @@ mod tests {
         assert_eq!(waits[3], waits[0] * 2);
         assert_eq!(waits[11], PATIENCE_MAX);
         assert_eq!(record.deadline(RTT), None);
+    }
+
+    #[test]
+    fn packets_of_one_flight_are_one_timeout() {
+        let mut record = Record::default();
+        for n in 0..5 {
+            record.push(packet(ms(n)));
+        }
+        let patience = record.latency.patience(RTT);
+        for n in 0..5 {
+            assert_eq!(lost(&mut record, patience + ms(n)), 1);
+        }
+        record.push(packet(ms(500)));
+        assert_eq!(record.deadline(RTT), Some(ms(500) + patience), "not doubled yet");
     }
 
     #[test]

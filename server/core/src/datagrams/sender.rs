@@ -292,9 +292,8 @@ impl Sender {
             && due <= now
         {
             self.twins.pop_first();
-            let Some(values) = self.record.get_mut(number).map(|packet| packet.values.clone()) else {
-                continue;
-            };
+            let first = self.record.get_mut(number).map(|it| (it.values.clone(), it.sections.clone()));
+            let Some((values, told)) = first else { continue };
             if values.is_empty() || !self.record.has_room(path.room, path.window) {
                 continue;
             }
@@ -304,8 +303,10 @@ impl Sender {
             // Of what is still the newest, all has to be in it: one of the two suffices.
             let mut whole = true;
             for value in values {
-                let low = self.low(value.lane);
                 let Some(lane) = self.lanes.get(&value.lane) else { continue };
+                // As it was told first, so that it takes no more room.
+                let section = told.iter().find(|section| section.lane == value.lane);
+                let low = section.map_or(Offset::ZERO, |section| section.low);
                 source.look(lane.tag, &mut |log| {
                     let Some(publication) = log.newest_at(value.offset) else {
                         // A removal that was forgotten has to be missed when the first is lost.

@@ -14,7 +14,7 @@ use std::{future::Future, io, net::SocketAddr, pin::Pin, sync::Arc};
 
 use axum::Router;
 use quinn::{
-    Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TokioRuntime, TransportConfig,
+    AckFrequencyConfig, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TokioRuntime, TransportConfig,
     crypto::rustls::QuicServerConfig,
 };
 use socket2::{Domain, Protocol, Socket, Type};
@@ -117,7 +117,11 @@ impl Listener {
 /// The bounds of a connection.
 pub(crate) fn transport_config() -> TransportConfig {
     let mut config = TransportConfig::default();
+    // A client that acknowledges values sends enough packets for QUIC's own acknowledgements to travel in.
+    let mut acks = AckFrequencyConfig::default();
+    acks.ack_eliciting_threshold(limits::QUIC_ACK_THRESHOLD.into());
     config
+        .ack_frequency_config(Some(acks))
         .max_concurrent_bidi_streams(limits::QUIC_BIDI_STREAMS.into())
         .max_concurrent_uni_streams(limits::QUIC_UNI_STREAMS.into())
         .stream_receive_window(limits::QUIC_STREAM_WINDOW.into())

@@ -5,8 +5,8 @@ use std::num::NonZeroU8;
 use bytes::Bytes;
 
 use super::{
-    ACK, HAS_ID, HAS_KEY, IS_PART, Input, KIND, Malformed, OTHER_CHANNEL, POSITION_ONLY, REMOVED, VALUES,
-    bad, varint, write_string,
+    ACK, HAS_ID, HAS_KEY, IS_PART, Input, KIND, LIKE_BEFORE, Malformed, OTHER_CHANNEL, POSITION_ONLY,
+    REMOVED, VALUES, bad, varint, write_string,
 };
 use crate::{
     limits::{PART_BYTES, PARTS},
@@ -153,37 +153,64 @@ pub(super) fn decode(input: &mut Input<'_>) -> Result<Values, Problem> {
         return Err(bad("packets are numbered from 1"));
     }
     let (mut entries, mut channel) = (Vec::new(), None);
+    let mut before = Before { offset: Offset::ZERO, like: None };
     while !input.rest.is_empty() {
         let flags = input.byte()?;
         if flags & OTHER_CHANNEL != 0 {
-            channel = Some((input.integer()?, input.offset()?));
+            let (alias, low) = (input.integer()?, input.offset()?);
+            (channel, before.offset) = (Some((alias, low)), low);
         }
         let Some((alias, low)) = channel else {
             return Err(bad("the first entry names no channel"));
         };
         let content = if flags == OTHER_CHANNEL | POSITION_ONLY {
+            before.like = None;
             Content::Position
         } else {
-            content(input, flags, low, base)?
+            content(input, flags, low, base, &mut before)?
         };
         entries.push(Entry { alias, low, content });
     }
     Ok(Values { number, entries })
 }
 
-fn content(input: &mut Input<'_>, flags: u8, low: Offset, base: u64) -> Result<Content, Problem> {
+/// What an entry has of the one before it.
+struct Before {
+    offset: Offset,
+    /// Time and length of its payload, if both stood there.
+    like: Option<(u64, usize)>,
+}
+
+fn content(
+    input: &mut Input<'_>,
+    flags: u8,
+    low: Offset,
+    base: u64,
+    before: &mut Before,
+) -> Result<Content, Problem> {
     let kind = flags & KIND;
-    if flags & POSITION_ONLY != 0 || kind == KIND || flags & REMOVED != 0 && flags & (IS_PART | KIND) != 0 {
+    let like = flags & LIKE_BEFORE != 0;
+    if kind == KIND
+        || flags & REMOVED != 0 && flags & (IS_PART | KIND | LIKE_BEFORE) != 0
+        || like && flags & (IS_PART | OTHER_CHANNEL) != 0
+    {
         return Err(bad("flags that do not go together"));
     }
-    let above = input.integer()?;
-    let offset = low.get().checked_add(above).and_then(Offset::new).filter(|_| above > 0);
+    let offset = before.offset.get().checked_add_signed(unzigzag(input.integer()?)).and_then(Offset::new);
+    let offset = offset.filter(|offset| *offset > low);
     let offset =
         offset.ok_or_else(|| bad("an entry's offset lies above its low-water offset and below 2^53"))?;
+    before.offset = offset;
+    if like {
+        let (time, length) = before.like.ok_or_else(|| bad("nothing stands before it"))?;
+        let (key, id) = names(input, flags)?;
+        let payload = super::payload(kind, input.take(length)?)?;
+        return Ok(Content::Whole(Arrival { offset, time, draft: Draft { key, id, ..Draft::new(payload) } }));
+    }
+    before.like = None;
     let time = base.checked_add_signed(unzigzag(input.integer()?)).filter(|time| *time <= varint::MAX);
     let time = time.ok_or_else(|| bad("a time lies between 1970 and what an integer holds"))?;
-    let key = if flags & HAS_KEY == 0 { Key::default() } else { Key::parse(input.string()?)? };
-    let id = if flags & HAS_ID == 0 { None } else { Some(PublicationId::parse(input.string()?)?) };
+    let (key, id) = names(input, flags)?;
     if flags & IS_PART != 0 {
         let index = usize::try_from(input.integer()?).unwrap_or(usize::MAX);
         let length = usize::try_from(input.integer()?).unwrap_or(usize::MAX);
@@ -194,10 +221,20 @@ fn content(input: &mut Input<'_>, flags: u8, low: Offset, base: u64) -> Result<C
         return Ok(Content::Part(Part { offset, time, key, id, kind, index, length, bytes }));
     }
     let draft = match flags & REMOVED {
-        0 => Draft { key, id, ..Draft::new(super::payload(kind, input.bytes()?)?) },
+        0 => {
+            let payload = super::payload(kind, input.bytes()?)?;
+            before.like = Some((time, payload.bytes().len()));
+            Draft { key, id, ..Draft::new(payload) }
+        }
         _ => Draft { id, ..Draft::removal(key) },
     };
     Ok(Content::Whole(Arrival { offset, time, draft }))
+}
+
+fn names(input: &mut Input<'_>, flags: u8) -> Result<(Key, Option<PublicationId>), Problem> {
+    let key = if flags & HAS_KEY == 0 { Key::default() } else { Key::parse(input.string()?)? };
+    let id = if flags & HAS_ID == 0 { None } else { Some(PublicationId::parse(input.string()?)?) };
+    Ok((key, id))
 }
 
 /// Which bytes of a payload its part `index` has; `None` where there is no such part.
@@ -232,6 +269,10 @@ pub(crate) struct ValuesWriter {
     room: usize,
     base: Option<u64>,
     channel: Option<u64>,
+    /// The offset before, or the low-water offset before it.
+    offset: Offset,
+    /// Time and length of the payload before, where both stand there.
+    like: Option<(u64, usize)>,
 }
 
 impl ValuesWriter {
@@ -243,13 +284,16 @@ impl ValuesWriter {
         out.extend_from_slice(&[0x40, 0]);
         let frame = out.len();
         // A length of two bytes says no more.
-        Self { out, frame, number, room: room.min(frame + 0x3fff), base: None, channel: None }
+        Self::new(out, frame, number, room.min(frame + 0x3fff))
     }
 
     /// A frame for a stream, without its length.
     pub(crate) fn stream(number: u64, capacity: usize) -> Self {
-        let out = Vec::with_capacity(capacity);
-        Self { out, frame: 0, number, room: usize::MAX, base: None, channel: None }
+        Self::new(Vec::with_capacity(capacity), 0, number, usize::MAX)
+    }
+
+    fn new(out: Vec<u8>, frame: usize, number: u64, room: usize) -> Self {
+        Self { out, frame, number, room, base: None, channel: None, offset: Offset::ZERO, like: None }
     }
 
     /// Whether it has no entry yet.
@@ -273,7 +317,7 @@ impl ValuesWriter {
         self.out.push(OTHER_CHANNEL | POSITION_ONLY);
         varint::write(&mut self.out, alias);
         varint::write(&mut self.out, low.get());
-        self.keep(before, base, Some(alias))
+        self.keep(before, base, alias, low, None)
     }
 
     /// Adds a value of the channel `alias`, or a part of one. Whether there was room.
@@ -293,17 +337,23 @@ impl ValuesWriter {
         let base = self.begin(*time);
         let other = self.channel != Some(alias);
         let out = &mut self.out;
-        let mut flags = super::content_flags(draft) | if other { OTHER_CHANNEL } else { 0 };
-        if piece != Piece::Whole {
-            flags |= IS_PART;
-        }
+        // What an entry after this may leave out.
+        let own = payload.filter(|_| piece == Piece::Whole).map(|payload| (*time, payload.len()));
+        let like = !other && own.is_some() && own == self.like;
+        let mut flags = super::content_flags(draft);
+        flags |= if other { OTHER_CHANNEL } else { 0 };
+        flags |= if like { LIKE_BEFORE } else { 0 };
+        flags |= if piece == Piece::Whole { 0 } else { IS_PART };
         out.push(flags);
         if other {
             varint::write(out, alias);
             varint::write(out, low.get());
         }
-        varint::write(out, offset.get().saturating_sub(low.get()));
-        varint::write(out, zigzag(time.wrapping_sub(base) as i64) & varint::MAX);
+        let from = if other { low } else { self.offset };
+        varint::write(out, zigzag(offset.get().wrapping_sub(from.get()) as i64));
+        if !like {
+            varint::write(out, zigzag(time.wrapping_sub(base) as i64) & varint::MAX);
+        }
         if !draft.key.is_empty() {
             write_string(out, draft.key.as_str());
         }
@@ -316,20 +366,29 @@ impl ValuesWriter {
         }
         if let Some(payload) = payload {
             let bytes = &payload[range];
-            varint::write(out, bytes.len() as u64);
+            if !like {
+                varint::write(out, bytes.len() as u64);
+            }
             out.extend_from_slice(bytes);
         }
-        self.keep(before, before_base, Some(alias))
+        self.keep(before, before_base, alias, *offset, own)
     }
 
     /// Takes back what was written after `before` if it is too much.
-    fn keep(&mut self, before: usize, base: Option<u64>, channel: Option<u64>) -> bool {
+    fn keep(
+        &mut self,
+        before: usize,
+        base: Option<u64>,
+        channel: u64,
+        offset: Offset,
+        like: Option<(u64, usize)>,
+    ) -> bool {
         if self.out.len() > self.room {
             self.out.truncate(before);
             self.base = base;
             return false;
         }
-        self.channel = channel;
+        (self.channel, self.offset, self.like) = (Some(channel), offset, like);
         true
     }
 
