@@ -320,9 +320,12 @@ function converge(seed) {
     sender.now++;
     const { stream, datagrams } = sender.arrivals();
     for (const message of stream) {
-      const resolved = aliases.resolve(message);
-      if (receiver.note(resolved)) apply(resolved);
-      else assert.equal(resolved.type, 'publication');
+      if (message.type === 'values') receiver.apply(message, true);
+      else {
+        const resolved = aliases.resolve(message);
+        if (receiver.note(resolved)) apply(resolved);
+        else assert.equal(resolved.type, 'publication');
+      }
       const again = early;
       early = [];
       again.forEach(datagram);

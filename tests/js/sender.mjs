@@ -1,6 +1,6 @@
 /**
  * A model of the sending side of PROTOCOL.md, section 9, as plain as can be: whatever is not acknowledged in time is sent
- * again as it is by then. Its network loses, doubles and reorders. Time passes in steps of a millisecond.
+ * again as it is by then. Its network loses, doubles and reorders datagrams; a stream is only slow. Time passes in steps of a millisecond.
  */
 import { prefixed } from '../../client/js/framing.js';
 import { PART } from '../../client/js/values.js';
@@ -32,6 +32,7 @@ export class Sender {
   #random;
   #number = 0;
   #alias = 0;
+  #streamed = 0;
   /** @type {Map<string, any>} */
   channels = new Map();
   /** Of each frame under way: when it went, and what it held. */
@@ -63,54 +64,48 @@ export class Sender {
   }
 
   subscribe(name) {
-    const channel = { name, epoch: 'e1', alias: ++this.#alias, head: this.#random.below(5), keys: new Map(), quiet: 0 };
+    const channel = { name, epoch: 'e1', alias: ++this.#alias, head: this.#random.below(5), keys: new Map(), quiet: false };
     this.channels.set(name, channel);
     this.#say({ type: 'subscribed', alias: channel.alias, channel: name, epoch: channel.epoch, offset: channel.head });
-    this.#snapshot(channel);
+    this.reset(name);
   }
 
-  /**
-   * A snapshot, as for one who fell behind. No datagram may tell of what it brings before the client has seen `reset`: the
-   * client would take it for one of before. So the alias is a new one, or nothing is sent until all of it has arrived.
-   */
+  /** A snapshot, as for one who fell behind. */
   reset(name) {
     const channel = this.channels.get(name);
-    if (channel.quiet > this.now) return;
-    if (this.#random.chance(0.5)) channel.alias = ++this.#alias;
-    else channel.quiet = this.now + STREAM_DELAY + 1;
-    this.#snapshot(channel);
+    if (channel.quiet) return;
+    const { alias, epoch, head } = channel;
+    this.#say({ type: 'reset', alias, channel: name, epoch, offset: head });
+    this.#tell(channel, ([, { data }]) => data !== null);
+    this.#say({ type: 'synced', alias, channel: name, epoch, offset: head });
+    this.#inSync(channel);
   }
 
   /** History is lost. */
   renew(name) {
     const channel = this.channels.get(name);
-    if (channel.quiet > this.now) return;
+    if (channel.quiet) return;
     Object.assign(channel, { epoch: `e${this.#alias + 1}`, alias: ++this.#alias, head: this.#random.below(20), keys: new Map() });
-    this.#snapshot(channel);
+    this.reset(name);
   }
 
   unsubscribe(name) {
     const channel = this.channels.get(name);
-    if (channel.quiet > this.now) return;
-    channel.quiet = Infinity;
+    if (channel.quiet) return;
+    channel.quiet = true;
     this.#say({ type: 'unsubscribed', channel: name });
   }
 
   resume(name, offset) {
     const channel = this.channels.get(name);
     const { alias, epoch } = channel;
-    channel.quiet = 0;
+    channel.quiet = false;
     this.#say({ type: 'subscribed', alias, channel: name, epoch, offset });
     this.#tell(channel, ([, newest]) => newest.offset > offset);
+    this.#inSync(channel);
   }
 
-  #snapshot(channel) {
-    const { name, alias, epoch, head } = channel;
-    this.#say({ type: 'reset', alias, channel: name, epoch, offset: head });
-    this.#tell(channel, ([, { data }]) => data !== null);
-  }
-
-  #tell({ name, alias, epoch, head, keys }, which) {
+  #tell({ name, alias, epoch, keys }, which) {
     for (const [key, newest] of [...keys].filter(which).sort(([, a], [, b]) => a.offset - b.offset)) {
       const { offset, data } = newest;
       const content = data === null ? { removed: true } : { removed: false, data };
@@ -118,12 +113,21 @@ export class Sender {
     }
     // A stream loses nothing.
     for (const newest of keys.values()) newest.acked = true;
-    this.#say({ type: 'synced', alias, channel: name, epoch, offset: head });
+  }
+
+  #inSync(channel) {
+    this.#say({ type: 'values', number: ++this.#streamed, time: 1, entries: [{ alias: channel.alias, low: channel.head }] });
+    // What has not arrived must not be counted in a datagram that overtakes it.
+    channel.tells = this.now + STREAM_DELAY + 1 + this.#random.below(20);
+  }
+
+  #told(channel) {
+    return channel.tells <= this.now ? this.low(channel) : 0;
   }
 
   /** Channels of which datagrams are sent. */
   #lively() {
-    return [...this.channels.values()].filter(({ quiet }) => quiet <= this.now);
+    return [...this.channels.values()].filter(({ quiet }) => !quiet);
   }
 
   // ---- datagrams ----
@@ -132,7 +136,7 @@ export class Sender {
   #pending() {
     const pending = [];
     for (const channel of this.#lively()) {
-      const low = this.low(channel);
+      const low = this.#told(channel);
       for (const [key, newest] of channel.keys) {
         if (newest.acked) continue;
         const { offset, data } = newest;
@@ -170,7 +174,7 @@ export class Sender {
     }
     // Positions alone, now and then.
     if (!pending.length && this.now % 40 === 0) {
-      this.#send(this.#lively().map((channel) => ({ entry: { alias: channel.alias, low: this.low(channel) } })));
+      this.#send(this.#lively().map((channel) => ({ entry: { alias: channel.alias, low: this.#told(channel) } })));
     }
   }
 
