@@ -1,6 +1,7 @@
 """WebTransport from a stack that shares nothing with the server (PROTOCOL.md sections 5, 8 and 9)."""
 
 import asyncio
+import random
 
 import cursors
 import fulmar_bin
@@ -169,30 +170,37 @@ async def test_state_reaches_its_newest_value(server):
         async with within(15, "the newest value of the key, by datagram"):
             while view.values()["a"] != "a100":
                 view.take(await session.datagram())
-        # What no longer changes is repeated on the stream.
-        repeated = await stream.until("publication", awaited="the value on the stream", offset=offset)
-        assert repeated["data"] == "a100"
-        # What the stream has come to is a cursor: nothing is left after it.
+        # The low-water offset comes to it, and is a cursor: nothing is left after it.
+        await session.position(channel, offset)
         after = cursors.build((channel, epoch, offset))
         assert (await poll(http, channel, after=after))["publications"] == []
 
 
-async def test_state_on_the_stream_is_in_order_and_complete(server):
-    """Whatever went by datagram, a reader of the stream alone ends with the newest value of every key."""
-    channel, view = name("state"), View()
+async def test_state_of_all_sizes_converges_over_a_bad_path(server):
+    """A third of the datagrams is lost: what comes is newer each time, and at the position nothing is missing."""
+    channel, view, dice, lost = name("state"), View(), random.Random(9), []
     async with wt.open_wt(server) as session, open_ws(server, binary=True) as publisher:
+        session.loses = lambda data: dice.random() < 1 / 3 and lost.append(data) is None
         stream = session.open_stream()
         await stream.subscribe(channel)
         await stream.until("synced")
-        # Some fit in a datagram, some do not.
-        changes = [{"channel": channel, "key": f"k{n % 9}", "data": f"{n} " + "x" * (3_000 if n % 4 == 0 else 10)} for n in range(300)]
-        head = (await publisher.publish_many(changes))[-1]["offset"]
-        last = await stream.until("publication", offset=head, awaited="the newest value of all on the stream")
-        came = [m for m in stream.kept if m["type"] == "publication"] + [last]
-    assert offsets(came) == sorted(set(offsets(came))), offsets(came)
+        wanted = {}
+        for round in range(10):
+            # In one datagram, in parts, by stream, or removed.
+            changes = [{"channel": channel, "key": f"k{n}", "data": f"{round} " + "x" * dice.choice([10, 700, 3_000, 15_000, 20_000])} for n in range(9)]
+            changes[round % 9] = {"channel": channel, "key": f"k{round % 9}", "removed": True}
+            head = (await publisher.publish_many(changes))[-1]["offset"]
+            wanted |= {change["key"]: change.get("data") for change in changes}
+        await session.position(channel, head)
+        came = []
+        while not session.datagrams.empty():
+            came.append(await session.datagram())
+        while not stream.inbox.empty():
+            came.append(await stream.recv())
+    assert lost, "no datagram was lost"
     for message in came:
         view.take(message)
-    assert view.values() == {c["key"]: c["data"] for c in changes}
+    assert view.values() == {key: data for key, data in wanted.items() if data is not None}
 
 
 async def test_state_too_large_for_a_datagram(server):
@@ -206,16 +214,39 @@ async def test_state_too_large_for_a_datagram(server):
         assert (got["key"], len(got["data"])) == ("large", 60_000)
 
 
-async def test_a_removal_is_repeated_on_the_stream(server):
-    channel = name("state")
+async def test_a_removal_that_is_lost_comes_again(server):
+    channel, lost = name("state"), []
     async with server.http() as http, wt.open_wt(server) as session:
         await publish(http, channel, 1, key="k")
         stream = session.open_stream()
         await stream.subscribe(channel)
         await stream.until("synced")
+        session.loses = lambda data: len(lost) < 2 and lost.append(data) is None
         _, offset = await publish(http, channel, removed=True, key="k")
-        got = await stream.until("publication", offset=offset, awaited="the removal on the stream")
-        assert got["removed"] is True and got["key"] == "k", got
+        got = await session.datagram("the removal")
+        assert got["removed"] is True and got["key"] == "k" and got["offset"] == offset, got
+        assert len(lost) == 2
+        await session.position(channel, offset)
+
+
+async def test_state_that_is_not_acknowledged_comes_again_as_it_is_by_then(server):
+    channel = name("state")
+    async with server.http() as http, wt.open_wt(server) as session:
+        stream = session.open_stream()
+        await stream.subscribe(channel)
+        await stream.until("synced")
+        lost = []
+        session.loses = lambda data: lost.append(data) is None
+        for n in range(3):
+            await publish(http, channel, n, key="k")
+        async with within(15, "datagrams to lose"):
+            while not lost:
+                await asyncio.sleep(0.005)
+        _, offset = await publish(http, channel, "last", key="k")
+        session.loses = lambda data: False
+        got = await session.datagram("the newest value")
+        assert (got["data"], got["offset"]) == ("last", offset), got
+        await session.position(channel, offset)
 
 
 async def test_signals_travel_by_datagram(server):
