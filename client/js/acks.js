@@ -1,7 +1,7 @@
 /** What a receiver acknowledges of numbered frames, and when (PROTOCOL.md, section 9). Times are in ms, of any clock. */
 
 /** How long the first frame waits for others to be acknowledged with it, and the shortest time from one to the next. */
-export const ACK_DELAY_MS = 8, ACK_PAUSE_MS = 4;
+export const ACK_DELAY_MS = 20, ACK_PAUSE_MS = 4;
 
 const BITS = 62;
 const MASK = (1n << BigInt(BITS)) - 1n;

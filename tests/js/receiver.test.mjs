@@ -67,8 +67,8 @@ describe('Acknowledgements', () => {
     acks.take(1, 100);
     acks.take(2, 105);
     assert.equal(acks.due, 100 + ACK_DELAY_MS);
-    assert.equal(acks.next(107), null);
-    assert.deepEqual(acks.next(108), { newest: 2, bitmap: 1n });
+    assert.equal(acks.next(119), null);
+    assert.deepEqual(acks.next(120), { newest: 2, bitmap: 1n });
     assert.equal(acks.due, Infinity);
     assert.equal(acks.next(1000), null);
   });

@@ -58,7 +58,9 @@ pub const PENDING_VALUES: usize = 4 * 1024;
 /// Values that are under way on streams and not acknowledged, in bytes. At this bound a sender waits; one more may be larger.
 pub const STREAM_VALUES_IN_FLIGHT: usize = 256 * 1024;
 /// How long a receiver keeps an acknowledgement back for others to join it.
-pub const ACK_DELAY: Duration = Duration::from_millis(8);
+pub const ACK_DELAY: Duration = Duration::from_millis(20);
+/// What was lost and is sent anew is sent once more after this long, whatever its namespace says of early duplication.
+pub const REPAIR_AGAIN: Duration = Duration::from_millis(4);
 /// Between two acknowledgements, at least.
 pub const ACK_GAP: Duration = Duration::from_millis(4);
 /// Parts of values that are not whole, in bytes of the whole values; for a receiver's session.

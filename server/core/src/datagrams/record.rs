@@ -64,7 +64,7 @@ pub(super) struct Packet {
     pub(super) twin: Option<u64>,
 }
 
-/// How long acknowledgements take. RFC 6298, with the receiver's delay included.
+/// How long it takes until the newest packet is acknowledged. RFC 6298.
 #[derive(Debug, Default)]
 struct Latency {
     smoothed: Option<Duration>,
@@ -83,13 +83,15 @@ impl Latency {
     }
 
     fn expected(&self, rtt: Duration) -> Duration {
-        self.smoothed.unwrap_or(rtt + limits::ACK_DELAY)
+        self.smoothed.unwrap_or(rtt)
     }
 
     /// How long to wait before a packet with none acknowledged after it is taken for lost.
     fn patience(&self, rtt: Duration) -> Duration {
         let variation = if self.smoothed.is_some() { self.variation } else { rtt / 4 };
-        (self.expected(rtt) + (variation * 4).max(GRANULARITY)).clamp(PATIENCE_MIN, PATIENCE_MAX)
+        // The last packet for a while is not acknowledged before the receiver has waited for others.
+        let patience = self.expected(rtt) + limits::ACK_DELAY + (variation * 4).max(GRANULARITY);
+        patience.clamp(PATIENCE_MIN, PATIENCE_MAX)
     }
 }
 

@@ -281,7 +281,9 @@ impl Sender {
         let Some(packet) = self.record.get_mut(number) else { return };
         let wanted =
             packet.sections.iter().filter_map(|section| self.lanes.get(&section.lane)?.pace.duplicate);
-        if let Some(after) = wanted.min() {
+        // What was lost once has waited long enough: it is not left to one packet again.
+        let repairs = packet.values.iter().any(|value| value.repair);
+        if let Some(after) = wanted.chain(repairs.then_some(limits::REPAIR_AGAIN)).min() {
             self.twins.insert((now + after, number));
         }
     }
