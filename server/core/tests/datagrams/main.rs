@@ -7,6 +7,7 @@
 mod client;
 mod faults;
 mod network;
+mod pacing;
 mod rng;
 mod scenario;
 mod server;

@@ -1,0 +1,268 @@
+//! Who goes first, how often, and what is sent twice: one sender on a path that loses nothing.
+
+use std::{collections::BTreeMap, num::NonZeroU8, sync::Arc, time::Duration};
+
+use fulmar_core::{
+    ChannelName, Class, Draft, Epoch, Key, Log, Offset, Payload, Publication,
+    codec::{
+        binary::{self, Ack, Content, ServerFrame, Values},
+        framing,
+    },
+    datagrams::{Effects, LaneId, Pace, Path, Sender, Source},
+    limits,
+    log::Bounds,
+};
+
+use crate::server::monotonic;
+
+struct Logs(Vec<Log>);
+
+impl Source for Logs {
+    fn news(&mut self, tag: usize, read: &mut dyn FnMut(&Log) -> bool) {
+        read(&self.0[tag]);
+    }
+
+    fn look(&mut self, tag: usize, look: &mut dyn FnMut(&Log)) {
+        look(&self.0[tag]);
+    }
+}
+
+/// A sender of channels 0, 1, ..., each on a stream of its own.
+struct Bench {
+    sender: Sender,
+    lanes: Vec<LaneId>,
+    logs: Logs,
+    now: Duration,
+    window: usize,
+    room: usize,
+    newest: u64,
+    /// Packets of the last flush, and what it counted.
+    last: Effects,
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+impl Bench {
+    fn new(channels: usize, pace: Pace, window: usize) -> Self {
+        let bounds = Bounds { count: 100_000, bytes: usize::MAX, age: Duration::MAX };
+        let logs = (0..channels as u64).map(|it| Log::new(Class::State, Epoch::from_entropy(it), bounds));
+        let mut logs = Logs(logs.collect());
+        let mut sender = Sender::default();
+        let lanes: Vec<_> =
+            (0..channels).map(|it| sender.open(it, it as u64, it, Offset::ZERO, pace)).collect();
+        for stream in 0..channels {
+            let (_, values) = sender.stream(stream, 1_000, ms(0), &mut logs).expect("it is in sync");
+            assert_eq!(values, 0);
+            sender.acknowledge_stream(stream, 1);
+        }
+        let last = Effects::default();
+        Self { sender, lanes, logs, now: ms(1_000), window, room: 1_200, newest: 0, last }
+    }
+
+    fn publish(&mut self, channel: usize, key: u64, bytes: usize, priority: u8) {
+        let log = &mut self.logs.0[channel];
+        let key = Key::parse(&key.to_string()).expect("a key");
+        let draft = Draft {
+            priority: NonZeroU8::new(priority),
+            ..Draft::value(key, Payload::Binary(vec![7; bytes].into()))
+        };
+        let (offset, epoch) = (log.head().next().expect("small"), log.epoch().clone());
+        let (name, now) = (ChannelName::parse("state:a").expect("a name"), monotonic(self.now));
+        log.apply(Arc::new(Publication::new(name, channel as u64, epoch, offset, now, draft)), now);
+        self.sender.wake(self.lanes[channel]);
+    }
+
+    fn flush(&mut self) -> Vec<Values> {
+        let path =
+            Path { prefix: &[0], room: self.room, window: self.window, burst: usize::MAX, rtt: ms(20) };
+        self.last = Effects::default();
+        self.sender.flush(self.now, &path, &mut self.logs, &mut self.last);
+        self.newest += self.last.packets.len() as u64;
+        self.last.packets.iter().map(|packet| values_of(packet)).collect()
+    }
+
+    /// Everything that was sent has arrived.
+    fn acknowledge(&mut self) {
+        let mut newest = self.newest;
+        while newest > 0 && self.sender.under_way()[0] > 0 {
+            self.sender.acknowledge(Ack { newest, bitmap: u64::MAX >> 2 }, self.now);
+            newest = newest.saturating_sub(63);
+        }
+    }
+}
+
+fn values_of(packet: &[u8]) -> Values {
+    let frames = framing::split_datagram(&packet[1..]).expect("whole frames");
+    let Ok(ServerFrame::Values(values)) = binary::decode_server(frames[0]) else { panic!("no values") };
+    values
+}
+
+fn keys(sent: &[Values]) -> Vec<(u64, u64)> {
+    let entries = sent.iter().flat_map(|values| &values.entries);
+    let keys = entries.map(|entry| match &entry.content {
+        Content::Whole(it) => (entry.alias, it.draft.key.as_str().parse().expect("a number")),
+        other => panic!("{other:?} is not whole"),
+    });
+    keys.collect()
+}
+
+const AT_ONCE: Pace = Pace { interval: Duration::ZERO, duplicate: None };
+
+/// 200 keys of four priorities change all the time, and the path takes some nine of them at a time.
+#[test]
+fn keys_are_sent_in_proportion_to_their_priorities_and_none_is_forgotten() {
+    const PRIORITIES: [u8; 4] = [8, 16, 32, 64];
+    const TURNS: u64 = 1_500;
+    let mut bench = Bench::new(2, AT_ONCE, 1_300);
+    let (mut counts, mut last, mut longest) = (BTreeMap::<u8, u64>::new(), BTreeMap::new(), 0);
+    for turn in 0..TURNS {
+        for key in 0..200 {
+            bench.publish(key as usize % 2, key, 120, PRIORITIES[key as usize / 50]);
+        }
+        let sent = bench.flush();
+        bench.acknowledge();
+        for (_, key) in keys(&sent) {
+            *counts.entry(PRIORITIES[key as usize / 50]).or_default() += 1;
+            longest = longest.max(turn - last.insert(key, turn).unwrap_or(0));
+        }
+        bench.now += ms(10);
+    }
+    assert_eq!(last.len(), 200, "each was sent");
+    let all: u64 = counts.values().sum();
+    let sum: u64 = PRIORITIES.iter().map(|it| u64::from(*it)).sum();
+    for priority in PRIORITIES {
+        let expected = all * u64::from(priority) / sum;
+        let within = expected * 88 / 100..=expected * 112 / 100;
+        assert!(within.contains(&counts[&priority]), "{priority}: {expected} of {all} expected; {counts:?}");
+    }
+    // One of priority 8 has its turn once in `all / TURNS` times its share: no key waits much longer.
+    let turns = 50 * sum * TURNS / (8 * all);
+    assert!(longest < turns * 5 / 4, "one waited {longest} turns, {turns} were expected; {counts:?}");
+}
+
+/// What one channel has waiting goes before what is new of another.
+#[test]
+fn a_channel_that_changes_all_the_time_does_not_hold_up_another() {
+    let mut bench = Bench::new(2, AT_ONCE, 1_300);
+    // The first channel alone fills what may be under way, in every turn.
+    let mut waited = None;
+    for turn in 0..50_u64 {
+        for key in 0..8 {
+            bench.publish(0, key, 120, 16);
+        }
+        if turn == 10 {
+            bench.publish(1, 99, 120, 16);
+        }
+        let sent = bench.flush();
+        bench.acknowledge();
+        if keys(&sent).contains(&(1, 99)) {
+            waited = waited.or(Some(turn - 10));
+        }
+        bench.now += ms(10);
+    }
+    assert!(waited.is_some_and(|turns| turns <= 2), "it waited {waited:?} turns");
+}
+
+#[test]
+fn a_channel_keeps_to_its_rate_but_for_a_burst() {
+    let pace = Pace { interval: ms(100), duplicate: None };
+    let mut bench = Bench::new(1, pace, 100_000);
+    let mut times = Vec::new();
+    for _ in 0..3_000 {
+        bench.publish(0, 1, 10, 16);
+        if bench.sender.next().is_some_and(|due| due <= bench.now) {
+            if !bench.flush().is_empty() {
+                times.push(bench.now);
+            }
+            bench.acknowledge();
+        }
+        bench.now += ms(1);
+    }
+    let burst = limits::FLUSH_BURST as usize;
+    assert!((30..=30 + burst).contains(&times.len()), "{} flushes in 3 s", times.len());
+    assert!(times[burst - 1] - times[0] < ms(10), "the first go at once: {:?}", &times[..burst + 1]);
+    assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= limits::FLUSH_GAP));
+    assert!(times[burst] - times[0] >= ms(99), "then the rate holds: {:?}", &times[..burst + 1]);
+}
+
+#[test]
+fn what_is_sent_twice_is_counted_and_one_of_the_two_suffices() {
+    let pace = Pace { interval: Duration::ZERO, duplicate: Some(ms(5)) };
+    for arrives in [1, 2] {
+        let mut bench = Bench::new(1, pace, 100_000);
+        bench.publish(0, 1, 100, 16);
+        bench.publish(0, 2, 100, 16);
+        let first = bench.flush();
+        assert_eq!((first.len(), bench.last.counts.duplicated), (1, 0));
+        bench.publish(0, 2, 100, 16);
+        bench.now += ms(2);
+        assert_eq!(keys(&bench.flush()), [(0, 2)]);
+        assert_eq!(bench.sender.next(), Some(ms(1_005)));
+        bench.now = ms(1_005);
+        let twin = bench.flush();
+        assert_eq!(keys(&twin), [(0, 1)], "the other was replaced");
+        assert_eq!(bench.last.counts.duplicated, bench.last.packets[0].len() as u64);
+        assert_eq!(bench.last.counts.values, 0);
+        // Packets: 1 the first, 2 the replacement, 3 the twin of the first, and then 4 that of the second.
+        let number = if arrives == 1 { 1 } else { 3 };
+        bench.sender.acknowledge(Ack { newest: number, bitmap: 0 }, bench.now);
+        bench.sender.acknowledge(Ack { newest: 2, bitmap: 0 }, bench.now);
+        assert_eq!(bench.sender.low(bench.lanes[0]), Offset::new(3).expect("small"), "all has arrived");
+        bench.now = ms(1_007);
+        assert_eq!(bench.flush(), [], "nothing is left to be sent twice");
+        bench.now = ms(10_000);
+        bench.flush();
+        assert_eq!(bench.last.counts.repaired, 0, "nothing is repaired");
+        assert_eq!(bench.sender.under_way(), [0; 3]);
+    }
+}
+
+#[test]
+fn when_both_of_two_are_lost_the_values_are_sent_anew_once() {
+    let pace = Pace { interval: Duration::ZERO, duplicate: Some(ms(5)) };
+    let mut bench = Bench::new(1, pace, 100_000);
+    bench.publish(0, 1, 100, 16);
+    let (mut repaired, mut packets) = (0, 0);
+    for _ in 0..40 {
+        packets += bench.flush().len();
+        repaired += bench.last.counts.repaired;
+        if repaired > 0 {
+            break;
+        }
+        bench.now += ms(5);
+    }
+    assert_eq!((packets, repaired), (3, 1));
+}
+
+/// More has changed than is kept, and nothing of it fits a datagram.
+#[test]
+fn a_sender_that_can_read_no_more_waits() {
+    let mut bench = Bench::new(1, AT_ONCE, 100_000);
+    bench.room = 0;
+    let keys = limits::PENDING_VALUES as u64 + 500;
+    for key in 0..keys {
+        bench.publish(0, key, 10, 16);
+    }
+    for _ in 0..3 {
+        assert_eq!(bench.flush(), []);
+        bench.now += ms(10);
+    }
+    assert_eq!(bench.sender.pending(), limits::PENDING_VALUES);
+    assert!(bench.sender.next().is_none_or(|next| next > bench.now), "there is nothing to flush");
+    let (mut values, mut acknowledged) = (0, 1);
+    for _ in 0..10_000 {
+        while let Some((_, more)) = bench.sender.stream(0, 8_000, bench.now, &mut bench.logs) {
+            values += more as u64;
+            acknowledged += 1;
+        }
+        bench.sender.acknowledge_stream(0, acknowledged);
+        if values == keys {
+            break;
+        }
+        bench.flush();
+        bench.now += ms(10);
+    }
+    assert_eq!((values, bench.sender.pending()), (keys, 0), "all went by stream");
+}
