@@ -113,6 +113,10 @@ impl ChannelPlan {
         if rng.chance(400) {
             sizes.push(SIZES[rng.range(3, 6) as usize]);
         }
+        if rng.chance(100) {
+            // Many at once that come in parts.
+            sizes = vec![(9_000, 16_000)];
+        }
         let batch = rng.pick(&[1, 1, 4, 30]);
         let publications = rng.pick(&[20, 100, 300, 600]);
         Self {
@@ -138,6 +142,8 @@ impl Scenario {
         let channels = rng.pick(&[1, 1, 2, 3]);
         let streams = if rng.chance(300) { 1 } else { channels };
         let plans = (0..channels).map(|index| ChannelPlan::draw(rng, index % streams, lasts)).collect();
+        // On some paths hardly a datagram goes, so that most is for the streams.
+        let narrow = rng.chance(250);
         let several =
             |rng: &mut Rng, from: &[usize]| (0..rng.range(1, 4)).map(|_| rng.pick(from)).collect::<Vec<_>>();
         Self {
@@ -146,9 +152,13 @@ impl Scenario {
             down: Link::draw(rng),
             up: Link::draw(rng),
             stream_delay: rng.pick(&[200, 10_000, 100_000]),
-            stall: (rng.pick(&[0, 10, 60]), rng.pick(&[50_000, 800_000])),
-            stream_window: rng.pick(&[3_000, 20_000, 200_000]),
-            rooms: several(rng, &[1_452, 1_452, 1_200, 1_200, 1_000, 600, 300, 60, 0]),
+            stall: (rng.pick(&[0, 10, 60, 200]), rng.pick(&[50_000, 800_000])),
+            stream_window: rng.pick(&[1_000, 3_000, 20_000, 200_000]),
+            rooms: if narrow {
+                several(rng, &[1_200, 300, 60, 40, 0])
+            } else {
+                several(rng, &[1_452, 1_452, 1_200, 1_200, 1_000, 600, 300, 60, 0])
+            },
             windows: several(rng, &[0, 1_500, 3_000, 12_000, 100_000, 1_000_000]),
             burst: rng.pick(&[1, 3_000, 64_000]),
             path_lasts: rng.pick(&[20_000, 200_000, 2_000_000]),
