@@ -46,7 +46,8 @@ fn ms(ms: u64) -> Duration {
 
 impl Bench {
     fn new(channels: usize, pace: Pace, window: usize) -> Self {
-        let bounds = Bounds { count: 100_000, bytes: usize::MAX, age: Duration::MAX };
+        // Tombstones last for 100 ms.
+        let bounds = Bounds { count: 100_000, bytes: usize::MAX, age: ms(100) };
         let logs = (0..channels as u64).map(|it| Log::new(Class::State, Epoch::from_entropy(it), bounds));
         let mut logs = Logs(logs.collect());
         let mut sender = Sender::default();
@@ -62,16 +63,27 @@ impl Bench {
     }
 
     fn publish(&mut self, channel: usize, key: u64, bytes: usize, priority: u8) {
-        let log = &mut self.logs.0[channel];
         let key = Key::parse(&key.to_string()).expect("a key");
-        let draft = Draft {
-            priority: NonZeroU8::new(priority),
-            ..Draft::value(key, Payload::Binary(vec![7; bytes].into()))
-        };
+        let draft = Draft::value(key, Payload::Binary(vec![7; bytes].into()));
+        self.apply(channel, Draft { priority: NonZeroU8::new(priority), ..draft });
+    }
+
+    fn remove(&mut self, channel: usize, key: u64) {
+        self.apply(channel, Draft::removal(Key::parse(&key.to_string()).expect("a key")));
+    }
+
+    fn apply(&mut self, channel: usize, draft: Draft) {
+        let log = &mut self.logs.0[channel];
         let (offset, epoch) = (log.head().next().expect("small"), log.epoch().clone());
         let (name, now) = (ChannelName::parse("state:a").expect("a name"), monotonic(self.now));
         log.apply(Arc::new(Publication::new(name, channel as u64, epoch, offset, now, draft)), now);
         self.sender.wake(self.lanes[channel]);
+    }
+
+    /// So much time passes that tombstones are forgotten.
+    fn forget(&mut self) {
+        self.now += ms(101);
+        self.logs.0.iter_mut().for_each(|log| log.trim(monotonic(self.now)));
     }
 
     fn flush(&mut self) -> Vec<Values> {
@@ -265,4 +277,60 @@ fn a_sender_that_can_read_no_more_waits() {
         bench.now += ms(10);
     }
     assert_eq!((values, bench.sender.pending()), (keys, 0), "all went by stream");
+}
+
+/// Wherever a removal is when its log forgets it, its channel has to begin anew, and claims nothing any more.
+#[test]
+fn a_removal_that_is_forgotten_before_it_arrived_resets_its_channel() {
+    let all = ["unread", "waiting for room", "waiting for its stream", "lost", "lost with what went twice"];
+    for place in all {
+        let duplicate = (place == "lost with what went twice").then_some(ms(50));
+        let mut bench = Bench::new(1, Pace { interval: Duration::ZERO, duplicate }, 1_300);
+        bench.publish(0, 1, 10, 16);
+        bench.publish(0, 2, 10, 16);
+        bench.flush();
+        bench.acknowledge();
+        let before = bench.sender.low(bench.lanes[0]);
+        bench.now += ms(10);
+        match place {
+            "waiting for room" => {
+                bench.publish(0, 3, 1_000, 16);
+                assert_eq!(bench.flush().len(), 1);
+                bench.now += ms(3);
+                bench.remove(0, 1);
+                assert_eq!(bench.flush().len(), 0, "there is no room");
+            }
+            "waiting for its stream" => {
+                bench.room = 0;
+                bench.remove(0, 1);
+                assert_eq!(bench.flush(), []);
+                assert_eq!(bench.last.streams, [0]);
+            }
+            "unread" => bench.remove(0, 1),
+            _ => {
+                bench.remove(0, 1);
+                bench.publish(0, 2, 10, 16);
+                assert_eq!(bench.flush().len(), 1);
+            }
+        }
+        assert_eq!(bench.last.resets, [0; 0], "{place}: it is known");
+        bench.forget();
+        assert!(bench.sender.low(bench.lanes[0]) <= before, "{place}");
+        if place == "waiting for its stream" {
+            assert_eq!(bench.sender.stream(0, 1_000, bench.now, &mut bench.logs).map(|it| it.1), Some(0));
+            assert!(bench.sender.next().is_some_and(|due| due <= bench.now), "the next flush says so");
+        }
+        // What is under way is lost by and by.
+        let mut resets = Vec::new();
+        for _ in 0..20 {
+            bench.flush();
+            resets.append(&mut bench.last.resets);
+            if !resets.is_empty() {
+                break;
+            }
+            bench.now += ms(20);
+        }
+        assert_eq!(resets, [0], "{place}");
+        assert_eq!(bench.sender.low(bench.lanes[0]), Offset::ZERO, "{place}");
+    }
 }
