@@ -265,10 +265,15 @@ fn a_sender_that_can_read_no_more_waits() {
     assert!(bench.sender.next().is_none_or(|next| next > bench.now), "there is nothing to flush");
     let (mut values, mut acknowledged) = (0, 1);
     for _ in 0..10_000 {
+        let mut under_way = 0;
         while let Some((_, more)) = bench.sender.stream(0, 8_000, bench.now, &mut bench.logs) {
-            values += more as u64;
+            under_way += more;
             acknowledged += 1;
         }
+        values += under_way as u64;
+        // One frame may go beyond it.
+        let most = (limits::STREAM_VALUES_IN_FLIGHT + 8_000) / limits::PUBLICATION_OVERHEAD + 1;
+        assert!(under_way <= most, "{under_way} values are under way on the stream");
         bench.sender.acknowledge_stream(0, acknowledged);
         if values == keys {
             break;
@@ -277,6 +282,28 @@ fn a_sender_that_can_read_no_more_waits() {
         bench.now += ms(10);
     }
     assert_eq!((values, bench.sender.pending()), (keys, 0), "all went by stream");
+}
+
+/// A receiver may have no room for its parts, and will not take them however often they come.
+#[test]
+fn a_value_of_which_a_part_is_lost_twice_goes_by_stream() {
+    let mut bench = Bench::new(1, AT_ONCE, 100_000);
+    bench.publish(0, 1, 4_500, 16);
+    let mut packets = Vec::new();
+    for _ in 0..100 {
+        packets.push(bench.flush().len());
+        if !bench.last.streams.is_empty() {
+            break;
+        }
+        bench.now += ms(5);
+    }
+    packets.retain(|packets| *packets > 0);
+    assert_eq!(packets, [5, 5], "five parts, twice");
+    let (frame, values) = bench.sender.stream(0, 8_000, bench.now, &mut bench.logs).expect("the value");
+    assert_eq!((values, frame.len() > 4_500), (1, true));
+    assert_eq!((bench.sender.under_way(), bench.sender.pending()), ([0; 3], 0));
+    bench.sender.acknowledge_stream(0, 2);
+    assert_eq!(bench.sender.low(bench.lanes[0]).get(), 1);
 }
 
 /// Wherever a removal is when its log forgets it, its channel has to begin anew, and claims nothing any more.
