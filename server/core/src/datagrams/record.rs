@@ -304,6 +304,22 @@ mod tests {
     }
 
     #[test]
+    fn an_acknowledgement_ends_the_doubling() {
+        let mut record = Record::default();
+        let mut now = ms(0);
+        for _ in 0..6 {
+            record.push(packet(now));
+            now = record.deadline(RTT).expect("something is under way");
+            assert_eq!(lost(&mut record, now), 1);
+        }
+        record.push(packet(now));
+        assert!(record.deadline(RTT).is_some_and(|deadline| deadline - now > record.latency.patience(RTT)));
+        record.acknowledge(Ack { newest: 7, bitmap: 0 }, now + RTT, |_| {});
+        record.push(packet(now));
+        assert_eq!(record.deadline(RTT), Some(now + record.latency.patience(RTT)));
+    }
+
+    #[test]
     fn packets_of_one_flight_are_one_timeout() {
         let mut record = Record::default();
         for n in 0..5 {

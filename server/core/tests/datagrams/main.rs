@@ -8,6 +8,7 @@ mod client;
 mod faults;
 mod network;
 mod pacing;
+mod receiving;
 mod rng;
 mod scenario;
 mod server;

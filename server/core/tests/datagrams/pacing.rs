@@ -28,24 +28,25 @@ impl Source for Logs {
 }
 
 /// A sender of channels 0, 1, ..., each on a stream of its own.
-struct Bench {
+pub struct Bench {
     sender: Sender,
     lanes: Vec<LaneId>,
     logs: Logs,
-    now: Duration,
+    pub now: Duration,
     window: usize,
     room: usize,
+    burst: usize,
     newest: u64,
     /// Packets of the last flush, and what it counted.
     last: Effects,
 }
 
-fn ms(ms: u64) -> Duration {
+pub fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
 impl Bench {
-    fn new(channels: usize, pace: Pace, window: usize) -> Self {
+    pub fn new(channels: usize, pace: Pace, window: usize) -> Self {
         // Tombstones last for 100 ms.
         let bounds = Bounds { count: 100_000, bytes: usize::MAX, age: ms(100) };
         let logs = (0..channels as u64).map(|it| Log::new(Class::State, Epoch::from_entropy(it), bounds));
@@ -59,10 +60,11 @@ impl Bench {
             sender.acknowledge_stream(stream, 1);
         }
         let last = Effects::default();
-        Self { sender, lanes, logs, now: ms(1_000), window, room: 1_200, newest: 0, last }
+        let (now, room, burst) = (ms(1_000), 1_200, usize::MAX);
+        Self { sender, lanes, logs, now, window, room, burst, newest: 0, last }
     }
 
-    fn publish(&mut self, channel: usize, key: u64, bytes: usize, priority: u8) {
+    pub fn publish(&mut self, channel: usize, key: u64, bytes: usize, priority: u8) {
         let key = Key::parse(&key.to_string()).expect("a key");
         let draft = Draft::value(key, Payload::Binary(vec![7; bytes].into()));
         self.apply(channel, Draft { priority: NonZeroU8::new(priority), ..draft });
@@ -86,9 +88,9 @@ impl Bench {
         self.logs.0.iter_mut().for_each(|log| log.trim(monotonic(self.now)));
     }
 
-    fn flush(&mut self) -> Vec<Values> {
+    pub fn flush(&mut self) -> Vec<Values> {
         let path =
-            Path { prefix: &[0], room: self.room, window: self.window, burst: usize::MAX, rtt: ms(20) };
+            Path { prefix: &[0], room: self.room, window: self.window, burst: self.burst, rtt: ms(20) };
         self.last = Effects::default();
         self.sender.flush(self.now, &path, &mut self.logs, &mut self.last);
         self.newest += self.last.packets.len() as u64;
@@ -231,6 +233,27 @@ fn what_is_sent_twice_is_counted_and_one_of_the_two_suffices() {
     }
 }
 
+/// The first is lost, but what went twice may still arrive, and does.
+#[test]
+fn nothing_is_repaired_while_one_of_two_may_arrive() {
+    let pace = Pace { interval: Duration::ZERO, duplicate: Some(ms(1)) };
+    let mut bench = Bench::new(1, pace, 100_000);
+    let mut sent = Vec::new();
+    for key in 1..=3 {
+        bench.publish(0, key, 100, 16);
+        sent.extend(bench.flush().iter().map(|values| keys(std::slice::from_ref(values))[0].1));
+        bench.now += ms(1);
+    }
+    assert_eq!(sent, [1, 2, 1, 3, 2], "keys of packets 1 to 5");
+    bench.now += ms(19);
+    bench.sender.acknowledge(Ack { newest: 4, bitmap: 0 }, bench.now);
+    let more = keys(&bench.flush());
+    assert_eq!((bench.last.counts.lost, bench.last.counts.repaired), (1, 0), "packet 1 is lost");
+    assert!(!more.contains(&(0, 1)), "packet 3 may arrive");
+    bench.sender.acknowledge(Ack { newest: 5, bitmap: 0b11 }, bench.now);
+    assert_eq!(bench.sender.low(bench.lanes[0]).get(), 3);
+}
+
 #[test]
 fn when_both_of_two_are_lost_the_values_are_sent_anew_once() {
     let pace = Pace { interval: Duration::ZERO, duplicate: Some(ms(5)) };
@@ -360,4 +383,46 @@ fn a_removal_that_is_forgotten_before_it_arrived_resets_its_channel() {
         assert_eq!(resets, [0], "{place}");
         assert_eq!(bench.sender.low(bench.lanes[0]), Offset::ZERO, "{place}");
     }
+}
+
+/// Values that wait and have been replaced give way where the log is not read to its head.
+#[test]
+fn more_changes_than_are_kept_and_then_again() {
+    let mut bench = Bench::new(1, AT_ONCE, 1_300);
+    let keys = limits::PENDING_VALUES as u64 + 500;
+    for _ in 0..3 {
+        for key in 0..keys {
+            bench.publish(0, key, 10, 16);
+        }
+        bench.flush();
+        assert!(bench.sender.pending() <= limits::PENDING_VALUES);
+        bench.now += ms(10);
+    }
+    bench.acknowledge();
+    bench.window = 100_000;
+    for _ in 0..20 {
+        bench.flush();
+        bench.acknowledge();
+        bench.now += ms(10);
+    }
+    assert_eq!(bench.sender.pending(), 0);
+    assert_eq!(bench.sender.low(bench.lanes[0]).get(), 3 * keys, "all have arrived");
+}
+
+#[test]
+fn a_flush_makes_no_more_than_it_is_told() {
+    let mut bench = Bench::new(1, AT_ONCE, 1_000_000);
+    bench.burst = 3_000;
+    for key in 0..200 {
+        bench.publish(0, key, 100, 16);
+    }
+    let (mut flushes, mut values) = (0, 0);
+    while values < 200 {
+        assert!(bench.sender.next().is_some_and(|due| due <= bench.now), "there is more");
+        values += keys(&bench.flush()).len();
+        let bytes: usize = bench.last.packets.iter().map(|packet| packet.len()).sum();
+        assert!((1..3_000 + bench.room).contains(&bytes), "{bytes} bytes at once");
+        flushes += 1;
+    }
+    assert!(flushes > 5, "in {flushes} flushes");
 }
