@@ -56,6 +56,8 @@ pub const DATAGRAM_BUFFER: usize = 64 * 1024;
 pub const PACKET_BYTES: usize = 64 * 1024;
 /// Unidirectional streams that the server may open: HTTP/3 control, two of QPACK, one of grease, and spare.
 pub const SERVER_STREAMS: u32 = 8;
+/// Length of the client's QUIC connection ids.
+pub const CONNECTION_ID_BYTES: usize = 4;
 /// QUIC packets that the server may receive before it acknowledges them at once: most of what it is sent are acknowledgements, and
 /// it sends enough for its own to travel in.
 pub const ACK_THRESHOLD: u32 = 9;

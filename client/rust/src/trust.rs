@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use quinn_proto::RandomConnectionIdGenerator;
 use wtransport::{
     ClientConfig,
     config::QuicTransportConfig,
-    quinn::{AckFrequencyConfig, VarInt},
+    quinn::{AckFrequencyConfig, ConnectionIdGenerator, VarInt},
     tls::Sha256Digest,
 };
 
@@ -35,6 +36,11 @@ impl Trust {
         }
         .build();
         config.quic_config_mut().transport_config(Arc::new(transport(datagrams)));
+        // It stands in every packet of the server's, and tells apart the sessions of one socket only.
+        let ids = || -> Box<dyn ConnectionIdGenerator> {
+            Box::new(RandomConnectionIdGenerator::new(limits::CONNECTION_ID_BYTES))
+        };
+        config.quic_endpoint_config_mut().cid_generator(ids);
         config
     }
 }

@@ -90,7 +90,7 @@ impl Latency {
     fn patience(&self, rtt: Duration) -> Duration {
         let variation = if self.smoothed.is_some() { self.variation } else { rtt / 4 };
         // The last packet for a while is not acknowledged before the receiver has waited for others.
-        let patience = self.expected(rtt) + limits::ACK_DELAY + (variation * 4).max(GRANULARITY);
+        let patience = self.expected(rtt) + limits::ACK_DELAY + (variation * 2).max(GRANULARITY);
         patience.clamp(PATIENCE_MIN, PATIENCE_MAX)
     }
 }

@@ -321,7 +321,7 @@ fn a_value_of_which_a_part_is_lost_twice_goes_by_stream() {
         bench.now += ms(5);
     }
     packets.retain(|packets| *packets > 0);
-    assert_eq!(packets, [5, 5], "five parts, twice");
+    assert_eq!(packets, [5, 5, 5], "five parts, and when they are lost twice at once");
     let (frame, values) = bench.sender.stream(0, 8_000, bench.now, &mut bench.logs).expect("the value");
     assert_eq!((values, frame.len() > 4_500), (1, true));
     assert_eq!((bench.sender.under_way(), bench.sender.pending()), ([0; 3], 0));
