@@ -1,6 +1,6 @@
 //! Close codes: one table for all transports.
 
-/// Why a connection ends, and by its range what the client should do. PROTOCOL.md, section 9.
+/// Why a connection ends, and by its range what the client should do. PROTOCOL.md, section 10.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u16)]
 pub enum CloseCode {

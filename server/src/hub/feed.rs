@@ -1,6 +1,6 @@
 //! Feeds: subscriptions that are read together, in turn.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fulmar_core::{Encoding, Epoch, Item, Position, ServerMessage, codec, message::Mark};
@@ -97,6 +97,14 @@ impl Delivery {
         match &self.what {
             What::Subscribed(_) | What::Values(_) => None,
             What::Item(item) => Some(item),
+        }
+    }
+
+    /// When it is no longer worth sending, on the node's monotonic clock.
+    pub fn expires(&self) -> Option<Duration> {
+        match self.item()? {
+            Item::Publication(publication, _) => publication.expires(),
+            Item::Gap(..) | Item::Reset(_) | Item::Synced(_) => None,
         }
     }
 

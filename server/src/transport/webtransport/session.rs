@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -50,6 +51,14 @@ pub(super) struct Session {
 
 /// The stream that made a session, in its two halves.
 pub(super) struct Connect(Box<(ResponseSender, BodyReceiver)>);
+
+/// A datagram of signals.
+struct Signals {
+    packet: Bytes,
+    /// When the first of them is late, on the node's monotonic clock.
+    expires: Option<Duration>,
+    count: u64,
+}
 
 /// What ends the first phase of a session.
 enum Turn {
@@ -169,10 +178,13 @@ impl Session {
 
     /// Sends state and signals by datagram, for ever.
     async fn send_datagrams(&self, feed: &mut Feed) {
-        let (mut deliveries, mut effects) = (Vec::new(), Effects::default());
+        let (mut deliveries, mut signals, mut effects) = (Vec::new(), Vec::new(), Effects::default());
         loop {
             let end = self.connection.read(feed, ReadBudget(DATAGRAM_BATCH), &mut deliveries);
-            self.pack(&mut deliveries, &mut effects.packets);
+            self.pack(&mut deliveries, &mut signals);
+            for signals in signals.drain(..) {
+                self.send_signals(signals).await;
+            }
             let next = self.connection.flush(|| self.path(), &mut effects);
             for packet in effects.packets.drain(..) {
                 if self.send_datagram(packet).await.is_err() {
@@ -190,7 +202,7 @@ impl Session {
                 }
                 None => {
                     // An idle session keeps no room for packets.
-                    (deliveries, effects) = Default::default();
+                    (deliveries, signals, effects) = Default::default();
                     feed.ready().await;
                 }
             }
@@ -219,13 +231,14 @@ impl Session {
     }
 
     /// Packs signals into as few datagrams as hold them. Those that do not fit are dropped.
-    fn pack(&self, deliveries: &mut Vec<Delivery>, packets: &mut Vec<Bytes>) {
+    fn pack(&self, deliveries: &mut Vec<Delivery>, packets: &mut Vec<Signals>) {
         if deliveries.is_empty() {
             return;
         }
         let counters = self.connection.hub().counters();
         let room = self.quic.max_datagram_size().unwrap_or(0);
         let mut packet = BytesMut::new();
+        let (mut expires, mut count) = (None, 0);
         let mut length = Vec::with_capacity(8);
         for delivery in deliveries.drain(..) {
             let frame = delivery.frame(Encoding::Binary, counters);
@@ -237,8 +250,11 @@ impl Session {
                 continue;
             }
             if !packet.is_empty() && packet.len() + needed > room {
-                packets.push(packet.split().freeze());
+                packets.push(Signals { packet: packet.split().freeze(), expires, count });
+                (expires, count) = (None, 0);
             }
+            count += 1;
+            expires = expires.into_iter().chain(delivery.expires()).min();
             if packet.is_empty() {
                 packet.reserve(self.prefix.len() + needed);
                 packet.extend_from_slice(&self.prefix);
@@ -247,7 +263,18 @@ impl Session {
             packet.extend_from_slice(&frame);
         }
         if !packet.is_empty() {
-            packets.push(packet.freeze());
+            packets.push(Signals { packet: packet.freeze(), expires, count });
+        }
+    }
+
+    /// Sends signals when there is room for them, or drops them: they are never late.
+    async fn send_signals(&self, Signals { packet, expires, count }: Signals) {
+        let counters = self.connection.hub().counters();
+        let now = self.connection.hub().now();
+        let patience = expires.map_or(limits::HEARTBEAT, |expires| expires.saturating_sub(now.monotonic));
+        // One that does not fit any more since the path has shrunk is lost as if on its way.
+        if time::timeout(patience, self.send_datagram(packet)).await.is_err() {
+            counters.signals_expired.add(count);
         }
     }
 
