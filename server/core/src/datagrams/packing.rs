@@ -191,6 +191,11 @@ fn send(
 ) -> Fit {
     let key = &publication.draft.key;
     let Some(pending) = lane.pending.get_mut(key) else { return Fit::Sent };
+    // Where nothing is heard of parts, a receiver may be full of others, and would refuse one value after the other.
+    let unheard = packing.record.is_unheard();
+    if unheard && pending.pieces != Pieces::Whole {
+        pending.pieces = Pieces::Stream;
+    }
     if pending.pieces == Pieces::Whole {
         match packing.push(id, lane.alias, low, publication, Piece::Whole, pending.repair) {
             Fit::Sent => {
@@ -198,6 +203,7 @@ fn send(
                 return Fit::Sent;
             }
             Fit::NoRoom => return Fit::NoRoom,
+            Fit::TooLarge if unheard => pending.pieces = Pieces::Stream,
             Fit::TooLarge => pending.pieces = Pieces::beyond_a_packet(publication),
         }
     }

@@ -158,6 +158,11 @@ impl Record {
         self.packets.get_mut(index)?.as_mut()
     }
 
+    /// Whether nothing has been acknowledged in a while, though all was sent anew.
+    pub(super) fn is_unheard(&self) -> bool {
+        self.timeouts >= TIMEOUTS
+    }
+
     /// The least offset of a channel's values that are under way.
     pub(super) fn least(&self, lane: LaneId) -> Option<Offset> {
         let sections = self.packets.iter().flatten().flat_map(|packet| &packet.sections);
