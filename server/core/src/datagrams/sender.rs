@@ -228,10 +228,11 @@ impl Sender {
             if !lane.known || !lane.has_stream_work() {
                 continue;
             }
-            // Before any value: what is read as one entry's low-water offset counts for those that follow.
-            writer.position(lane.alias, low);
-            frame.tell(id, low);
-            lane.tell = false;
+            let mut told = std::mem::take(&mut lane.tell);
+            if told {
+                writer.position(lane.alias, low);
+                frame.tell(id, low);
+            }
             let waiting = lane.pending.values().filter(|it| it.pieces == Pieces::Stream);
             let mut offsets: Vec<_> = waiting.map(|it| it.offset).collect();
             offsets.sort_unstable();
@@ -241,13 +242,20 @@ impl Sender {
                 }
                 // One that was replaced meanwhile waits here until the lane has read on, and then goes as the newer one does.
                 source.look(lane.tag, &mut |log| match log.newest_at(offset) {
-                    Some(publication) if writer.push(lane.alias, low, publication, Piece::Whole) => {
+                    Some(publication) => {
+                        if !told {
+                            // Before any value: what is read as one entry's low-water offset counts for those that follow.
+                            writer.position(lane.alias, low);
+                            frame.tell(id, low);
+                            told = true;
+                        }
+                        // On a stream there is always room.
+                        writer.push(lane.alias, low, publication, Piece::Whole);
                         frame.add(id, offset, publication.draft.cost());
                         lane.pending.remove(&publication.draft.key);
                         lane.position_due = Some(now + limits::POSITION_DELAY);
                         self.full = false;
                     }
-                    Some(_) => {}
                     // If it was a forgotten removal, the next flush says so.
                     None if offset <= log.floor() => lane.woken = true,
                     None => {}
