@@ -329,6 +329,27 @@ fn a_value_of_which_a_part_is_lost_twice_goes_by_stream() {
     assert_eq!(bench.sender.low(bench.lanes[0]).get(), 1);
 }
 
+#[test]
+fn where_nothing_is_heard_no_parts_are_sent() {
+    let mut bench = Bench::new(1, AT_ONCE, 1_000_000);
+    bench.publish(0, 1, 10, 16);
+    let mut lost = 0;
+    for _ in 0..1_000 {
+        bench.flush();
+        lost += bench.last.counts.lost;
+        bench.now += ms(5);
+    }
+    assert!(lost > 3, "{lost} packets are lost");
+    bench.publish(0, 2, 4_500, 16);
+    assert!(bench.flush().len() < 2, "but for what is small");
+    assert_eq!(bench.last.streams, [0]);
+    // It is heard of again.
+    bench.acknowledge();
+    bench.publish(0, 3, 4_500, 16);
+    bench.now += ms(5);
+    assert!(bench.flush().len() >= 5);
+}
+
 /// It was replaced, and its channel has not read on yet.
 #[test]
 fn a_stream_says_nothing_while_what_waits_for_it_is_out_of_date() {
