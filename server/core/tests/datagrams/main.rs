@@ -6,6 +6,7 @@
 
 mod client;
 mod faults;
+mod frames;
 mod network;
 mod pacing;
 mod receiving;

@@ -18,14 +18,13 @@ use fulmar_core::{
 use crate::{
     client::Client,
     faults::Fault,
+    frames::{PREFIX, contents, told, values_of},
     network::{Datagrams, Stream, micros},
     rng::{Rng, Trace},
     scenario::Scenario,
     server::{Channel, Logs, channel_of},
 };
 
-/// What a session's datagrams begin with.
-const PREFIX: &[u8] = &[7];
 /// How long after the last publication everything has to be quiet. Waiting is doubled up to 3 s, and 40 % are lost both ways.
 const QUIET_WITHIN: Duration = Duration::from_secs(120);
 const STEPS: u64 = 400_000;
@@ -598,44 +597,9 @@ impl World {
     }
 }
 
-fn values_of(packet: &[u8]) -> Values {
-    let frames = framing::split_datagram(&packet[PREFIX.len()..]).expect("whole frames");
-    match binary::decode_server(frames[0]) {
-        Ok(ServerFrame::Values(values)) => values,
-        other => panic!("a packet holds {other:?}"),
-    }
-}
-
-fn contents(values: &Values) -> Vec<(u64, Offset, Option<usize>)> {
-    let entries = values.entries.iter().filter_map(|entry| match &entry.content {
-        Content::Position => None,
-        Content::Whole(it) => Some((entry.alias, it.offset, None)),
-        Content::Part(it) => Some((entry.alias, it.offset, Some(it.index))),
-    });
-    entries.collect()
-}
-
 fn add(sum: &mut Counts, more: Counts) {
     sum.values += more.values;
     sum.lost += more.lost;
     sum.repaired += more.repaired;
     sum.duplicated += more.duplicated;
-}
-
-/// A frame of values, in short: aliases, keys and offsets.
-fn told(values: &Values) -> String {
-    let entries = values.entries.iter().map(|entry| {
-        let (alias, low) = (entry.alias, entry.low);
-        match &entry.content {
-            Content::Position => format!("{alias}>{low}"),
-            Content::Part(it) => {
-                format!("{alias}>{low}:{}@{}.{}", it.key.as_str(), it.offset, it.index)
-            }
-            Content::Whole(it) => {
-                let kind = if it.draft.payload.is_some() { "" } else { "-" };
-                format!("{alias}>{low}:{kind}{}@{}", it.draft.key.as_str(), it.offset)
-            }
-        }
-    });
-    entries.collect::<Vec<_>>().join(" ")
 }
