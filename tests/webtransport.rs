@@ -78,7 +78,7 @@ async fn state_goes_by_datagram_until_it_is_acknowledged() {
             }
         }
     };
-    assert_eq!(brought(&within("the position", told).await), [(2, None)]);
+    assert_eq!(brought(&within("the position", Box::pin(told)).await), [(2, None)]);
     assert!(node.hub.counters().repairs.get() >= 1);
     node.stop().await;
 }

@@ -128,11 +128,19 @@ impl Subscription {
     /// Why there is none, once everything that came before the end has been read.
     pub async fn next(&mut self) -> Result<Event, Ended> {
         loop {
-            let item = self.joined.inbox.next().await?;
-            if let Some(event) = self.take(item) {
+            if let Some(event) = self.advance().await? {
                 return Ok(event);
             }
         }
+    }
+
+    /// As [`next`](Self::next), and `None` when only the position has moved: for who keeps it as it goes. Cancel safe.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub async fn advance(&mut self) -> Result<Option<Event>, Ended> {
+        let item = self.joined.inbox.next().await?;
+        Ok(self.take(item))
     }
 
     fn take(&mut self, item: Item) -> Option<Event> {

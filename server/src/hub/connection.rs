@@ -266,14 +266,15 @@ impl Connection {
     /// are due, if nothing happens before.
     pub fn flush<'a>(&self, path: impl FnOnce() -> Path<'a>, effects: &mut Effects) -> Option<Duration> {
         let now = self.hub.now();
-        let next = self.session().flush(path, now, &self.hub.counters, effects)?;
+        let ready = self.datagrams.as_ref()?;
+        let next = self.session().flush(ready, path, now, &self.hub.counters, effects)?;
         Some(next.saturating_sub(now.monotonic))
     }
 
     /// Takes in what the client acknowledges by datagram.
     pub fn acknowledge(&self, ack: Ack) {
-        if self.session().acknowledge(ack, self.hub.now())
-            && let Some(datagrams) = &self.datagrams
+        if let Some(datagrams) = &self.datagrams
+            && self.session().acknowledge(datagrams, ack, self.hub.now())
         {
             datagrams.poke();
         }

@@ -280,9 +280,13 @@ impl Session {
         }
     }
 
-    /// Takes in what a client acknowledges by datagram. Whether there is something to send because of it.
-    pub(super) fn acknowledge(&self, ack: Ack, now: Now) -> bool {
-        lock(&self.state).lanes.as_mut().is_some_and(|lanes| lanes.acknowledge(ack, now))
+    /// Takes in what a client acknowledges by datagram to the connection whose datagrams `ready` wakes. Whether there is something
+    /// to send because of it.
+    pub(super) fn acknowledge(&self, ready: &Arc<Ready>, ack: Ack, now: Now) -> bool {
+        let mut state = lock(&self.state);
+        // Those of a connection that took over are none of this one's business.
+        let lanes = state.lanes.as_mut().filter(|lanes| lanes.are_read_by(ready));
+        lanes.is_some_and(|lanes| lanes.acknowledge(ack, now))
     }
 
     /// Takes in what a client acknowledges on a stream.
@@ -292,9 +296,11 @@ impl Session {
         }
     }
 
-    /// Makes the datagrams with state that are due. When the next are, if nothing happens before.
+    /// Makes the datagrams with state that are due, for the connection whose datagrams `ready` wakes. When the next are, if nothing
+    /// happens before.
     pub(super) fn flush<'a>(
         &self,
+        ready: &Arc<Ready>,
         path: impl FnOnce() -> Path<'a>,
         now: Now,
         counters: &Counters,
@@ -302,7 +308,7 @@ impl Session {
     ) -> Option<Duration> {
         let mut state = lock(&self.state);
         let State { lanes, subscriptions, .. } = &mut *state;
-        let lanes = lanes.as_mut().filter(|lanes| !lanes.is_empty())?;
+        let lanes = lanes.as_mut().filter(|lanes| lanes.are_read_by(ready) && !lanes.is_empty())?;
         let next = lanes.flush(subscriptions, &path(), now, counters, effects);
         for key in effects.resets.drain(..) {
             state.begin_anew(key);

@@ -76,7 +76,7 @@ async fn read(
 ) {
     loop {
         tokio::select! {
-            event = subscription.next() => match event {
+            event = subscription.advance() => match event {
                 Ok(event) => {
                     let position = subscription.position().cloned();
                     held.take(subscription.channel(), event, position);

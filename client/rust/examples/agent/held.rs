@@ -122,10 +122,11 @@ impl Held {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes an event, after which the channel is to be read on from `position`.
-    pub fn take(&self, name: &ChannelName, event: Event, position: Option<Position>) {
+    /// Takes an event, or none, after which the channel is to be read on from `position`.
+    pub fn take(&self, name: &ChannelName, event: Option<Event>, position: Option<Position>) {
         let mut state = self.state();
         state.positions.insert(name.clone(), position);
+        let Some(event) = event else { return };
         let channel = state.channels.entry(name.as_str().to_owned()).or_default();
         match &event {
             Event::Publication(publication) => channel.publication(publication),

@@ -1,6 +1,9 @@
 //! What is under way: packets, what each of them carried, and when they are taken for lost.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
 
 use super::lane::LaneId;
 use crate::{
@@ -161,6 +164,17 @@ impl Record {
     /// Whether nothing has been acknowledged in a while, though all was sent anew.
     pub(super) fn is_unheard(&self) -> bool {
         self.timeouts >= TIMEOUTS
+    }
+
+    /// The least offset under way, of every channel that has any.
+    pub(super) fn leasts(&self) -> HashMap<LaneId, Offset> {
+        let mut leasts = HashMap::new();
+        for section in self.packets.iter().flatten().flat_map(|packet| &packet.sections) {
+            if let Some(offset) = section.least {
+                leasts.entry(section.lane).and_modify(|least: &mut Offset| *least = offset.min(*least)).or_insert(offset);
+            }
+        }
+        leasts
     }
 
     /// The least offset of a channel's values that are under way.

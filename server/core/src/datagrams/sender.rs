@@ -54,6 +54,8 @@ impl Sender {
     pub fn close(&mut self, lane: LaneId) {
         self.lanes.remove(&lane);
         self.streamed.forget(lane);
+        // What it kept waiting gives room to others.
+        self.full = false;
     }
 
     /// A stream has ended, and its channels were closed. Another may have its name from now on.

@@ -5,6 +5,10 @@ use std::collections::{BTreeMap, VecDeque};
 use super::lane::LaneId;
 use crate::position::Offset;
 
+/// What a frame is taken to occupy besides its values, and each low-water offset that it tells, in bytes.
+const FRAME_COST: usize = 128;
+const LOW_COST: usize = 32;
+
 /// One frame of values on a stream.
 #[derive(Debug)]
 pub(super) struct Frame {
@@ -37,6 +41,7 @@ impl Frame {
     }
 
     pub(super) fn tell(&mut self, lane: LaneId, low: Offset) {
+        self.bytes += LOW_COST;
         self.lows.push((lane, low));
     }
 }
@@ -53,7 +58,7 @@ impl Streamed {
     /// The next frame of a stream, yet without values.
     pub(super) fn begin(&self, stream: usize) -> Frame {
         let sent = self.sent.get(&stream).copied().unwrap_or_default();
-        Frame { number: sent + 1, stream, bytes: 0, values: Vec::new(), lows: Vec::new() }
+        Frame { number: sent + 1, stream, bytes: FRAME_COST, values: Vec::new(), lows: Vec::new() }
     }
 
     pub(super) fn push(&mut self, frame: Frame) {

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     future::{Future, pending},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -20,7 +20,10 @@ use h3::{
 };
 use http::Request;
 use quinn::Incoming;
-use tokio::{task::JoinSet, time};
+use tokio::{
+    task::{AbortHandle, JoinSet},
+    time,
+};
 
 use super::{
     Shared,
@@ -38,6 +41,8 @@ pub(super) struct Driver {
     shared: Shared,
     intake: Intake,
     tasks: JoinSet<Done>,
+    /// The task that reads datagrams, while there are sessions.
+    reading: Option<AbortHandle>,
     /// Streams of sessions that are open.
     streams: u32,
     /// Requests that are under way, sessions apart.
@@ -55,6 +60,8 @@ pub(super) struct Driver {
 struct Intake {
     http: Http3,
     sessions: HashMap<u64, Arc<Session>>,
+    /// The same, for the task that reads datagrams.
+    routes: Arc<Routes>,
     /// Requests whose heads have yet to come, and the streams that say that they belong to the session that one of them may
     /// make. Bounded by the credit for streams.
     resolving: HashMap<u64, Vec<SessionStream>>,
@@ -70,6 +77,8 @@ enum Done {
     Session(u64),
     /// A session's stream has ended.
     Stream,
+    /// What sent a session's datagrams has ended, or what read the connection's.
+    Datagrams,
     /// A request was answered.
     Request,
 }
@@ -103,8 +112,14 @@ impl Driver {
         Some(Box::new(Self {
             quic,
             shared,
-            intake: Intake { http, sessions: HashMap::new(), resolving: HashMap::new() },
+            intake: Intake {
+                http,
+                sessions: HashMap::new(),
+                routes: Arc::default(),
+                resolving: HashMap::new(),
+            },
             tasks: JoinSet::new(),
+            reading: None,
             streams: 0,
             requests: 0,
             budgets: Budgets::of_connection(),
@@ -126,7 +141,6 @@ impl Driver {
                     Event::Ended => break,
                 },
                 Some(done) = self.tasks.join_next() => self.finish(done),
-                Ok(datagram) = self.quic.read_datagram() => self.intake.take_datagram(&datagram),
                 () = wait(patience) => break,
                 () = stop.cancelled(), if !draining => {
                     draining = true;
@@ -205,10 +219,18 @@ impl Driver {
             }
             Ok(Done::Session(id)) => {
                 self.intake.sessions.remove(&id);
+                self.intake.routes.lock().remove(&id);
+                if self.intake.sessions.is_empty()
+                    && let Some(reading) = self.reading.take()
+                {
+                    reading.abort();
+                }
                 self.served = true;
             }
+            Ok(Done::Datagrams) => {}
             Ok(Done::Stream) => self.streams = self.streams.saturating_sub(1),
             Ok(Done::Request) => self.requests = self.requests.saturating_sub(1),
+            Err(error) if error.is_cancelled() => {}
             Err(error) => tracing::error!(%error, "a task of a connection failed"),
         }
     }
@@ -241,11 +263,22 @@ impl Driver {
         let id = stream.send_id().into_inner();
         let (session, datagrams) = Session::new(id, self.quic.clone(), connection, self.shared.stop.clone());
         self.intake.sessions.insert(id, session.clone());
+        self.intake.routes.lock().insert(id, session.clone());
+        if self.intake.sessions.len() == 1 {
+            let reading = read_datagrams(self.quic.clone(), self.intake.routes.clone());
+            self.reading = Some(self.tasks.spawn(reading));
+        }
+        let sending = session.clone();
+        self.tasks.spawn(async move {
+            sending.serve_datagrams(datagrams).await;
+            Done::Datagrams
+        });
         let mut connect = Connect::new(stream);
         self.tasks.spawn(async move {
             if connect.accept().await {
-                session.run(connect, datagrams).await;
+                session.clone().run(connect).await;
             }
+            session.ended.cancel();
             Done::Session(id)
         });
     }
@@ -291,15 +324,6 @@ impl Driver {
 }
 
 impl Intake {
-    /// Gives a datagram to its session. RFC 9297, section 2.1. One of no session is dropped, as it may be on its way anyhow.
-    fn take_datagram(&self, datagram: &[u8]) {
-        if let Some((quarter, after)) = varint::read(datagram)
-            && let Some(session) = self.sessions.get(&(quarter * 4))
-        {
-            session.take_datagram(datagram.get(after..).unwrap_or_default());
-        }
-    }
-
     /// The next stream of either kind. What the backend finds beside the one that is given comes in the next turns.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         if let Some(stream) = self.next_session_stream() {
@@ -324,6 +348,29 @@ impl Intake {
         };
         self.http.inner.conn.next_session_stream(begun)
     }
+}
+
+/// The sessions of a connection, by id.
+#[derive(Debug, Default)]
+struct Routes(Mutex<HashMap<u64, Arc<Session>>>);
+
+impl Routes {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Session>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Gives datagrams to their sessions while there are any. RFC 9297, section 2.1. One of no session is dropped, as it may be on its
+/// way anyhow.
+async fn read_datagrams(quic: quinn::Connection, routes: Arc<Routes>) -> Done {
+    while let Ok(datagram) = quic.read_datagram().await {
+        let session = varint::read(&datagram)
+            .and_then(|(quarter, after)| Some((routes.lock().get(&(quarter * 4))?.clone(), after)));
+        if let Some((session, after)) = session {
+            session.take_datagram(datagram.get(after..).unwrap_or_default());
+        }
+    }
+    Done::Datagrams
 }
 
 /// Waits so long, or for ever. Boxed, since most connections are in use most of the time.

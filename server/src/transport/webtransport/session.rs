@@ -133,13 +133,12 @@ impl Session {
     }
 
     /// Runs the session on its CONNECT stream until either side closes it.
-    pub(super) async fn run(self: Arc<Self>, mut connect: Connect, mut datagrams: Feed) {
+    pub(super) async fn run(self: Arc<Self>, mut connect: Connect) {
         let mut capsules = Capsules::default();
         let mut draining = false;
         let closed = loop {
             let turn = tokio::select! {
                 () = connect.client_closes(&mut capsules) => Turn::Over,
-                () = self.send_datagrams(&mut datagrams) => Turn::Over,
                 code = self.connection.closed() => Turn::Close(code),
                 // The control stream asks for signs of life; this holds for sessions that have none too.
                 () = self.connection.silence(limits::HEARTBEAT + limits::HEARTBEAT_DEADLINE) => {
@@ -176,7 +175,15 @@ impl Session {
         }
     }
 
-    /// Sends state and signals by datagram, for ever.
+    /// Sends state and signals by datagram until the session ends. A task of its own, since whatever wakes a task makes it look at
+    /// all that it waits for.
+    pub(super) async fn serve_datagrams(self: Arc<Self>, mut feed: Feed) {
+        tokio::select! {
+            () = self.send_datagrams(&mut feed) => {}
+            () = self.ended.cancelled() => {}
+        }
+    }
+
     async fn send_datagrams(&self, feed: &mut Feed) {
         let (mut deliveries, mut signals, mut effects) = (Vec::new(), Vec::new(), Effects::default());
         loop {
