@@ -10,6 +10,7 @@ import { labelOf, startPeers, stopPeers } from './peers.mjs';
 import * as channels from './scenarios/channels.mjs';
 import * as closing from './scenarios/closing.mjs';
 import * as delivery from './scenarios/delivery.mjs';
+import * as loss from './scenarios/loss.mjs';
 import * as payloads from './scenarios/payloads.mjs';
 import * as reconnect from './scenarios/reconnect.mjs';
 import * as state from './scenarios/state.mjs';
@@ -32,7 +33,7 @@ for (const peer of peers) {
   describe(peer.name, () => {
     for (const transport of peer.transports) {
       describe(labelOf(transport), () => {
-        for (const { scenarios } of [payloads, state, channels, closing, reconnect, delivery]) {
+        for (const { scenarios } of [payloads, state, channels, closing, reconnect, delivery, loss]) {
           for (const { name, applies = () => true, run } of scenarios) {
             if (only && !name.includes(only)) continue;
             if (applies(transport)) test(name, { timeout: 180_000 }, () => run({ server, peer, transport }));
