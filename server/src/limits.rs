@@ -37,15 +37,16 @@
 //! | received and not read ([`QUIC_RECEIVE_WINDOW`]; out-of-order pieces are copied when they waste more than half) | 2 x 512 |
 //! | sent and not acknowledged ([`QUIC_SEND_WINDOW`]) | 512 |
 //! | datagrams, both ways ([`DATAGRAM_RECEIVE_BUFFER`], [`DATAGRAM_SEND_BUFFER`]), and one flush of values | 16 + 16 + 16 |
-//! | values that changed and wait (`PENDING_VALUES` of the core: 4096, with keys of 255 bytes), for each session | 16 x 1400 |
-//! | what is known of packets under way (`PACKETS_IN_FLIGHT`, `VALUES_IN_FLIGHT`: 16 Ki of 32 bytes), for each session | 16 x 600 |
+//! | values that changed and wait (twice `PENDING_VALUES` of the core, and what was lost: 8 Ki, with keys of 255 bytes), for each session | 16 x 2800 |
+//! | values under way on streams (`STREAM_VALUES_IN_FLIGHT`: their offsets), for each stream | 256 x 16 |
+//! | what is known of packets under way (`PACKETS_IN_FLIGHT`, `VALUES_IN_FLIGHT`: 4 Ki of 32 bytes), for each session | 16 x 200 |
 //! | handshake bytes ([`QUIC_CRYPTO_BUFFER`]) | 16 |
 //! | HTTP/3 frames that are kept ([`HTTP3_REQUESTS`] and the control stream, 16 KiB each) | 1616 |
 //! | bodies and answers under way ([`CONNECTION_BODY_BYTES`], [`CONNECTION_ANSWER_BYTES`]) | 512 + 2048 |
 //! | frames of sessions that are not whole ([`SESSION_UNFINISHED_BYTES`] for each of [`SESSIONS_PER_CONNECTION`]) | 16 x 256 |
 //! | small frames and chunks on [`QUIC_BIDI_STREAMS_MAX`] streams (5 KiB each) | 1280 |
 //! | a batch being written on each stream (bounded by the send window, plus one batch each) | 256 x 96 |
-//! | **together, for a client that does all of it at once** | **~68 MiB** |
+//! | **together, for a client that does all of it at once** | **~88 MiB** |
 //!
 //! The last line needs a client with 16 sessions that subscribes on 256 streams to channels of large publications, of which thousands of
 //! keys with names of 255 bytes change, and reads and acknowledges none of them. A client that only fills what it sends is bounded by ~9 MiB, one that only connects by 40 KiB.

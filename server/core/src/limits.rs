@@ -52,9 +52,9 @@ pub const PARTS: usize = 16;
 /// Packets of values that are under way and not acknowledged. At this bound a sender waits.
 pub const PACKETS_IN_FLIGHT: usize = 512;
 /// Values in them.
-pub const VALUES_IN_FLIGHT: usize = 16 * 1024;
+pub const VALUES_IN_FLIGHT: usize = 4 * 1024;
 /// Values of a session that have changed and for which its path had no room: what is beyond stays in the logs.
-pub const PENDING_VALUES: usize = 4 * 1024;
+pub const PENDING_VALUES: usize = 2 * 1024;
 /// Values that are under way on streams and not acknowledged, in bytes. At this bound a sender waits; one more may be larger.
 pub const STREAM_VALUES_IN_FLIGHT: usize = 256 * 1024;
 /// How long a receiver keeps an acknowledgement back for others to join it.

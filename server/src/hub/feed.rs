@@ -76,7 +76,7 @@ pub(super) enum What {
     /// had the subscription when it was attached.
     Subscribed(Position),
     Item(Item),
-    /// A frame of values that fit no datagram.
+    /// A frame of low-water offsets, and of values that fit no datagram.
     Values(Bytes),
 }
 

@@ -41,6 +41,11 @@ impl Lanes {
         lane
     }
 
+    /// What waits for room may have some now.
+    pub(super) fn poke(&self) {
+        self.ready.poke();
+    }
+
     pub(super) fn close(&mut self, lane: LaneId) {
         self.sender.close(lane);
     }

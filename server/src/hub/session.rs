@@ -460,6 +460,7 @@ impl State {
         let Some(it) = subscriptions.get_mut(key) else { return };
         let (Some(lane), Some(open)) = (it.lane.take(), lanes.as_mut()) else { return };
         open.close(lane);
+        open.poke();
         it.channel.rebind(it.slot, &it.ready, key);
     }
 

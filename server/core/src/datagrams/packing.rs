@@ -1,7 +1,7 @@
 //! Makes packets of values, and chooses among values when not all have room.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     time::Duration,
 };
 
@@ -162,22 +162,23 @@ pub(super) fn choose(
         waiting.extend(pending.map(|it| (it.weight(now), *id, *low, it.offset, it.removal)));
     }
     waiting.sort_unstable_by(|a, b| b.cmp(a));
+    let mut replaced = HashSet::new();
     for (_, id, low, offset, removal) in waiting {
         let Some(lane) = lanes.get_mut(&id) else { continue };
-        let (mut fit, mut replaced) = (Fit::Sent, false);
+        let mut fit = Fit::Sent;
         source.look(lane.tag, &mut |log| match log.newest_at(offset) {
             Some(publication) => fit = send(id, lane, low, publication, packing),
             None if removal && offset <= log.floor() => lane.known = false,
-            None => replaced = true,
+            None => _ = replaced.insert((id, offset)),
         });
-        if replaced && lane.woken {
-            // The newer one is read some time; it need not wait for this one's place. Where the log was read to its head, it
-            // has come since, and takes the place.
-            lane.pending.retain(|_, it| it.offset != offset);
-        }
         if fit == Fit::NoRoom {
-            return;
+            break;
         }
+    }
+    for (id, lane) in lanes.iter_mut().filter(|(_, lane)| lane.woken && !replaced.is_empty()) {
+        // The newer one is read some time; it need not wait for this one's place. Where the log was read to its head, it has
+        // come since, and takes the place.
+        lane.pending.retain(|_, it| !replaced.contains(&(*id, it.offset)));
     }
 }
 

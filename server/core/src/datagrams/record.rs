@@ -171,7 +171,10 @@ impl Record {
         let mut leasts = HashMap::new();
         for section in self.packets.iter().flatten().flat_map(|packet| &packet.sections) {
             if let Some(offset) = section.least {
-                leasts.entry(section.lane).and_modify(|least: &mut Offset| *least = offset.min(*least)).or_insert(offset);
+                leasts
+                    .entry(section.lane)
+                    .and_modify(|least: &mut Offset| *least = offset.min(*least))
+                    .or_insert(offset);
             }
         }
         leasts

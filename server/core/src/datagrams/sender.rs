@@ -77,8 +77,9 @@ impl Sender {
 
     /// Takes in an acknowledgement that came by datagram. Whether [`flush`](Self::flush) has something to do because of it.
     pub fn acknowledge(&mut self, ack: Ack, now: Duration) -> bool {
-        let lanes = &mut self.lanes;
+        let (lanes, mut arrived) = (&mut self.lanes, false);
         self.record.acknowledge(ack, now, |packet| {
+            arrived = true;
             for section in packet.sections {
                 if let Some(lane) = lanes.get_mut(&section.lane) {
                     lane.told = lane.told.max(section.low);
@@ -86,7 +87,7 @@ impl Sender {
                 }
             }
         });
-        self.blocked || self.record.deadline(self.rtt).is_some_and(|deadline| deadline <= now)
+        arrived && (self.blocked || self.record.deadline(self.rtt).is_some_and(|deadline| deadline <= now))
     }
 
     /// Takes in an acknowledgement that came on a stream: its frames up to `number` have arrived. The tags of channels that
@@ -106,15 +107,20 @@ impl Sender {
     /// to have that publication. 0 until it is known that what the stream brought before the channel was opened has arrived, and
     /// once a removal was forgotten before it had.
     pub fn low(&self, id: LaneId) -> Offset {
+        self.low_with(id, |lane| self.record.least(lane))
+    }
+
+    /// As [`low`](Self::low), where `least` knows the least offset of a channel that is under way.
+    fn low_with(&self, id: LaneId, least: impl Fn(LaneId) -> Option<Offset>) -> Offset {
         match self.lanes.get(&id) {
-            Some(lane) if lane.confirmed && lane.known => self.low_by_stream(id, lane),
+            Some(lane) if lane.confirmed && lane.known => self.low_by_stream(id, lane, least(id)),
             _ => Offset::ZERO,
         }
     }
 
     /// As [`low`](Self::low), of a receiver that has all that came on the stream.
-    fn low_by_stream(&self, id: LaneId, lane: &Lane) -> Offset {
-        let open = [lane.least(), self.record.least(id), self.streamed.least(id)];
+    fn low_by_stream(&self, id: LaneId, lane: &Lane, under_way: Option<Offset>) -> Offset {
+        let open = [lane.least(), under_way, self.streamed.least(id)];
         open.into_iter().flatten().map(Offset::before).min().unwrap_or(lane.at).min(lane.at)
     }
 
@@ -151,11 +157,13 @@ impl Sender {
         self.rtt = path.rtt;
         self.lose(now, out);
         self.tell_positions(now, out);
+        // Looked through once, however many channels are due.
+        let leasts = self.record.leasts();
         let due: Vec<_> = self
             .lanes
             .iter()
             .filter(|(_, lane)| lane.ready <= now && lane.has_work(true))
-            .map(|(id, _)| (*id, self.low(*id)))
+            .map(|(id, _)| (*id, self.low_with(*id, |lane| leasts.get(&lane).copied())))
             .collect();
         let pending = self.pending();
         let Self { lanes, record, .. } = self;
@@ -225,11 +233,10 @@ impl Sender {
         let lanes: Vec<_> =
             self.lanes.iter().filter(|(_, lane)| lane.stream == stream).map(|(id, _)| *id).collect();
         for id in lanes {
-            let low = self.lanes.get(&id).map_or(Offset::ZERO, |lane| self.low_by_stream(id, lane));
+            let waits = self.lanes.get(&id).filter(|lane| lane.known && lane.has_stream_work());
+            let Some(lane) = waits else { continue };
+            let low = self.low_by_stream(id, lane, self.record.least(id));
             let Some(lane) = self.lanes.get_mut(&id) else { continue };
-            if !lane.known || !lane.has_stream_work() {
-                continue;
-            }
             let mut told = std::mem::take(&mut lane.tell);
             if told {
                 writer.position(lane.alias, low);
@@ -349,7 +356,6 @@ impl Sender {
 }
 
 /// Looks up what was lost of a channel, and reads what is new: into packets while there is room, else into what is pending.
-/// `false` when a removal is no longer known, so that its receiver has to begin anew.
 fn take(
     id: LaneId,
     lane: &mut Lane,
@@ -385,7 +391,9 @@ fn take(
                     Fit::TooLarge => {}
                 }
             }
-            if packing.pending >= limits::PENDING_VALUES {
+            // Each channel has its share, whatever the others want.
+            let share = limits::PENDING_VALUES / limits::SUBSCRIPTIONS;
+            if packing.pending >= limits::PENDING_VALUES && lane.pending.len() >= share {
                 // The rest stays where it is.
                 lane.at = publication.offset.before();
                 packing.full = true;

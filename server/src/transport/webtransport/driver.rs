@@ -275,10 +275,10 @@ impl Driver {
         });
         let mut connect = Connect::new(stream);
         self.tasks.spawn(async move {
+            let _ended = session.ended.clone().drop_guard();
             if connect.accept().await {
-                session.clone().run(connect).await;
+                session.run(connect).await;
             }
-            session.ended.cancel();
             Done::Session(id)
         });
     }
