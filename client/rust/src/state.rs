@@ -26,6 +26,9 @@ pub struct StateView {
     epoch: Option<Epoch>,
     synced: bool,
     values: HashMap<Key, Value>,
+    /// What a reset forgot: shown until the snapshot brings something newer or is complete, so that no key is missing for a moment.
+    /// Of a key that stands in `values` too, that counts.
+    forgotten: HashMap<Key, Value>,
     /// Removed keys in the order of their removals; one that has changed since stands here in vain.
     removed: VecDeque<(Key, Offset)>,
 }
@@ -41,7 +44,7 @@ impl StateView {
             }
             Event::Synced(_) => {
                 self.synced = true;
-                false
+                !std::mem::take(&mut self.forgotten).is_empty()
             }
             Event::Gap(_) => false,
         }
@@ -65,13 +68,15 @@ impl StateView {
                 self.values.remove(&oldest);
             }
         }
+        self.forgotten.remove(&key);
         self.values.insert(key, Value { offset, time, payload });
         true
     }
 
     fn reset(&mut self, Position { epoch, offset }: Position) {
         let same = self.epoch.as_ref() == Some(&epoch);
-        self.values.retain(|_, held| same && held.offset > offset);
+        let forgotten = self.values.extract_if(|_, held| !same || held.offset <= offset);
+        self.forgotten.extend(forgotten.filter(|(_, held)| held.payload.is_some()));
         self.removed.retain(|(_, at)| same && *at > offset);
         self.epoch = Some(epoch);
         self.synced = false;
@@ -79,12 +84,13 @@ impl StateView {
 
     /// What a key holds; nothing when it was removed or never was.
     pub fn get(&self, key: &Key) -> Option<&Payload> {
-        self.values.get(key)?.payload.as_ref()
+        self.values.get(key).or_else(|| self.forgotten.get(key))?.payload.as_ref()
     }
 
     /// The keys that hold something.
     pub fn iter(&self) -> impl Iterator<Item = (&Key, &Value)> {
-        self.values.iter().filter(|(_, value)| value.payload.is_some())
+        let forgotten = self.forgotten.iter().filter(|(key, _)| !self.values.contains_key(*key));
+        self.values.iter().filter(|(_, value)| value.payload.is_some()).chain(forgotten)
     }
 
     /// Whether a snapshot is complete.
@@ -157,13 +163,24 @@ mod tests {
         assert!(view.is_synced());
         view.apply(Event::Reset(at("e1", 8)));
         assert!(!view.is_synced());
-        assert_eq!(held(&view), [("overtook", &b"9"[..])]);
+        assert_eq!(
+            held(&view),
+            [("gone", &b"3"[..]), ("overtook", b"9")],
+            "what it forgets is shown until then"
+        );
         assert!(
             view.apply(put("e1", 4, "removed", Some("of the snapshot"))),
             "its removal was forgotten too"
         );
         // Of another epoch nothing is spared, whatever its offset; and the old one says nothing any more.
+        assert!(view.apply(Event::Synced(at("e1", 9))));
+        assert_eq!(held(&view), [("overtook", &b"9"[..]), ("removed", b"of the snapshot")]);
+        assert!(!view.apply(Event::Synced(at("e1", 9))));
         view.apply(Event::Reset(at("e2", 1)));
+        assert_eq!(held(&view).len(), 2);
+        assert!(view.apply(put("e2", 1, "overtook", None)), "its offset is of another count");
+        assert_eq!(held(&view), [("removed", &b"of the snapshot"[..])]);
+        view.apply(Event::Synced(at("e2", 1)));
         assert_eq!(held(&view), []);
         assert!(!view.apply(put("e1", 20, "straggler", Some("20"))));
         assert!(view.apply(put("e2", 2, "k", Some("2"))));
