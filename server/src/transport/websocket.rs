@@ -121,6 +121,8 @@ struct Outgoing {
 
 impl Outgoing {
     async fn send_frames(&mut self, frames: &mut VecDeque<Bytes>) -> Result<(), Gone> {
+        // Pongs to a peer that floods and does not read may have filled tungstenite's buffer, which then takes nothing.
+        self.sink.flush().await.map_err(|_| Gone)?;
         while let Some(frame) = frames.pop_front() {
             let message = match self.encoding {
                 Encoding::Json => Message::Text(Utf8Bytes::try_from(frame).map_err(|_| Gone)?),
@@ -143,6 +145,7 @@ impl duplex::Sink for Outgoing {
     }
 
     async fn ping(&mut self) -> Result<(), Gone> {
+        self.sink.flush().await.map_err(|_| Gone)?;
         self.sink.send(Message::Ping(Bytes::new())).await.map_err(|_| Gone)
     }
 }
