@@ -12,8 +12,8 @@ use super::{
     summary::median,
 };
 
-/// What Fulmar puts around a value with a short key, so that both stacks send datagrams of one size.
-pub(super) const AROUND: usize = 20;
+/// About what Fulmar puts around a value with a short key in a frame of its own, so that both stacks send datagrams of one size.
+pub(super) const AROUND: usize = 29;
 
 /// Publishes values to WebTransport sessions as fast as their connections take them, and lets quinn alone send as many datagrams
 /// of their size to as many connections, in two ways.
