@@ -1,7 +1,7 @@
 /** What a receiver acknowledges of numbered frames, and when (PROTOCOL.md, section 9). Times are in ms, of any clock. */
 
-/** How long the first frame waits for others to be acknowledged with it, and the shortest time from one to the next. */
-export const ACK_DELAY_MS = 20, ACK_PAUSE_MS = 4;
+/** How long a frame waits for others to be acknowledged with it, how many do not wait for more, and the shortest time from one to the next. */
+export const ACK_DELAY_MS = 20, ACK_FRAMES = 4, ACK_PAUSE_MS = 4;
 
 const BITS = 62;
 const MASK = (1n << BigInt(BITS)) - 1n;
@@ -11,6 +11,11 @@ export class Acknowledgements {
   /** Bit i: `#newest - 1 - i` was taken in. */
   #bitmap = 0n;
   #due = Infinity;
+  /** When the first of those was taken in that are not yet acknowledged, and how many there are. */
+  #first = 0;
+  #owed = 0;
+  /** A number was skipped, or something is sent anyhow. */
+  #hurried = false;
   #last = -Infinity;
 
   /** Whether this frame was taken in; of one too old to be named it is not known. @param {number} number */
@@ -28,7 +33,11 @@ export class Acknowledgements {
     else if (ahead > BITS || !this.#newest) this.#bitmap = 0n;
     else if (ahead) this.#bitmap = (((this.#bitmap << 1n) | 1n) << BigInt(ahead - 1)) & MASK;
     this.#newest = Math.max(this.#newest, number);
-    this.#due = Math.min(this.#due, ahead > 1 ? now : now + ACK_DELAY_MS);
+    if (!this.#owed++) this.#first = now;
+    if (ahead > 1) this.hurry(now);
+    else if (this.#hurried) return;
+    else if (this.#owed < ACK_FRAMES) this.#due = now + ACK_DELAY_MS;
+    else if (this.#owed === ACK_FRAMES) this.#due = Math.max(now, this.#first + ACK_DELAY_MS);
   }
 
   /** When to acknowledge; Infinity while there is nothing to. */
@@ -38,13 +47,17 @@ export class Acknowledgements {
 
   /** Something is sent anyhow: what there is goes along. @param {number} now */
   hurry(now) {
-    if (this.#due !== Infinity) this.#due = Math.min(this.#due, now);
+    if (!this.#owed) return;
+    if (!this.#hurried) this.#due = now;
+    this.#hurried = true;
   }
 
   /** @param {number} now @returns {{newest: number, bitmap: bigint} | null} null before it is due */
   next(now) {
     if (this.due > now) return null;
     this.#due = Infinity;
+    this.#owed = 0;
+    this.#hurried = false;
     this.#last = now;
     return { newest: this.#newest, bitmap: this.#bitmap };
   }

@@ -57,8 +57,10 @@ pub const VALUES_IN_FLIGHT: usize = 4 * 1024;
 pub const PENDING_VALUES: usize = 2 * 1024;
 /// Values that are under way on streams and not acknowledged, in bytes. At this bound a sender waits; one more may be larger.
 pub const STREAM_VALUES_IN_FLIGHT: usize = 256 * 1024;
-/// How long a receiver keeps an acknowledgement back for others to join it.
+/// How long a receiver keeps an acknowledgement back for others to join it, from the latest packet that it is for.
 pub const ACK_DELAY: Duration = Duration::from_millis(20);
+/// Packets that are acknowledged together without waiting for another, if the first has waited for [`ACK_DELAY`].
+pub const ACK_FRAMES: u32 = 4;
 /// What was lost and is sent anew is sent once more after this long, whatever its namespace says of early duplication.
 pub const REPAIR_AGAIN: Duration = Duration::from_millis(4);
 /// Between two acknowledgements, at least.

@@ -10,11 +10,21 @@ pub(super) struct Acks {
     newest: u64,
     /// Bit *i*: `newest - 1 - i` was taken in.
     before: u64,
-    /// When the first packet that is not yet acknowledged was taken in.
-    owed: Option<Duration>,
+    /// Those that are not yet acknowledged, if there are any.
+    owed: Option<Owed>,
     /// A packet was skipped, which the sender should hear of at once.
     skipped: bool,
     last: Option<Duration>,
+}
+
+/// Packets that are not yet acknowledged.
+#[derive(Clone, Copy, Debug)]
+struct Owed {
+    count: u32,
+    /// When the first of them was taken in.
+    first: Duration,
+    /// When the latest was that may make others wait for more.
+    latest: Duration,
 }
 
 impl Acks {
@@ -42,13 +52,22 @@ impl Acks {
         {
             self.before |= 1 << back;
         }
-        self.owed.get_or_insert(now);
+        let owed = self.owed.get_or_insert(Owed { count: 0, first: now, latest: now });
+        if owed.count < limits::ACK_FRAMES {
+            (owed.count, owed.latest) = (owed.count + 1, now);
+        }
     }
 
     /// When an acknowledgement should be sent, if one is owed.
     pub(super) fn due(&self) -> Option<Duration> {
         let owed = self.owed?;
-        let due = if self.skipped { owed } else { owed + limits::ACK_DELAY };
+        let due = if self.skipped {
+            owed.first
+        } else if owed.count < limits::ACK_FRAMES {
+            owed.latest + limits::ACK_DELAY
+        } else {
+            owed.latest.max(owed.first + limits::ACK_DELAY)
+        };
         Some(self.last.map_or(due, |last| due.max(last + limits::ACK_GAP)))
     }
 
@@ -92,14 +111,31 @@ mod tests {
         let mut acks = Acks::default();
         assert_eq!(acks.due(), None);
         acks.note(1, ms(100));
-        acks.note(2, ms(105));
         assert_eq!(acks.due(), Some(ms(120)));
-        acks.take(ms(120));
-        assert_eq!((acks.due(), acks.take(ms(120))), (None, None));
-        acks.note(4, ms(121));
-        assert_eq!(acks.due(), Some(ms(124)), "at once, but not sooner than the gap");
-        acks.take(ms(124));
+        acks.note(2, ms(105));
+        assert_eq!(acks.due(), Some(ms(125)), "another came while it waited");
+        acks.take(ms(125));
+        assert_eq!((acks.due(), acks.take(ms(125))), (None, None));
+        acks.note(4, ms(126));
+        assert_eq!(acks.due(), Some(ms(129)), "at once, but not sooner than the gap");
+        acks.take(ms(129));
         acks.note(6, ms(200));
         assert_eq!(acks.due(), Some(ms(200)));
+    }
+
+    #[test]
+    fn no_more_than_four_wait_for_each_other_and_those_of_a_flood_for_the_delay() {
+        let mut acks = Acks::default();
+        for (number, now) in (1..).zip([100, 117, 134, 151]) {
+            acks.note(number, ms(now));
+        }
+        assert_eq!(acks.due(), Some(ms(151)), "with the fourth");
+        acks.note(5, ms(155));
+        assert_eq!(acks.due(), Some(ms(151)));
+        acks.take(ms(155));
+        for number in 6..100 {
+            acks.note(number, ms(200));
+        }
+        assert_eq!(acks.due(), Some(ms(220)));
     }
 }

@@ -21,6 +21,8 @@ const PATIENCE_MAX: Duration = Duration::from_secs(3);
 const GRANULARITY: Duration = Duration::from_millis(5);
 /// Times that everything under way may be taken for lost before the waiting is doubled.
 const TIMEOUTS: u32 = 3;
+/// How much later a packet is acknowledged for those that follow it.
+const FOLLOWED: Duration = limits::ACK_DELAY.saturating_mul(limits::ACK_FRAMES - 1);
 /// What a datagram costs the path besides its bytes.
 const OVERHEAD: usize = 40;
 
@@ -112,6 +114,8 @@ pub(super) struct Record {
     /// How often in a row all that had been sent since the time before was taken for lost for want of any acknowledgement.
     timeouts: u32,
     timed_out: Duration,
+    /// When the latest was sent.
+    sent: Duration,
 }
 
 impl Default for Record {
@@ -126,6 +130,7 @@ impl Default for Record {
             latency,
             timeouts: 0,
             timed_out: Duration::ZERO,
+            sent: Duration::ZERO,
         }
     }
 }
@@ -151,6 +156,7 @@ impl Record {
 
     pub(super) fn push(&mut self, mut packet: Packet) {
         packet.bytes += OVERHEAD;
+        self.sent = packet.sent;
         self.bytes += packet.bytes;
         self.values += packet.values.len();
         self.packets.push_back(Some(packet));
@@ -270,7 +276,9 @@ impl Record {
             return Some(packet.sent + self.latency.expected(rtt) * 9 / 8);
         }
         let doublings = self.timeouts.saturating_sub(TIMEOUTS - 1).min(8);
-        Some(packet.sent + (self.latency.patience(rtt) * (1 << doublings)).min(PATIENCE_MAX))
+        // While others follow, the receiver waits for them.
+        let followed = self.sent.saturating_sub(packet.sent).min(FOLLOWED);
+        Some(packet.sent + followed + (self.latency.patience(rtt) * (1 << doublings)).min(PATIENCE_MAX))
     }
 }
 
@@ -344,12 +352,13 @@ mod tests {
     #[test]
     fn packets_of_one_flight_are_one_timeout() {
         let mut record = Record::default();
-        for n in 0..5 {
+        for n in [0, 40, 80, 120] {
             record.push(packet(ms(n)));
         }
         let patience = record.latency.patience(RTT);
-        for n in 0..5 {
-            assert_eq!(lost(&mut record, patience + ms(n)), 1);
+        // Each is waited for as long as others follow it, up to a bound.
+        for (n, count) in [(59, 0), (60, 1), (100, 1), (119, 0), (120, 2)] {
+            assert_eq!(lost(&mut record, patience + ms(n)), count, "after {n} ms");
         }
         record.push(packet(ms(500)));
         assert_eq!(record.deadline(RTT), Some(ms(500) + patience), "not doubled yet");
