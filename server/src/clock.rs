@@ -24,6 +24,11 @@ impl Clock {
         Now { monotonic: self.start.elapsed(), unix_ms: unix.as_millis() as u64 }
     }
 
+    /// The moment of `monotonic` on this clock, for timers.
+    pub fn instant(&self, monotonic: Duration) -> Instant {
+        self.start + monotonic
+    }
+
     /// The time since 1970, as exactly as the system tells it.
     #[expect(clippy::disallowed_methods, reason = "this is the Clock")]
     pub fn unix() -> Duration {

@@ -3,6 +3,7 @@
 
 mod age;
 mod client;
+mod comparison;
 mod datagrams;
 mod fanout;
 mod idle;

@@ -7,23 +7,28 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
     process::Stdio,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use bytes::Bytes;
-use fulmar_core::{ChannelName, Draft, Key, Payload};
+use fulmar_core::{ChannelName, Draft, Key, Payload, Problem};
 use quinn::{Connection, Endpoint, ServerConfig, crypto::rustls::QuicServerConfig};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines, Stdin},
     process::{Child, ChildStdin, ChildStdout, Command},
+    sync::Notify,
     task::JoinSet,
     time::{self, Interval, MissedTickBehavior},
 };
 
 use super::{Outcome, server::cpu_seconds};
 use crate::{
-    clock::Clock, config::Config, node::Node, tls::Certificates, transport::webtransport::transport_config,
+    clock::Clock, config::Config, hub::Hub, node::Node, tls::Certificates,
+    transport::webtransport::transport_config,
 };
 
 /// Where sessions find what a source publishes.
@@ -42,6 +47,8 @@ pub(super) enum Stack {
     Quinn,
     /// Connections, and one task that sends one datagram to all of them in turn, again and again
     Fanout,
+    /// As `fanout`, but the one task wakes a task of each connection, which sends
+    Woken,
 }
 
 /// Prints where it is. Sends to all who have connected by then whenever a line comes, and prints how many datagrams it sent.
@@ -65,7 +72,7 @@ impl Source {
         let lines = BufReader::new(tokio::io::stdin()).lines();
         match self.stack {
             Stack::Fulmar => self.fulmar(lines).await,
-            Stack::Quinn | Stack::Fanout => self.quinn(lines).await,
+            Stack::Quinn | Stack::Fanout | Stack::Woken => self.quinn(lines).await,
         }
     }
 
@@ -91,6 +98,10 @@ impl Source {
         }
         while lines.next_line().await?.is_some() {
             let packet = Bytes::from(vec![0; self.bytes]);
+            if self.stack == Stack::Woken {
+                println!("{}", self.woken(&connections, &packet).await?);
+                continue;
+            }
             // One task for all of them, or one for each.
             let size = if self.stack == Stack::Fanout { connections.len() } else { 1 };
             let mut senders = JoinSet::new();
@@ -115,38 +126,94 @@ impl Source {
         Ok(())
     }
 
+    /// Lets one task wake a task of each connection for each datagram. How many were sent.
+    async fn woken(&self, connections: &[Connection], packet: &Bytes) -> Result<usize, Box<dyn Error>> {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let (mut senders, mut bells) = (JoinSet::new(), Vec::new());
+        for connection in connections {
+            let bell = Arc::new(Notify::new());
+            bells.push(bell.clone());
+            let (connection, packet, sent) = (connection.clone(), packet.clone(), sent.clone());
+            senders.spawn(async move {
+                loop {
+                    bell.notified().await;
+                    if connection.send_datagram_wait(packet.clone()).await.is_err() {
+                        return;
+                    }
+                    sent.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let (mut pace, datagrams) = (self.pace(), self.datagrams);
+        let mut ringer = JoinSet::new();
+        ringer.spawn(async move {
+            for _ in 0..datagrams {
+                next(&mut pace).await;
+                bells.iter().for_each(|bell| bell.notify_one());
+            }
+            time::sleep(Duration::from_millis(50)).await;
+        });
+        while let Some(done) = ringer.join_next().await {
+            done?;
+        }
+        Ok(sent.load(Ordering::Relaxed))
+    }
+
     async fn fulmar(&self, mut lines: Lines<BufReader<Stdin>>) -> Outcome {
         let any = (Ipv4Addr::LOCALHOST, 0).into();
-        let node = Node::bind(Config { http: any, quic: any, ..Config::development() })?;
+        // Without this machine's figures, which development mode samples ten times a second.
+        let config = Config { http: any, quic: any, development: false, ..Config::development() };
+        let node = Node::bind(config)?;
         println!("{}", node.quic_address());
         let hub = node.hub().clone();
         let mut running = JoinSet::new();
         running.spawn(node.run(pending()));
         let channel = ChannelName::parse(CHANNEL)?;
         let payload = Bytes::from(vec![0; self.bytes]);
-        let sent = || hub.counters().datagrams.get();
+        let rounds =
+            Rounds { hub, channel, payload, datagrams: self.datagrams, connections: self.connections };
         while lines.next_line().await?.is_some() {
-            let (start, mut pace) = (sent(), self.pace());
-            for n in 0..self.datagrams {
-                next(&mut pace).await;
-                // At a pace there is one value, which is sent before it changes again.
-                let keys = if self.rate.is_some() { 1 } else { KEYS };
-                let key = Key::parse(&format!("{:x}", n % keys))?;
-                let draft = Draft::value(key, Payload::Binary(payload.clone()));
-                hub.publish("bench", channel.clone(), draft).await?;
-                let owed = (n.saturating_sub(AHEAD) * self.connections) as u64;
-                // As many as there are, or as time lets: one may be lost where a path shrinks.
-                for _ in 0..100 {
-                    if sent() - start >= owed {
-                        break;
-                    }
-                    time::sleep(Duration::from_micros(100)).await;
-                }
-            }
-            time::sleep(Duration::from_millis(50)).await;
-            println!("{}", sent() - start);
+            // On a task, as those of the others are and as whoever publishes over a network is.
+            let mut round = JoinSet::new();
+            round.spawn(rounds.clone().run(self.pace()));
+            println!("{}", round.join_next().await.ok_or("there was no round")???);
         }
         Ok(())
+    }
+}
+
+/// What is published to a node.
+#[derive(Clone)]
+struct Rounds {
+    hub: Arc<Hub>,
+    channel: ChannelName,
+    payload: Bytes,
+    datagrams: usize,
+    connections: usize,
+}
+
+impl Rounds {
+    /// Publishes once, and counts the datagrams.
+    async fn run(self, mut pace: Option<Interval>) -> Result<u64, Problem> {
+        let sent = || self.hub.counters().datagrams.get();
+        // At a pace there is one value, which is sent before it changes again.
+        let (start, keys) = (sent(), if pace.is_some() { 1 } else { KEYS });
+        for n in 0..self.datagrams {
+            next(&mut pace).await;
+            let key = Key::parse(&format!("{:x}", n % keys))?;
+            let draft = Draft::value(key, Payload::Binary(self.payload.clone()));
+            self.hub.publish("bench", self.channel.clone(), draft).await?;
+            let owed = (n.saturating_sub(AHEAD) * self.connections) as u64;
+            // As many as there are, or as time lets: one may be lost where a path shrinks.
+            for _ in 0..100 {
+                if sent() - start >= owed {
+                    break;
+                }
+                time::sleep(Duration::from_micros(100)).await;
+            }
+        }
+        time::sleep(Duration::from_millis(50)).await;
+        Ok(sent() - start)
     }
 }
 

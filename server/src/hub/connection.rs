@@ -9,10 +9,10 @@ use std::{
 };
 
 use fulmar_core::{
-    ChannelName, ClientMessage, CloseCode, Code, Cursor, Problem, Ref, Rejection, Resume, ServerMessage,
+    ChannelName, ClientMessage, CloseCode, Code, Cursor, Now, Problem, Ref, Rejection, Resume, ServerMessage,
     Start, StartRequest,
     codec::binary::Ack,
-    datagrams::{Effects, Path},
+    datagrams::Path,
     log::Class,
     message::Mark,
     registry::{Attachment, SessionId},
@@ -21,7 +21,7 @@ use fulmar_core::{
 use tokio::time;
 
 use super::{
-    Caller, Delivery, Feed, FeedEnd, FeedHandle, Hub, Order, ReadBudget, forbidden, lock,
+    Caller, DatagramBatch, Delivery, Feed, FeedEnd, FeedHandle, Hub, Order, ReadBudget, forbidden, lock,
     ready::Ready,
     session::{CloseSignal, Session, Subscriber},
 };
@@ -88,7 +88,11 @@ impl Connection {
 
     /// Its client gave a sign of life, on any of its streams.
     pub fn hear(&self) {
-        self.heard.store(self.hub.now().monotonic.as_millis() as u64, Ordering::Relaxed);
+        self.hear_at(self.hub.now());
+    }
+
+    fn hear_at(&self, now: Now) {
+        self.heard.store(now.monotonic.as_millis() as u64, Ordering::Relaxed);
     }
 
     /// When its client last gave a sign of life, on the node's monotonic clock.
@@ -262,19 +266,25 @@ impl Connection {
         self.session().read(feed, datagrams, budget, now, &self.hub.counters, out)
     }
 
-    /// Makes the datagrams with state that are due; `path` is asked only if there may be any. How long until the next
-    /// are due, if nothing happens before.
-    pub fn flush<'a>(&self, path: impl FnOnce() -> Path<'a>, effects: &mut Effects) -> Option<Duration> {
+    /// Reads on for the feed of [`Self::with_datagrams`]: signals, and the packets with state that are due; `path` is asked
+    /// only if there may be any. When the next are due, on the node's monotonic clock, if nothing happens before.
+    pub fn read_datagrams<'a>(
+        &self,
+        feed: &Feed,
+        path: impl FnOnce() -> Path<'a>,
+        budget: ReadBudget,
+        out: &mut DatagramBatch,
+    ) -> (FeedEnd, Option<Duration>) {
         let now = self.hub.now();
-        let ready = self.datagrams.as_ref()?;
-        let next = self.session().flush(ready, path, now, &self.hub.counters, effects)?;
-        Some(next.saturating_sub(now.monotonic))
+        self.session().read_datagrams(feed, path, budget, now, &self.hub.counters, out)
     }
 
-    /// Takes in what the client acknowledges by datagram.
+    /// Takes in what the client acknowledges by datagram, which is a sign of life.
     pub fn acknowledge(&self, ack: Ack) {
+        let now = self.hub.now();
+        self.hear_at(now);
         if let Some(datagrams) = &self.datagrams
-            && self.session().acknowledge(datagrams, ack, self.hub.now())
+            && self.session().acknowledge(datagrams, ack, now)
         {
             datagrams.poke();
         }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fulmar_core::{Encoding, Epoch, Item, Position, ServerMessage, codec, message::Mark};
+use fulmar_core::{Encoding, Epoch, Item, Position, ServerMessage, codec, datagrams::Effects, message::Mark};
 
 use super::{channel::Channel, ready::Ready};
 use crate::{limits, telemetry::Counters};
@@ -29,6 +29,15 @@ pub enum Order {
 /// What a feed gives at most in one reading, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadBudget(pub usize);
+
+/// What a connection is to send by datagram.
+#[derive(Debug, Default)]
+pub struct DatagramBatch {
+    /// Signals.
+    pub signals: Vec<Delivery>,
+    /// Packets with state.
+    pub effects: Effects,
+}
 
 /// How a reading of a feed ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

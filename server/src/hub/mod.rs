@@ -19,6 +19,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use fulmar_core::{
@@ -26,13 +27,15 @@ use fulmar_core::{
     registry::{Registry, Secret, SessionId, Ticket},
 };
 
+use tokio::time::Instant;
+
 use self::{
     channel::{Channel, Publisher},
     session::Session,
 };
 pub use self::{
     connection::{Connection, CursorRequest},
-    feed::{Delivery, Feed, FeedEnd, FeedHandle, Order, ReadBudget},
+    feed::{DatagramBatch, Delivery, Feed, FeedEnd, FeedHandle, Order, ReadBudget},
 };
 use crate::{
     clock::{Clock, entropy},
@@ -90,6 +93,11 @@ impl Hub {
     /// This moment, on the node's clock.
     pub fn now(&self) -> Now {
         self.clock.now()
+    }
+
+    /// A moment of the node's monotonic clock, for timers.
+    pub fn instant(&self, monotonic: Duration) -> Instant {
+        self.clock.instant(monotonic).into()
     }
 
     /// What the node has done.

@@ -2,13 +2,15 @@
 
 use std::{
     collections::VecDeque,
+    future::poll_fn,
     sync::{
         Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    task::Poll,
 };
 
-use tokio::sync::Notify;
+use futures_util::task::AtomicWaker;
 
 use super::lock;
 
@@ -17,7 +19,7 @@ use super::lock;
 #[derive(Debug, Default)]
 pub(super) struct Ready {
     queue: Mutex<VecDeque<usize>>,
-    notify: Notify,
+    waker: AtomicWaker,
     /// There is something to do though nothing is in it.
     poked: AtomicBool,
     /// Where reading stands is told by a cursor, which has room for so many channels only.
@@ -35,7 +37,7 @@ impl Ready {
             queue.push_back(key);
         }
         drop(queue);
-        self.notify.notify_one();
+        self.waker.wake();
     }
 
     pub(super) fn is_described_by_cursors(&self) -> bool {
@@ -57,7 +59,7 @@ impl Ready {
     /// Wakes whoever waits, though there is nothing to read.
     pub(super) fn poke(&self) {
         self.poked.store(true, Ordering::Release);
-        self.notify.notify_one();
+        self.waker.wake();
     }
 
     fn is_empty(&self) -> bool {
@@ -66,8 +68,11 @@ impl Ready {
 
     /// Waits until it is not empty, or was poked. Cancel-safe, for one who waits.
     pub(super) async fn filled(&self) {
-        while self.is_empty() {
-            self.notify.notified().await;
-        }
+        poll_fn(|cx| {
+            // Before looking, so that nothing comes unseen in between.
+            self.waker.register(cx.waker());
+            if self.is_empty() { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
     }
 }

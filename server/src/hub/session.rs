@@ -1,29 +1,23 @@
 //! Sessions: the subscriptions of one client, whatever it is connected by.
 
-use std::{
-    sync::{Arc, Mutex, OnceLock},
-    time::Duration,
-};
+mod reading;
+
+use std::sync::{Arc, Mutex, OnceLock};
 
 use fulmar_core::{
-    ChannelName, CloseCode, Code, Item, Now, Position, Problem, Reader, Resume, Start,
-    codec::binary::Ack,
-    datagrams::{Effects, LaneId, Path},
-    log::{Class, ReadEnd, ReadLimit},
-    registry::SessionId,
+    ChannelName, CloseCode, Code, Now, Position, Problem, Reader, Resume, Start, codec::binary::Ack,
+    datagrams::LaneId, registry::SessionId,
 };
 use slab::Slab;
 use tokio::sync::Notify;
 
 use super::{
-    Delivery, Feed, FeedEnd, Hub, ReadBudget,
+    Hub,
     channel::{Channel, Subscribed},
-    feed::{Order, What},
     lanes::Lanes,
     lock,
     ready::Ready,
 };
-use crate::{limits, namespace::Overflow, telemetry::Counters};
 
 /// One session of the registry.
 #[derive(Debug)]
@@ -295,97 +289,6 @@ impl Session {
             lanes.acknowledge_stream(ready, number);
         }
     }
-
-    /// Makes the datagrams with state that are due, for the connection whose datagrams `ready` wakes. When the next are, if nothing
-    /// happens before.
-    pub(super) fn flush<'a>(
-        &self,
-        ready: &Arc<Ready>,
-        path: impl FnOnce() -> Path<'a>,
-        now: Now,
-        counters: &Counters,
-        effects: &mut Effects,
-    ) -> Option<Duration> {
-        let mut state = lock(&self.state);
-        let State { lanes, subscriptions, .. } = &mut *state;
-        let lanes = lanes.as_mut().filter(|lanes| lanes.are_read_by(ready) && !lanes.is_empty())?;
-        let next = lanes.flush(subscriptions, &path(), now, counters, effects);
-        for key in effects.resets.drain(..) {
-            state.begin_anew(key);
-        }
-        next
-    }
-
-    /// Reads on for the feed's ready subscriptions, in turn.
-    pub(super) fn read(
-        &self,
-        feed: &mut Feed,
-        datagrams: Option<&Arc<Ready>>,
-        budget: ReadBudget,
-        now: Now,
-        counters: &Counters,
-        out: &mut Vec<Delivery>,
-    ) -> FeedEnd {
-        let mut state = lock(&self.state);
-        let mut left = budget.0;
-        let mut items = Vec::new();
-        while left > 0 {
-            let Some(key) = feed.ready.pop() else { return FeedEnd::Drained };
-            let Some(it) = state.subscriptions.get(key) else { continue };
-            if it.lane.is_some() {
-                left = left.saturating_sub(state.read_lane(key, feed, left, now, counters, out));
-                continue;
-            }
-            let Some(it) = state.subscriptions.get_mut(key) else { continue };
-            if !Arc::ptr_eq(&it.ready, &feed.ready) {
-                continue;
-            }
-            if std::mem::take(&mut it.unannounced) && feed.order != Order::SnapshotsWhole {
-                let what = What::Subscribed(it.channel.begins(&it.reader));
-                out.push(Delivery { channel: it.channel.clone(), what });
-            }
-            let limit = ReadLimit { bytes: left.min(limits::TURN_BYTES) };
-            let end = it.channel.read(it.slot, &mut it.reader, now, limit, &mut items);
-            match end {
-                ReadEnd::CaughtUp => {}
-                ReadEnd::More if feed.order == Order::SnapshotsWhole && it.reader.base().is_some() => {
-                    feed.ready.push_front(key);
-                }
-                ReadEnd::More => feed.ready.push_back(key),
-            }
-            it.given |= !items.is_empty();
-            let in_sync = end == ReadEnd::CaughtUp
-                && feed.order == Order::BesideDatagrams
-                && it.channel.class() == Class::State;
-            let channel = it.channel.clone();
-            for item in items.drain(..) {
-                left = left.saturating_sub(item.cost());
-                match &item {
-                    Item::Publication(..) => counters.deliveries.increment(),
-                    Item::Gap(_, slow) => {
-                        counters.gaps.increment();
-                        if *slow && channel.namespace().overflow == Overflow::Disconnect {
-                            if let Some(attached) = &state.attached {
-                                attached.fire(CloseCode::FellBehind);
-                            }
-                            // Nothing of the channel may follow what was missed without a word.
-                            state.remove(key, now);
-                            break;
-                        }
-                    }
-                    Item::Reset(_) => counters.resets.increment(),
-                    Item::Synced(_) => {}
-                }
-                out.push(Delivery { channel: channel.clone(), what: What::Item(item) });
-            }
-            if let Some(ready) = datagrams.filter(|_| in_sync) {
-                state.open_lane(key, ready);
-                // The client is told so, on the stream.
-                feed.ready.push_back(key);
-            }
-        }
-        FeedEnd::More
-    }
 }
 
 impl Subscription {
@@ -412,39 +315,6 @@ impl State {
         self.close_lane(key);
         let Some(it) = self.subscriptions.try_remove(key) else { return };
         it.channel.unsubscribe(it.slot, now);
-    }
-
-    /// A channel that goes by datagram has something new, or something for its stream. What is given of it, in bytes.
-    fn read_lane(
-        &mut self,
-        key: usize,
-        feed: &Feed,
-        budget: usize,
-        now: Now,
-        counters: &Counters,
-        out: &mut Vec<Delivery>,
-    ) -> usize {
-        let Self { subscriptions, lanes, .. } = self;
-        let (Some(lanes), Some(it)) = (lanes, subscriptions.get(key)) else { return 0 };
-        if lanes.are_read_by(&feed.ready) {
-            if let Some(lane) = it.lane {
-                lanes.wake(lane);
-            }
-            return 0;
-        }
-        if !Arc::ptr_eq(&it.ready, &feed.ready) {
-            return 0;
-        }
-        let Some(frame) =
-            lanes.stream(subscriptions, &feed.ready, budget.min(limits::TURN_BYTES), now, counters)
-        else {
-            return 0;
-        };
-        // There may be more, in the next turn.
-        feed.ready.push_back(key);
-        let given = frame.len();
-        out.push(Delivery { channel: it.channel.clone(), what: What::Values(frame) });
-        given
     }
 
     /// From here on a channel goes by datagram.

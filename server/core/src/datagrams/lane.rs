@@ -69,6 +69,52 @@ impl Pieces {
     }
 }
 
+/// The channels of a sender, in the order of their ids. In one piece, since each flush looks at them.
+#[derive(Debug, Default)]
+pub(super) struct Lanes(Vec<(LaneId, Lane)>);
+
+impl Lanes {
+    /// Adds a channel, whose id is above those of all others.
+    pub(super) fn push(&mut self, id: LaneId, lane: Lane) {
+        self.0.push((id, lane));
+    }
+
+    pub(super) fn remove(&mut self, id: LaneId) {
+        self.0.retain(|(of, _)| *of != id);
+        if self.0.is_empty() {
+            self.0 = Vec::new();
+        }
+    }
+
+    fn index(&self, id: LaneId) -> Option<usize> {
+        self.0.binary_search_by_key(&id, |(id, _)| *id).ok()
+    }
+
+    pub(super) fn get(&self, id: LaneId) -> Option<&Lane> {
+        self.index(id).and_then(|index| self.0.get(index)).map(|(_, lane)| lane)
+    }
+
+    pub(super) fn get_mut(&mut self, id: LaneId) -> Option<&mut Lane> {
+        self.index(id).and_then(|index| self.0.get_mut(index)).map(|(_, lane)| lane)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (LaneId, &Lane)> + Clone {
+        self.0.iter().map(|(id, lane)| (*id, lane))
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (LaneId, &mut Lane)> {
+        self.0.iter_mut().map(|(id, lane)| (*id, lane))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) tag: usize,
@@ -86,6 +132,8 @@ pub(super) struct Lane {
     due: Duration,
     /// When it may be flushed.
     pub(super) ready: Duration,
+    /// Values of it were sent in the flush at hand.
+    pub(super) sent: bool,
     pub(super) pending: HashMap<Key, Pending>,
     pub(super) lost: Vec<Lost>,
     /// The low-water offset that the receiver is known to know.
@@ -110,6 +158,7 @@ impl Lane {
             known: true,
             due: Duration::ZERO,
             ready: Duration::ZERO,
+            sent: false,
             pending: HashMap::new(),
             lost: Vec::new(),
             told: Offset::ZERO,

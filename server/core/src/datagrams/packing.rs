@@ -1,15 +1,12 @@
 //! Makes packets of values, and chooses among values when not all have room.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
-    time::Duration,
-};
+use std::{collections::HashSet, time::Duration};
 
 use bytes::Bytes;
 
 use super::{
     Path, Source,
-    lane::{Lane, LaneId, Pieces},
+    lane::{Lane, LaneId, Lanes, Pieces},
     record::{Packet, Record, Section, Sent},
 };
 use crate::{
@@ -40,7 +37,7 @@ pub(super) struct Packing<'a, 'p> {
     writer: Option<ValuesWriter>,
     values: Vec<Sent>,
     sections: Vec<Section>,
-    made: Vec<Bytes>,
+    made: &'a mut Vec<Bytes>,
     /// Bytes that may yet be made.
     left: usize,
     /// Values that wait.
@@ -53,10 +50,6 @@ pub(super) struct Packing<'a, 'p> {
 /// What a flush has come to.
 #[derive(Debug, Default)]
 pub(super) struct Done {
-    /// The numbers of its packets.
-    pub(super) packets: Vec<u64>,
-    /// Channels whose values were sent.
-    pub(super) lanes: BTreeSet<LaneId>,
     pub(super) values: u64,
     pub(super) repaired: u64,
     /// There was more than may be under way.
@@ -66,8 +59,14 @@ pub(super) struct Done {
 }
 
 impl<'a, 'p> Packing<'a, 'p> {
-    pub(super) fn new(now: Duration, path: &'a Path<'p>, record: &'a mut Record, pending: usize) -> Self {
-        let (writer, values, sections, made, done) = Default::default();
+    pub(super) fn new(
+        now: Duration,
+        path: &'a Path<'p>,
+        record: &'a mut Record,
+        pending: usize,
+        made: &'a mut Vec<Bytes>,
+    ) -> Self {
+        let (writer, values, sections, done) = Default::default();
         Self {
             now,
             path,
@@ -95,7 +94,8 @@ impl<'a, 'p> Packing<'a, 'p> {
             }
             let number = self.record.next();
             let room = self.path.room.saturating_sub(TWIN_ROOM);
-            self.writer = Some(ValuesWriter::datagram(number, self.path.prefix, room));
+            let buffer = self.record.buffer();
+            self.writer = Some(ValuesWriter::datagram(buffer, number, self.path.prefix, room));
         }
         self.writer.as_mut()
     }
@@ -103,9 +103,9 @@ impl<'a, 'p> Packing<'a, 'p> {
     fn seal(&mut self) {
         let Some(writer) = self.writer.take().filter(|writer| !writer.is_empty()) else { return };
         let packet = writer.finish();
+        self.record.keep(&packet);
         self.left = self.left.saturating_sub(packet.len());
         let (values, sections) = (std::mem::take(&mut self.values), std::mem::take(&mut self.sections));
-        self.done.packets.push(self.record.next());
         self.record.push(Packet { sent: self.now, bytes: packet.len(), values, sections, twin: None });
         self.made.push(packet);
     }
@@ -133,15 +133,13 @@ impl<'a, 'p> Packing<'a, 'p> {
         let (offset, removal) = (publication.offset, publication.is_removal());
         self.values.push(Sent { lane, piece, removal, repair, offset });
         Section::note(&mut self.sections, lane, low, offset);
-        self.done.lanes.insert(lane);
         self.done.values += 1;
         self.done.repaired += u64::from(repair);
         Fit::Sent
     }
 
-    pub(super) fn finish(mut self, out: &mut Vec<Bytes>) -> Done {
+    pub(super) fn finish(mut self) -> Done {
         self.seal();
-        out.append(&mut self.made);
         self.done
     }
 }
@@ -149,7 +147,7 @@ impl<'a, 'p> Packing<'a, 'p> {
 /// Sends what is pending of the channels that are due. Where there is no room for all, those go first that have waited longest
 /// by their priority, so that important keys stay fresh and none is forgotten.
 pub(super) fn choose(
-    lanes: &mut BTreeMap<LaneId, Lane>,
+    lanes: &mut Lanes,
     due: &[(LaneId, Offset)],
     now: Duration,
     source: &mut impl Source,
@@ -157,14 +155,14 @@ pub(super) fn choose(
 ) {
     let mut waiting = Vec::new();
     for (id, low) in due {
-        let Some(lane) = lanes.get(id) else { continue };
+        let Some(lane) = lanes.get(*id) else { continue };
         let pending = lane.pending.values().filter(|it| it.pieces != Pieces::Stream);
         waiting.extend(pending.map(|it| (it.weight(now), *id, *low, it.offset, it.removal)));
     }
     waiting.sort_unstable_by(|a, b| b.cmp(a));
     let mut replaced = HashSet::new();
     for (_, id, low, offset, removal) in waiting {
-        let Some(lane) = lanes.get_mut(&id) else { continue };
+        let Some(lane) = lanes.get_mut(id) else { continue };
         let mut fit = Fit::Sent;
         source.look(lane.tag, &mut |log| match log.newest_at(offset) {
             Some(publication) => fit = send(id, lane, low, publication, packing),
@@ -178,7 +176,7 @@ pub(super) fn choose(
     for (id, lane) in lanes.iter_mut().filter(|(_, lane)| lane.woken && !replaced.is_empty()) {
         // The newer one is read some time; it need not wait for this one's place. Where the log was read to its head, it has
         // come since, and takes the place.
-        lane.pending.retain(|_, it| !replaced.contains(&(*id, it.offset)));
+        lane.pending.retain(|_, it| !replaced.contains(&(id, it.offset)));
     }
 }
 
@@ -200,6 +198,7 @@ fn send(
     if pending.pieces == Pieces::Whole {
         match packing.push(id, lane.alias, low, publication, Piece::Whole, pending.repair) {
             Fit::Sent => {
+                lane.sent = true;
                 lane.pending.remove(key);
                 return Fit::Sent;
             }
@@ -215,7 +214,10 @@ fn send(
         }
         let part = left.trailing_zeros() as u8;
         match packing.push(id, lane.alias, low, publication, Piece::Part(part), pending.repair) {
-            Fit::Sent => pending.pieces = Pieces::Parts(left & (left - 1)),
+            Fit::Sent => {
+                lane.sent = true;
+                pending.pieces = Pieces::Parts(left & (left - 1));
+            }
             Fit::NoRoom => return Fit::NoRoom,
             Fit::TooLarge => pending.pieces = Pieces::Stream,
         }

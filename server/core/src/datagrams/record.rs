@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
+
 use super::lane::LaneId;
 use crate::{
     codec::binary::{Ack, Piece},
@@ -116,6 +118,8 @@ pub(super) struct Record {
     timed_out: Duration,
     /// When the latest was sent.
     sent: Duration,
+    /// The latest itself, whose memory the next may have once it has left.
+    spare: Bytes,
 }
 
 impl Default for Record {
@@ -131,6 +135,7 @@ impl Default for Record {
             timeouts: 0,
             timed_out: Duration::ZERO,
             sent: Duration::ZERO,
+            spare: Bytes::new(),
         }
     }
 }
@@ -201,10 +206,28 @@ impl Record {
             self.packets.pop_front();
             self.first += 1;
         }
+        Some(packet)
+    }
+
+    /// Lets go of memory that is not needed.
+    pub(super) fn settle(&mut self) {
         if self.packets.is_empty() {
             self.packets = VecDeque::new();
+            self.spare = Bytes::new();
         }
-        Some(packet)
+    }
+
+    /// An empty buffer for a packet.
+    pub(super) fn buffer(&mut self) -> Vec<u8> {
+        let spare = std::mem::take(&mut self.spare);
+        let mut buffer = if spare.is_unique() { Vec::from(spare) } else { Vec::new() };
+        buffer.clear();
+        buffer
+    }
+
+    /// Keeps a packet, for the sake of its buffer.
+    pub(super) fn keep(&mut self, packet: &Bytes) {
+        self.spare = packet.clone();
     }
 
     /// Takes an acknowledgement in. `arrived` is given what it newly acknowledges.
@@ -213,7 +236,9 @@ impl Record {
             // Never sent. Nothing of it can be believed.
             return;
         }
-        for number in ack.numbers() {
+        // They fall.
+        let first = self.first;
+        for number in ack.numbers().take_while(|number| *number >= first) {
             let Some(packet) = self.remove(number) else { continue };
             if number == ack.newest && number > self.newest {
                 self.latency.sample(now.saturating_sub(packet.sent));

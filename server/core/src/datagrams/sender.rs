@@ -1,15 +1,12 @@
 //! The sending side.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
 
 use super::{
     Effects, Pace, Path, Source,
-    lane::{Lane, LaneId, Lost, Pending, Pieces},
+    lane::{Lane, LaneId, Lanes, Lost, Pending, Pieces},
     packing::{Fit, Packing, choose},
     record::{Packet, Record, Section},
     streamed::Streamed,
@@ -24,7 +21,7 @@ use crate::{
 /// Sends the newest values of a session's channels.
 #[derive(Debug, Default)]
 pub struct Sender {
-    lanes: BTreeMap<LaneId, Lane>,
+    lanes: Lanes,
     opened: u32,
     record: Record,
     /// Packets that are to be sent once more, and when.
@@ -46,13 +43,13 @@ impl Sender {
     pub fn open(&mut self, tag: usize, alias: u64, stream: usize, at: Offset, pace: Pace) -> LaneId {
         self.opened += 1;
         let lane = LaneId(self.opened);
-        self.lanes.insert(lane, Lane::new(tag, alias, stream, at, pace));
+        self.lanes.push(lane, Lane::new(tag, alias, stream, at, pace));
         lane
     }
 
     /// Ends a channel. What is under way of it is forgotten.
     pub fn close(&mut self, lane: LaneId) {
-        self.lanes.remove(&lane);
+        self.lanes.remove(lane);
         self.streamed.forget(lane);
         // What it kept waiting gives room to others.
         self.full = false;
@@ -70,7 +67,7 @@ impl Sender {
 
     /// The log of a channel has something new.
     pub fn wake(&mut self, lane: LaneId) {
-        if let Some(lane) = self.lanes.get_mut(&lane) {
+        if let Some(lane) = self.lanes.get_mut(lane) {
             lane.woken = true;
         }
     }
@@ -81,7 +78,7 @@ impl Sender {
         self.record.acknowledge(ack, now, |packet| {
             arrived = true;
             for section in packet.sections {
-                if let Some(lane) = lanes.get_mut(&section.lane) {
+                if let Some(lane) = lanes.get_mut(section.lane) {
                     lane.told = lane.told.max(section.low);
                     lane.settle();
                 }
@@ -94,12 +91,16 @@ impl Sender {
     /// have more for it.
     pub fn acknowledge_stream(&mut self, stream: usize, number: u64) -> Vec<usize> {
         for (lane, low) in self.streamed.acknowledge(stream, number) {
-            if let Some(lane) = self.lanes.get_mut(&lane) {
+            if let Some(lane) = self.lanes.get_mut(lane) {
                 lane.told = lane.told.max(low);
                 lane.confirmed = true;
             }
         }
-        let waiting = self.lanes.values().filter(|lane| lane.stream == stream && lane.has_stream_work());
+        let waiting = self
+            .lanes
+            .iter()
+            .map(|(_, lane)| lane)
+            .filter(|lane| lane.stream == stream && lane.has_stream_work());
         waiting.map(|lane| lane.tag).collect()
     }
 
@@ -112,7 +113,7 @@ impl Sender {
 
     /// As [`low`](Self::low), where `least` knows the least offset of a channel that is under way.
     fn low_with(&self, id: LaneId, least: impl Fn(LaneId) -> Option<Offset>) -> Offset {
-        match self.lanes.get(&id) {
+        match self.lanes.get(id) {
             Some(lane) if lane.confirmed && lane.known => self.low_by_stream(id, lane, least(id)),
             _ => Offset::ZERO,
         }
@@ -127,14 +128,15 @@ impl Sender {
     /// Channels that have been quiet for a while tell their low-water offsets, by stream.
     fn tell_positions(&mut self, now: Duration, out: &mut Effects) {
         let due = self.lanes.iter().filter(|(_, lane)| lane.position_due.is_some_and(|due| due <= now));
-        let due: Vec<_> = due.map(|(id, _)| (*id, self.low(*id))).collect();
+        let due: Vec<_> = due.map(|(id, _)| (id, self.low(id))).collect();
         for (id, low) in due {
-            let Some(lane) = self.lanes.get_mut(&id) else { continue };
+            let Some(lane) = self.lanes.get_mut(id) else { continue };
             if lane.woken || low != lane.at {
                 lane.position_due = Some(now + limits::POSITION_DELAY);
                 continue;
             }
             lane.position_due = None;
+            self.record.settle();
             if lane.told < low {
                 lane.tell = true;
                 out.streams.push(lane.tag);
@@ -149,7 +151,7 @@ impl Sender {
 
     /// Values that have changed and wait for room.
     pub fn pending(&self) -> usize {
-        self.lanes.values().map(|lane| lane.pending.len()).sum()
+        self.lanes.iter().map(|(_, lane)| lane.pending.len()).sum()
     }
 
     /// Makes the packets that are due and have room on the path.
@@ -157,31 +159,36 @@ impl Sender {
         self.rtt = path.rtt;
         self.lose(now, out);
         self.tell_positions(now, out);
-        // Looked through once, however many channels are due.
-        let leasts = self.record.leasts();
+        // Looked through once, however many channels there are.
+        let leasts = (self.lanes.len() > 1).then(|| self.record.leasts());
+        let least = |lane| match &leasts {
+            Some(leasts) => leasts.get(&lane).copied(),
+            None => self.record.least(lane),
+        };
         let due: Vec<_> = self
             .lanes
             .iter()
             .filter(|(_, lane)| lane.ready <= now && lane.has_work(true))
-            .map(|(id, _)| (*id, self.low_with(*id, |lane| leasts.get(&lane).copied())))
+            .map(|(id, _)| (id, self.low_with(id, least)))
             .collect();
         let pending = self.pending();
         let Self { lanes, record, .. } = self;
-        let mut packing = Packing::new(now, path, record, pending);
+        let first = record.next();
+        let mut packing = Packing::new(now, path, record, pending, &mut out.packets);
         for (id, low) in &due {
-            let Some(lane) = lanes.get_mut(id) else { continue };
+            let Some(lane) = lanes.get_mut(*id) else { continue };
             take(*id, lane, *low, now, source, &mut packing);
         }
         self.full = packing.full;
         choose(lanes, &due, now, source, &mut packing);
-        let done = packing.finish(&mut out.packets);
+        let done = packing.finish();
         (self.blocked, self.more) = (done.blocked, done.more);
         out.counts.values += done.values;
         out.counts.repaired += done.repaired;
         for (id, _) in due {
-            let Some(lane) = self.lanes.get_mut(&id) else { continue };
+            let Some(lane) = self.lanes.get_mut(id) else { continue };
             // What had to stop goes on as soon as there is room.
-            if done.lanes.contains(&id) {
+            if std::mem::take(&mut lane.sent) {
                 lane.position_due = Some(now + limits::POSITION_DELAY);
                 if !(done.blocked || done.more) {
                     lane.flushed(now);
@@ -195,7 +202,7 @@ impl Sender {
             }
             lane.settle();
         }
-        for number in done.packets {
+        for number in first..self.record.next() {
             self.plan_twin(number, now);
         }
         self.send_twins(now, path, source, out);
@@ -208,7 +215,7 @@ impl Sender {
         }
         let losses = self.record.deadline(self.rtt);
         let twins = self.twins.first().map(|(due, _)| *due);
-        let lanes = self.lanes.values();
+        let lanes = self.lanes.iter().map(|(_, lane)| lane);
         // What is blocked goes on when something arrives or is lost.
         let positions = lanes.clone().filter_map(|lane| lane.position_due);
         let work = lanes.filter(|lane| !self.blocked && lane.has_work(!self.full)).map(|lane| lane.ready);
@@ -231,12 +238,12 @@ impl Sender {
         let mut frame = self.streamed.begin(stream);
         let mut writer = ValuesWriter::stream(frame.number(), budget.min(4096));
         let lanes: Vec<_> =
-            self.lanes.iter().filter(|(_, lane)| lane.stream == stream).map(|(id, _)| *id).collect();
+            self.lanes.iter().filter(|(_, lane)| lane.stream == stream).map(|(id, _)| id).collect();
         for id in lanes {
-            let waits = self.lanes.get(&id).filter(|lane| lane.known && lane.has_stream_work());
+            let waits = self.lanes.get(id).filter(|lane| lane.known && lane.has_stream_work());
             let Some(lane) = waits else { continue };
             let low = self.low_by_stream(id, lane, self.record.least(id));
-            let Some(lane) = self.lanes.get_mut(&id) else { continue };
+            let Some(lane) = self.lanes.get_mut(id) else { continue };
             let mut told = std::mem::take(&mut lane.tell);
             if told {
                 writer.position(lane.alias, low);
@@ -285,7 +292,7 @@ impl Sender {
         record.lose(now, *rtt, |packet| {
             out.counts.lost += 1;
             for value in &packet.values {
-                if let Some(lane) = lanes.get_mut(&value.lane) {
+                if let Some(lane) = lanes.get_mut(value.lane) {
                     let (offset, piece, removal) = (value.offset, value.piece, value.removal);
                     lane.lost.push(Lost { offset, piece, removal, again: value.repair, since: packet.sent });
                 }
@@ -297,7 +304,7 @@ impl Sender {
     fn plan_twin(&mut self, number: u64, now: Duration) {
         let Some(packet) = self.record.get_mut(number) else { return };
         let wanted =
-            packet.sections.iter().filter_map(|section| self.lanes.get(&section.lane)?.pace.duplicate);
+            packet.sections.iter().filter_map(|section| self.lanes.get(section.lane)?.pace.duplicate);
         // What was lost once has waited long enough: it is not left to one packet again.
         let repairs = packet.values.iter().any(|value| value.repair);
         if let Some(after) = wanted.chain(repairs.then_some(limits::REPAIR_AGAIN)).min() {
@@ -317,12 +324,12 @@ impl Sender {
                 continue;
             }
             let next = self.record.next();
-            let mut writer = ValuesWriter::datagram(next, path.prefix, path.room);
+            let mut writer = ValuesWriter::datagram(Vec::new(), next, path.prefix, path.room);
             let (mut sent, mut sections) = (Vec::new(), Vec::new());
             // Of what is still the newest, all has to be in it: one of the two suffices.
             let mut whole = true;
             for value in values {
-                let Some(lane) = self.lanes.get(&value.lane) else { continue };
+                let Some(lane) = self.lanes.get(value.lane) else { continue };
                 // As it was told first, so that it takes no more room.
                 let section = told.iter().find(|section| section.lane == value.lane);
                 let low = section.map_or(Offset::ZERO, |section| section.low);
@@ -386,7 +393,10 @@ fn take(
         for publication in log.newest_after(lane.at) {
             if direct {
                 match packing.push(id, lane.alias, low, publication, Piece::Whole, false) {
-                    Fit::Sent => continue,
+                    Fit::Sent => {
+                        lane.sent = true;
+                        continue;
+                    }
                     Fit::NoRoom => direct = false,
                     Fit::TooLarge => {}
                 }

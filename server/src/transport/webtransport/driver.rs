@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use fulmar_core::{Code as Why, Problem, codec::varint};
-use futures_util::future::poll_fn;
+use futures_util::{FutureExt as _, future::poll_fn};
 use h3::{
     error::Code,
     frame::FrameStream,
@@ -29,7 +29,7 @@ use super::{
     Shared,
     backend::{Backend, BidiStream, SessionStream, quic_code},
     requests::{self, RequestStream, Stopped},
-    session::{Connect, Session},
+    session::{Connect, Sending, Session},
 };
 use crate::{budget::Budgets, hub::Connection, limits};
 
@@ -219,7 +219,7 @@ impl Driver {
             }
             Ok(Done::Session(id)) => {
                 self.intake.sessions.remove(&id);
-                self.intake.routes.lock().remove(&id);
+                self.intake.routes.lock().retain(|(of, _)| *of != id);
                 if self.intake.sessions.is_empty()
                     && let Some(reading) = self.reading.take()
                 {
@@ -263,21 +263,18 @@ impl Driver {
         let id = stream.send_id().into_inner();
         let (session, datagrams) = Session::new(id, self.quic.clone(), connection, self.shared.stop.clone());
         self.intake.sessions.insert(id, session.clone());
-        self.intake.routes.lock().insert(id, session.clone());
+        self.intake.routes.lock().push((id, session.clone()));
         if self.intake.sessions.len() == 1 {
             let reading = read_datagrams(self.quic.clone(), self.intake.routes.clone());
             self.reading = Some(self.tasks.spawn(reading));
         }
-        let sending = session.clone();
-        self.tasks.spawn(async move {
-            sending.serve_datagrams(datagrams).await;
-            Done::Datagrams
-        });
+        let sending = session.clone().send_datagrams(datagrams);
+        let sending = Sending(self.tasks.spawn(sending.map(|()| Done::Datagrams)));
         let mut connect = Connect::new(stream);
         self.tasks.spawn(async move {
             let _ended = session.ended.clone().drop_guard();
             if connect.accept().await {
-                session.run(connect).await;
+                session.run(connect, sending).await;
             }
             Done::Session(id)
         });
@@ -350,12 +347,12 @@ impl Intake {
     }
 }
 
-/// The sessions of a connection, by id.
+/// The sessions of a connection and their ids. There is mostly one.
 #[derive(Debug, Default)]
-struct Routes(Mutex<HashMap<u64, Arc<Session>>>);
+struct Routes(Mutex<Vec<(u64, Arc<Session>)>>);
 
 impl Routes {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Session>>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<(u64, Arc<Session>)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -364,9 +361,9 @@ impl Routes {
 /// way anyhow.
 async fn read_datagrams(quic: quinn::Connection, routes: Arc<Routes>) -> Done {
     while let Ok(datagram) = quic.read_datagram().await {
-        let session = varint::read(&datagram)
-            .and_then(|(quarter, after)| Some((routes.lock().get(&(quarter * 4))?.clone(), after)));
-        if let Some((session, after)) = session {
+        let Some((quarter, after)) = varint::read(&datagram) else { continue };
+        let session = routes.lock().iter().find(|(id, _)| *id == quarter * 4).map(|(_, it)| it.clone());
+        if let Some(session) = session {
             session.take_datagram(datagram.get(after..).unwrap_or_default());
         }
     }

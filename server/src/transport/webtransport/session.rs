@@ -2,6 +2,7 @@
 
 use std::{
     future::Future,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,17 +14,17 @@ use bytes::{Bytes, BytesMut};
 use fulmar_core::{
     CloseCode, Encoding,
     codec::{binary, framing, varint},
-    datagrams::{Effects, Path},
+    datagrams::Path,
     webtransport::capsule::{self, Capsule, Capsules},
 };
 use http::{HeaderValue, Response};
-use tokio::time;
+use tokio::{task::AbortHandle, time};
 use tokio_util::sync::CancellationToken;
 
 use super::requests::{BodyReceiver, RequestStream, ResponseSender};
 use crate::{
     budget::Budget,
-    hub::{Connection, Delivery, Feed, FeedEnd, ReadBudget},
+    hub::{Connection, DatagramBatch, Delivery, Feed, FeedEnd, ReadBudget},
     limits,
     transport::duplex::Gone,
 };
@@ -51,6 +52,16 @@ pub(super) struct Session {
 
 /// The stream that made a session, in its two halves.
 pub(super) struct Connect(Box<(ResponseSender, BodyReceiver)>);
+
+/// The task that sends a session's datagrams, which ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Sending(pub(super) AbortHandle);
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
 
 /// A datagram of signals.
 struct Signals {
@@ -132,8 +143,8 @@ impl Session {
         !self.controlled.swap(true, Ordering::Relaxed)
     }
 
-    /// Runs the session on its CONNECT stream until either side closes it.
-    pub(super) async fn run(self: Arc<Self>, mut connect: Connect) {
+    /// Runs the session on its CONNECT stream until either side closes it, which ends `sending`, what sends its datagrams.
+    pub(super) async fn run(self: Arc<Self>, mut connect: Connect, sending: Sending) {
         let mut capsules = Capsules::default();
         let mut draining = false;
         let closed = loop {
@@ -156,6 +167,7 @@ impl Session {
                 }
             }
         };
+        drop(sending);
         Box::pin(self.close(connect, capsules, closed)).await;
     }
 
@@ -175,25 +187,19 @@ impl Session {
         }
     }
 
-    /// Sends state and signals by datagram until the session ends. A task of its own, since whatever wakes a task makes it look at
+    /// Sends state and signals by datagram until its task is aborted. A task of its own, since whatever wakes a task makes it look at
     /// all that it waits for.
-    pub(super) async fn serve_datagrams(self: Arc<Self>, mut feed: Feed) {
-        tokio::select! {
-            () = self.send_datagrams(&mut feed) => {}
-            () = self.ended.cancelled() => {}
-        }
-    }
-
-    async fn send_datagrams(&self, feed: &mut Feed) {
-        let (mut deliveries, mut signals, mut effects) = (Vec::new(), Vec::new(), Effects::default());
+    pub(super) async fn send_datagrams(self: Arc<Self>, feed: Feed) {
+        let mut batch = DatagramBatch::default();
+        // Moved from one deadline to the next, which costs much less than a new one for each.
+        let mut alarm = pin!(time::sleep(Duration::ZERO));
         loop {
-            let end = self.connection.read(feed, ReadBudget(DATAGRAM_BATCH), &mut deliveries);
-            self.pack(&mut deliveries, &mut signals);
-            for signals in signals.drain(..) {
-                self.send_signals(signals).await;
+            let (end, next) =
+                self.connection.read_datagrams(&feed, || self.path(), ReadBudget(DATAGRAM_BATCH), &mut batch);
+            if !batch.signals.is_empty() {
+                self.send_signals(&mut batch.signals).await;
             }
-            let next = self.connection.flush(|| self.path(), &mut effects);
-            for packet in effects.packets.drain(..) {
+            for packet in batch.effects.packets.drain(..) {
                 if self.send_datagram(packet).await.is_err() {
                     // The path takes no datagrams at all: values go by stream.
                     break;
@@ -202,16 +208,17 @@ impl Session {
             if end == FeedEnd::More {
                 continue;
             }
-            match next {
-                Some(wait) if wait.is_zero() => {}
-                Some(wait) => {
-                    let _ = time::timeout(wait, feed.ready()).await;
-                }
-                None => {
-                    // An idle session keeps no room for packets.
-                    (deliveries, signals, effects) = Default::default();
-                    feed.ready().await;
-                }
+            let Some(next) = next else {
+                // An idle session keeps no room for packets.
+                batch = DatagramBatch::default();
+                feed.ready().await;
+                continue;
+            };
+            alarm.as_mut().reset(self.connection.hub().instant(next));
+            tokio::select! {
+                biased;
+                () = feed.ready() => {}
+                () = &mut alarm => {}
             }
         }
     }
@@ -219,29 +226,28 @@ impl Session {
     /// What the sender of values has to know of the path.
     fn path(&self) -> Path<'_> {
         let room = self.quic.max_datagram_size().unwrap_or(0);
-        let window = usize::try_from(self.quic.stats().path.cwnd).unwrap_or(usize::MAX);
+        let path = self.quic.stats().path;
+        let window = usize::try_from(path.cwnd).unwrap_or(usize::MAX);
         // Not more than quinn keeps, so that no packet waits here and ages.
         let burst = limits::DATAGRAM_SEND_BUFFER;
         let window = window / 8 * limits::DATAGRAM_WINDOW_EIGHTHS;
-        Path { prefix: &self.prefix, room, window, burst, rtt: self.quic.rtt() }
+        Path { prefix: &self.prefix, room, window, burst, rtt: path.rtt }
     }
 
     /// Takes a datagram of the client's, without the session's prefix. It holds acknowledgements; anything else is of a later
     /// version.
     pub(super) fn take_datagram(&self, datagram: &[u8]) {
-        self.connection.hear();
         let frames = framing::split_datagram(datagram).unwrap_or_default();
         // One is enough for an honest client.
-        if let Some(ack) = frames.into_iter().find_map(|frame| binary::decode_ack(frame).ok()) {
-            self.connection.acknowledge(ack);
+        match frames.into_iter().find_map(|frame| binary::decode_ack(frame).ok()) {
+            Some(ack) => self.connection.acknowledge(ack),
+            None => self.connection.hear(),
         }
     }
 
     /// Packs signals into as few datagrams as hold them. Those that do not fit are dropped.
-    fn pack(&self, deliveries: &mut Vec<Delivery>, packets: &mut Vec<Signals>) {
-        if deliveries.is_empty() {
-            return;
-        }
+    fn pack(&self, deliveries: &mut Vec<Delivery>) -> Vec<Signals> {
+        let mut packets = Vec::new();
         let counters = self.connection.hub().counters();
         let room = self.quic.max_datagram_size().unwrap_or(0);
         let mut packet = BytesMut::new();
@@ -272,16 +278,19 @@ impl Session {
         if !packet.is_empty() {
             packets.push(Signals { packet: packet.freeze(), expires, count });
         }
+        packets
     }
 
     /// Sends signals when there is room for them, or drops them: they are never late.
-    async fn send_signals(&self, Signals { packet, expires, count }: Signals) {
+    async fn send_signals(&self, deliveries: &mut Vec<Delivery>) {
         let counters = self.connection.hub().counters();
-        let now = self.connection.hub().now();
-        let patience = expires.map_or(limits::HEARTBEAT, |expires| expires.saturating_sub(now.monotonic));
-        // One that does not fit any more since the path has shrunk is lost as if on its way.
-        if time::timeout(patience, self.send_datagram(packet)).await.is_err() {
-            counters.signals_expired.add(count);
+        for Signals { packet, expires, count } in self.pack(deliveries) {
+            let now = self.connection.hub().now();
+            let patience = expires.map_or(limits::HEARTBEAT, |expires| expires.saturating_sub(now.monotonic));
+            // One that does not fit any more since the path has shrunk is lost as if on its way.
+            if time::timeout(patience, self.send_datagram(packet)).await.is_err() {
+                counters.signals_expired.add(count);
+            }
         }
     }
 

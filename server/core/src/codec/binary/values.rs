@@ -276,9 +276,9 @@ pub(crate) struct ValuesWriter {
 }
 
 impl ValuesWriter {
-    /// A datagram that begins with `prefix` and has at most `room` bytes.
-    pub(crate) fn datagram(number: u64, prefix: &[u8], room: usize) -> Self {
-        let mut out = Vec::with_capacity(room.min(64 * 1024));
+    /// A datagram, written to the empty `out`, that begins with `prefix` and has at most `room` bytes.
+    pub(crate) fn datagram(mut out: Vec<u8>, number: u64, prefix: &[u8], room: usize) -> Self {
+        out.reserve_exact(room.min(64 * 1024));
         out.extend_from_slice(prefix);
         // The frame's length, in the form of two bytes, which is filled in at the end.
         out.extend_from_slice(&[0x40, 0]);
