@@ -23,6 +23,8 @@ const PUBLICATION = 0x01, SUBSCRIBED = 0x02, UNSUBSCRIBED = 0x03, GAP = 0x04, RE
 /** Flags of a publish besides those of a publication. */
 const HAS_TTL = 0x20, HAS_PRIORITY = 0x40;
 const FROM_NOTHING = 0, FROM_CURSOR = 1, FROM_POSITION = 2;
+/** What `subscribed` says of the position that was asked from. */
+const NOT_ASKED = 0, RECOVERED = 1, NOT_RECOVERED = 2;
 
 const EMPTY = new Uint8Array(0);
 
@@ -80,7 +82,13 @@ export function encodeClient(message) {
       writer.byte(PUBLISH).integer(ref);
       writeContent(writer, message, () => writer.string(message.channel));
       break;
-    case 'attach': writer.byte(ATTACH).integer(ref).string(message.id).string(message.secret); break;
+    case 'attach':
+      writer.byte(ATTACH).integer(ref).string(message.id).string(message.secret);
+      if (message.positions) {
+        writer.integer(message.positions.length);
+        for (const { channel, epoch, offset } of message.positions) writer.string(channel).string(epoch).integer(offset);
+      }
+      break;
     case 'ping': writer.byte(PING).integer(ref); break;
     case 'pong': writer.byte(PONG).integer(ref); break;
     case 'ack': writer.byte(ACK).integer(message.newest).wide(message.bitmap); break;
@@ -119,7 +127,17 @@ export function decodeClient(bytes) {
         message.channel = reader.string();
       });
       break;
-    case ATTACH: message.type = 'attach'; message.id = reader.string(); message.secret = reader.string(); break;
+    case ATTACH:
+      message.type = 'attach';
+      message.id = reader.string();
+      message.secret = reader.string();
+      if (!reader.ended) {
+        message.positions = [];
+        for (let left = reader.integer(); left > 0; left--) {
+          message.positions.push({ channel: reader.string(), epoch: reader.string(), offset: reader.integer() });
+        }
+      }
+      break;
     case PING: message.type = 'ping'; break;
     case PONG: message.type = 'pong'; break;
     case ACK:
@@ -149,17 +167,21 @@ export function encodeServer(message) {
       break;
     case 'subscribed':
       writer.byte(SUBSCRIBED).integer(ref).integer(message.alias).string(channel).string(epoch).integer(offset);
+      writer.byte(message.recovered === undefined ? NOT_ASKED : message.recovered ? RECOVERED : NOT_RECOVERED);
       break;
     case 'unsubscribed': writer.byte(UNSUBSCRIBED).integer(ref).string(channel); break;
     case 'gap': writer.byte(GAP).integer(message.alias).string(channel).string(epoch).integer(offset); break;
     case 'reset': writer.byte(RESET).integer(message.alias).string(channel).string(epoch).integer(offset); break;
     case 'synced': writer.byte(SYNCED).integer(message.alias).integer(offset); break;
     case 'published': writer.byte(PUBLISHED).integer(ref).string(channel).string(epoch).integer(offset); break;
-    case 'error': writer.byte(ERROR).integer(ref).string(message.error.code).string(message.error.message); break;
+    case 'error':
+      writer.byte(ERROR).integer(ref).string(message.error.code).string(message.error.message);
+      if (channel) writer.string(channel);
+      break;
     case 'ping': writer.byte(PING).integer(ref); break;
     case 'pong': writer.byte(PONG).integer(ref); break;
     case 'close': writer.byte(CLOSE).integer(message.code).string(message.reason); break;
-    case 'attached': writer.byte(ATTACHED).integer(ref).string(message.session); break;
+    case 'attached': writer.byte(ATTACHED).integer(ref).string(message.session).byte(message.resumed ? 1 : 0); break;
     case 'values': writeValues(writer.byte(VALUES), message); break;
     default: throw new TypeError(`a server does not send ${message.type}`);
   }
@@ -190,7 +212,15 @@ export function decodeServer(bytes) {
       message = { type: 'publication', alias: reader.integer(), offset: reader.integer(), time: reader.integer() };
       readContent(reader, message, KIND | HAS_KEY | REMOVED | HAS_ID);
       break;
-    case SUBSCRIBED: message = withRef('subscribed'); message.alias = reader.integer(); place(message); break;
+    case SUBSCRIBED: {
+      message = withRef('subscribed');
+      message.alias = reader.integer();
+      place(message);
+      const recovered = reader.byte();
+      if (recovered > NOT_RECOVERED) throw malformed('a position is recovered or it is not');
+      if (recovered !== NOT_ASKED) message.recovered = recovered === RECOVERED;
+      break;
+    }
     case UNSUBSCRIBED: message = withRef('unsubscribed'); message.channel = reader.string(); break;
     case GAP: message = place({ type: 'gap', alias: reader.integer() }); break;
     case RESET: message = place({ type: 'reset', alias: reader.integer() }); break;
@@ -199,11 +229,19 @@ export function decodeServer(bytes) {
     case ERROR:
       message = withRef('error');
       message.error = { code: reader.string(), message: reader.string() };
+      if (!reader.ended && !(message.channel = reader.string())) throw malformed('a channel without a name');
       break;
     case PING: message = withRef('ping'); break;
     case PONG: message = withRef('pong'); break;
     case CLOSE: message = { type: 'close', code: reader.integer(), reason: reader.string() }; break;
-    case ATTACHED: message = withRef('attached'); message.session = reader.string(); break;
+    case ATTACHED: {
+      message = withRef('attached');
+      message.session = reader.string();
+      const resumed = reader.byte();
+      if (resumed > 1) throw malformed('a session is resumed or it is not');
+      message.resumed = resumed === 1;
+      break;
+    }
     case VALUES: message = readValues(reader); break;
     default: throw malformed(`a server does not send frame ${frame}`);
   }

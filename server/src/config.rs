@@ -10,12 +10,16 @@ use std::{
     time::Duration,
 };
 
-use fulmar_core::{limits::DUPLICATE_MS_MAX, log::Class};
+use fulmar_core::{
+    limits::{DUPLICATE_MS_MAX, SESSION_GRACE},
+    log::Class,
+};
 use serde::Deserialize;
 
 use crate::{
     admission::Caps,
     http::{ApiAccess, ApiKey},
+    limits::SESSION_GRACE_MAX,
     namespace::{Namespace, Namespaces, Overflow},
 };
 
@@ -61,6 +65,8 @@ pub struct Config {
     pub api: ApiAccess,
     /// Who may still connect, where that is not the default.
     pub caps: CapsSection,
+    /// How long a session without a transport is kept.
+    pub session_grace: Duration,
     /// What channels are.
     pub namespaces: Namespaces,
     /// Whether this is development mode.
@@ -88,6 +94,7 @@ struct File {
     tls_key: Option<PathBuf>,
     hosts: Vec<String>,
     origins: Vec<String>,
+    session_grace_seconds: Option<i64>,
     api: ApiSection,
     limits: CapsSection,
     namespaces: HashMap<String, NamespaceSection>,
@@ -164,6 +171,7 @@ impl Config {
             origins: Vec::new(),
             api: ApiAccess::Open,
             caps: CapsSection::default(),
+            session_grace: SESSION_GRACE,
             namespaces: Namespaces::development(),
             development: true,
         }
@@ -206,7 +214,18 @@ impl Config {
 
     /// Takes over what a file says, save for the key of the API.
     fn configure(&mut self, file: File, overrides: &Overrides) -> Result<(), ConfigError> {
-        let File { http, quic, tls_cert, tls_key, hosts, origins, api: _, limits, namespaces } = file;
+        let File {
+            http,
+            quic,
+            tls_cert,
+            tls_key,
+            hosts,
+            origins,
+            session_grace_seconds,
+            api: _,
+            limits,
+            namespaces,
+        } = file;
         self.development = false;
         self.http = http.unwrap_or(self.http);
         self.quic = quic.unwrap_or(self.quic);
@@ -220,6 +239,14 @@ impl Config {
         self.hosts = hosts;
         self.origins = origins;
         self.caps = limits;
+        if let Some(given) = session_grace_seconds {
+            let seconds = u64::try_from(given).unwrap_or_default();
+            if !(1..=SESSION_GRACE_MAX.as_secs()).contains(&seconds) {
+                let most = SESSION_GRACE_MAX.as_secs();
+                return Err(ConfigError(format!("session_grace_seconds is from 1 to {most}, not {given}")));
+            }
+            self.session_grace = Duration::from_secs(seconds);
+        }
         self.api = ApiAccess::Closed;
         let namespaces: Result<Vec<_>, ConfigError> = namespaces
             .into_iter()
@@ -394,6 +421,14 @@ mod tests {
                     .expect_err(setting);
                 assert!(why.to_string().contains("class state"), "{why}");
             }
+        }
+        let grace = |text: &str| Config::parse(text).map(|config| config.session_grace.as_secs());
+        assert_eq!(grace("").expect("the default"), 30);
+        assert_eq!(grace("session_grace_seconds = 1").expect("the least"), 1);
+        assert_eq!(grace("session_grace_seconds = 86400").expect("the most"), 86_400);
+        for wrong in ["0", "-1", "86401"] {
+            let why = grace(&format!("session_grace_seconds = {wrong}")).expect_err(wrong).to_string();
+            assert!(why.contains("session_grace_seconds is from 1 to 86400"), "{why}");
         }
         assert!(Config::parse("colour = 'red'").is_err(), "unknown settings are refused");
         assert!(Config::parse("http = '0.0.0.0:80'").is_err(), "plain HTTP stays on this machine");

@@ -12,7 +12,7 @@
 //! |---|---|
 //! | its task, session and subscriptions (6 idle, with all subscriptions and readers) | 64 |
 //! | tungstenite: read buffer, and a message that is not whole | 1 + 128 |
-//! | replies that wait ([`REPLIES`] of at most 1 KiB), a batch being written ([`BATCH_BYTES`] and one publication) | 32 + 96 |
+//! | replies that wait ([`REPLIES`] of at most 1 KiB, and once what an `attach` could not read on: 128 of 0.6 KiB), a batch being written ([`BATCH_BYTES`] and one publication) | 32 + 77 + 96 |
 //! | what tungstenite has encoded and not written ([`WEBSOCKET_WRITE_BUFFER`] and one message) | 132 |
 //! | TLS: records to be sent and received ([`TLS_BUFFER`], and one record each way) | 32 + 36 |
 //! | kernel: send buffer ([`TCP_SEND_BUFFER`]), receive buffer (the system's) | 256 + ~128 |
@@ -58,6 +58,8 @@ use std::time::Duration;
 
 /// Sessions of a node.
 pub const SESSIONS: usize = 200_000;
+/// Longest that a session without a transport may be configured to be kept.
+pub const SESSION_GRACE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Bytes that a node's channels hold together, by `Draft::cost` and [`CHANNEL_OVERHEAD`].
 pub const NODE_BYTES: usize = 512 * 1024 * 1024;
 /// Bytes that the larger encodings of publications hold together. Above it they are made anew for each reader.

@@ -84,7 +84,7 @@ impl Node {
     /// # Errors
     /// [`StartError`].
     pub fn bind(config: Config) -> Result<Self, StartError> {
-        let hub = Hub::new(config.namespaces.clone());
+        let hub = Hub::new(config.namespaces.clone(), config.session_grace);
         let certificates = Arc::new(match &config.tls {
             Some((chain, key)) => Certificates::from_files(chain, key)?,
             None => Certificates::development(unix_time(&hub))?,

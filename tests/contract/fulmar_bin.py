@@ -65,25 +65,25 @@ class Reader:
         return self.at == len(self.raw)
 
 
-# Fields of a frame in order: (name, how). "payload" and "entries" are the rest of the frame and always last.
+# Fields of a frame in order: (name, how). "payload", "entries", "about" and "positions" are the rest of the frame and always last.
 FRAMES = {
     0x01: ("publication", "alias offset time flags ?key ?id payload"),
-    0x02: ("subscribed", "ref alias channel$ epoch$ offset"),
+    0x02: ("subscribed", "ref alias channel$ epoch$ offset recovered"),
     0x03: ("unsubscribed", "ref channel$"),
     0x04: ("gap", "alias channel$ epoch$ offset"),
     0x05: ("reset", "alias channel$ epoch$ offset"),
     0x06: ("synced", "alias offset"),
     0x07: ("published", "ref channel$ epoch$ offset"),
-    0x08: ("error", "ref code$ message$"),
+    0x08: ("error", "ref code$ message$ about"),
     0x09: ("ping", "ref"),
     0x0A: ("pong", "ref"),
     0x0B: ("close", "code reason$"),
-    0x0C: ("attached", "ref session$"),
+    0x0C: ("attached", "ref session$ resumed"),
     0x0D: ("values", "number time entries"),
     0x21: ("subscribe", "ref channel$ kind start"),
     0x22: ("unsubscribe", "ref channel$"),
     0x23: ("publish", "ref flags channel$ ?key ?id ?ttl_ms ?priority payload"),
-    0x24: ("attach", "ref id$ secret$"),
+    0x24: ("attach", "ref id$ secret$ positions"),
     0x25: ("ack", "newest bitmap"),
 }
 BYTE_OF = {name: byte for byte, (name, _) in FRAMES.items()}
@@ -92,6 +92,8 @@ KINDS = {"binary": 0, "text": 1, "json": 2}
 REMOVED = 0x08
 OTHER_CHANNEL, IS_PART, NO_VALUE, LIKE_BEFORE = 0x20, 0x40, 0x80, 0x80
 PART, MAX_PARTS = 1_000, 16
+#: What `subscribed` says of a position: nothing was asked, everything after it follows, or it does not.
+RECOVERED = [None, True, False]
 PING, PONG = BYTE_OF["ping"], BYTE_OF["pong"]
 
 
@@ -112,6 +114,16 @@ def encode(fields):
             out += fields.get("payload", b"")
         elif name == "entries":
             out += entries_frame(fields["entries"], fields["time"])
+        elif name == "recovered":
+            out += bytes([RECOVERED.index(fields.get("recovered"))])
+        elif name == "resumed":
+            out += bytes([fields["resumed"]])
+        elif name == "about":
+            out += string(fields["channel"]) if "channel" in fields else b""
+        elif name == "positions":
+            if "positions" in fields:
+                out += varint(len(fields["positions"]))
+                out += b"".join(string(p["channel"]) + string(p["epoch"]) + varint(p["offset"]) for p in fields["positions"])
         elif name == "priority":
             out += bytes([fields["priority"]])
         elif name == "kind":
@@ -160,6 +172,23 @@ def decode(raw, direction=None):
                 utf8(fields[name])
         elif name == "entries":
             fields[name] = list(entries(reader, fields["time"]))
+        elif name in ("recovered", "resumed"):
+            known = RECOVERED if name == "recovered" else [False, True]
+            told = reader.byte()
+            if told >= len(known):
+                raise Malformed(f"{name} is not {told}")
+            if known[told] is not None:
+                fields[name] = known[told]
+        elif name == "about":
+            if not reader.done():
+                fields["channel"] = reader.string()
+                if not fields["channel"]:
+                    raise Malformed("a channel without a name")
+        elif name == "positions":
+            if not reader.done():
+                fields[name] = []
+                for _ in range(reader.varint()):
+                    fields[name].append({"channel": reader.string(), "epoch": reader.string(), "offset": reader.offset()})
         elif name == "kind":
             fields[name] = reader.byte()
         elif name == "start":
@@ -336,9 +365,8 @@ class Connection:
             else:
                 fields |= payload_to_json(kind, payload)
         elif name == "error":
-            fields = {"error": {"code": fields["code"], "message": fields["message"]}} | (
-                {"ref": fields["ref"]} if "ref" in fields else {}
-            )
+            error = {"error": {"code": fields.pop("code"), "message": fields.pop("message")}}
+            fields = error | fields
         elif name == "subscribe":
             kind = fields.pop("kind")
             if kind == 1:

@@ -3,14 +3,14 @@
 //!
 //! The input of a target is what its decoder would be given, as it is. How a stream is cut follows from its bytes.
 
-use std::{fmt::Write as _, sync::Arc, time::Duration};
+use std::{collections::HashSet, fmt::Write as _, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::{Buf as _, Bytes};
 use fulmar::{access::Access, admission::Admission, config::Config};
 use fulmar_core::{
-    ChannelName, ClientMessage, Code, Cursor, Draft, Epoch, Key, Now, Offset, Payload, Position, Problem,
-    Publication, PublicationId, Rejection, ServerMessage, StartRequest,
+    ChannelName, ClientMessage, Code, Cursor, Draft, Epoch, Key, Now, Offset, Payload, Position, Positions,
+    Problem, Publication, PublicationId, Rejection, ServerMessage, StartRequest,
     codec::{
         binary::{self, ServerFrame},
         framing::{self, Splitter},
@@ -328,18 +328,36 @@ fn names(input: &[u8]) {
     assert!(epoch.is_ok_and(|epoch| epoch.as_str() == text) || !ok);
 }
 
+/// A stand-in for a one-way hash, which gives the session of [`secrets`] its id.
+fn digest(bytes: &[u8]) -> [u8; 32] {
+    let mut out = *b"session session.session session.";
+    for (at, (byte, of)) in bytes.iter().zip(b"fulmar session:secret secret secret sec").enumerate() {
+        out[at % 16] ^= byte ^ of;
+    }
+    out
+}
+
 /// Nothing attaches to a session but the very text of its secret or its ticket.
 fn secrets(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     let (id, now) = (SessionId::from_entropy(*b"session session."), Now::from_millis(0));
     let (secret, ticket) =
         (Secret::from_entropy(*b"secret secret secret sec"), Ticket::from_entropy([0xa5; 16]));
-    let mut registry = Registry::new(1);
-    registry.insert_resumable(id, secret.clone(), (), now).expect("room");
+    assert_eq!(secret.session(digest), id);
+    let mut registry = Registry::new(1, limits::SESSION_GRACE, digest);
+    registry.insert_resumable(id, (), now).expect("room");
     registry.issue(id, ticket, now).expect("room");
     let is_secret = secret.reveal(id) == text;
     assert_eq!(registry.authenticate(&text).map(|(found, ())| found).ok(), is_secret.then_some(id));
     assert_eq!(registry.attach(&text).is_ok(), is_secret);
+    match registry.resume(&text, |_| ()) {
+        Ok((_, known)) => assert!(known && is_secret),
+        // That of another session, for which there is no room.
+        Err(problem) if problem.code == Code::TooManySessions => {
+            assert!(registry.identify(&text).is_ok_and(|other| other != id));
+        }
+        Err(_) => assert!(registry.identify(&text).is_err()),
+    }
     let is_ticket = ticket.reveal() == text;
     assert_eq!(registry.redeem(&text, now).is_ok(), is_ticket);
     assert!(registry.redeem(&text, now).is_err(), "a ticket is good once");
@@ -507,7 +525,14 @@ fn message_keeps_its_bounds(message: &ClientMessage) {
             channel
         }
         ClientMessage::Unsubscribe { channel, .. } => channel,
-        ClientMessage::Attach { .. } | ClientMessage::Ping { .. } | ClientMessage::Pong { .. } => return,
+        ClientMessage::Attach { positions, .. } => {
+            let names: HashSet<_> =
+                positions.iter().flat_map(Positions::iter).map(|(name, _)| name).collect();
+            let count = positions.as_ref().map_or(0, |positions| positions.iter().len());
+            assert!(names.len() == count && count <= limits::SUBSCRIPTIONS);
+            return;
+        }
+        ClientMessage::Ping { .. } | ClientMessage::Pong { .. } => return,
     };
     assert!((1..=limits::CHANNEL_NAME_BYTES).contains(&channel.as_str().len()));
 }
@@ -565,9 +590,16 @@ pub fn client_text(message: &ClientMessage) -> String {
                 Some(Payload::Json(json)) => member("data", utf8(json)),
             }
         }
-        ClientMessage::Attach { id, secret, .. } => {
+        ClientMessage::Attach { id, secret, positions, .. } => {
             member("id", quoted(id));
             member("secret", quoted(secret));
+            if let Some(positions) = positions {
+                let places = positions.iter().map(|(channel, Position { epoch, offset })| {
+                    let (channel, epoch) = (quoted(channel.as_str()), quoted(epoch.as_str()));
+                    format!(r#"{{"channel":{channel},"epoch":{epoch},"offset":{offset}}}"#)
+                });
+                member("positions", format!("[{}]", places.collect::<Vec<_>>().join(",")));
+            }
         }
         ClientMessage::Ping { .. } | ClientMessage::Pong { .. } => {}
     }
@@ -593,15 +625,25 @@ fn server_message(frame: &ServerFrame) -> Option<ServerMessage> {
         ServerFrame::Synced { alias, offset } => {
             ServerMessage::Synced(Mark { channel, alias, position: Position { epoch, offset } })
         }
-        ServerFrame::Subscribed { r#ref, mark } => ServerMessage::Subscribed { r#ref, mark },
+        ServerFrame::Subscribed { r#ref, mark, recovered } => {
+            ServerMessage::Subscribed { r#ref, mark, recovered }
+        }
         ServerFrame::Unsubscribed { r#ref, channel } => ServerMessage::Unsubscribed { r#ref, channel },
         ServerFrame::Published { r#ref, channel, position } => {
             ServerMessage::Published { r#ref, channel, position }
         }
-        ServerFrame::Attached { r#ref, session } => ServerMessage::Attached { r#ref, session },
-        ServerFrame::Error { r#ref, code, message } => {
+        ServerFrame::Attached { r#ref, session, resumed } => {
+            ServerMessage::Attached { r#ref, session, resumed }
+        }
+        ServerFrame::Error { r#ref, code, message, channel } => {
             let code = *Code::ALL.iter().find(|known| known.as_str() == code)?;
-            ServerMessage::Error(Rejection { r#ref, problem: Problem::new(code, message) })
+            let problem = Problem::new(code, message);
+            match channel {
+                // About a channel that `attach` named, and so without a ref.
+                Some(_) if r#ref.is_some() => return None,
+                Some(channel) => ServerMessage::Refused { channel, problem },
+                None => ServerMessage::Error(Rejection { r#ref, problem }),
+            }
         }
         ServerFrame::Ping { r#ref } => ServerMessage::Ping { r#ref },
         ServerFrame::Pong { r#ref } => ServerMessage::Pong { r#ref },

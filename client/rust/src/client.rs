@@ -2,7 +2,9 @@
 
 use std::{future::pending, sync::Arc};
 
-use fulmar_core::{ChannelName, ClientMessage, Draft, Position, StartRequest, codec::binary::ServerFrame};
+use fulmar_core::{
+    ChannelName, ClientMessage, Draft, Position, Positions, StartRequest, codec::binary::ServerFrame,
+};
 use tokio::{
     sync::{Mutex, mpsc},
     task::JoinSet,
@@ -91,9 +93,24 @@ impl Client {
     /// # Errors
     /// Where the server refused it, or the session was closed.
     pub async fn attach(&self, id: &str, secret: &str) -> Result<(), RequestError> {
+        self.resume(id, secret, None).await.map(|_| ())
+    }
+
+    /// As [`attach`](Self::attach), from where this client has got to in channels: each of them comes by
+    /// [`adopted`](Self::adopted), read on from there, also when the server no longer knows the session. One that cannot be read
+    /// is the [`complaint`](Self::complaint). Whether the session was still known.
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach).
+    pub async fn resume(
+        &self,
+        id: &str,
+        secret: &str,
+        positions: Option<Positions>,
+    ) -> Result<bool, RequestError> {
         let (id, secret) = (id.to_owned(), secret.to_owned());
-        match self.session.request(|r#ref| ClientMessage::Attach { r#ref, id, secret }).await? {
-            ServerFrame::Attached { .. } => Ok(()),
+        match self.session.request(|r#ref| ClientMessage::Attach { r#ref, id, secret, positions }).await? {
+            ServerFrame::Attached { resumed, .. } => Ok(resumed),
             answer => Err(self.session.misanswered(&answer)),
         }
     }

@@ -58,7 +58,8 @@ pub use subscription::Subscription;
 pub use trust::Trust;
 
 pub use fulmar_core::{
-    ChannelName, Cursor, Draft, Epoch, Key, Offset, Payload, Position, PublicationId, StartRequest as Start,
+    ChannelName, Cursor, Draft, Epoch, Key, Offset, Payload, Position, Positions, PublicationId,
+    StartRequest as Start,
     close::{Advice, CloseCode},
 };
 pub use wtransport;

@@ -116,16 +116,16 @@ impl Reader {
             }
             ServerFrame::Gap(mark) => self.mark(mark, Event::Gap, Named::Begins).await,
             ServerFrame::Reset(mark) => self.mark(mark, Event::Reset, Named::Reset).await,
-            ServerFrame::Subscribed { r#ref: Some(r#ref), mark } => {
+            ServerFrame::Subscribed { r#ref: Some(r#ref), mark, recovered } => {
                 if let Role::Channel(channel, _) = &self.role
                     && mark.channel != *channel
                 {
                     return Err(Broken(format!("the server subscribed {}, not {channel}", mark.channel)));
                 }
                 self.session.routes().name(&mark, Instant::now());
-                requests.answer(r#ref, Ok(ServerFrame::Subscribed { r#ref: Some(r#ref), mark }));
+                requests.answer(r#ref, Ok(ServerFrame::Subscribed { r#ref: Some(r#ref), mark, recovered }));
             }
-            ServerFrame::Subscribed { r#ref: None, mark } => self.adopt(mark),
+            ServerFrame::Subscribed { r#ref: None, mark, recovered } => self.adopt(mark, recovered),
             ServerFrame::Unsubscribed { r#ref: None, channel } => {
                 let mut routes = self.session.routes();
                 if let Some(inbox) = routes.inbox(&channel) {
@@ -133,7 +133,11 @@ impl Reader {
                     inbox.end(Ended::Unsubscribed);
                 }
             }
-            ServerFrame::Error { r#ref, code, message } => {
+            ServerFrame::Error { r#ref, code, message, channel } => {
+                let message = match channel {
+                    Some(channel) => format!("{channel}: {message}"),
+                    None => message,
+                };
                 let refusal = Refusal { code, message };
                 match r#ref {
                     Some(r#ref) => requests.answer(r#ref, Err(refusal)),
@@ -187,7 +191,7 @@ impl Reader {
     }
 
     /// Takes over a subscription that came with a session.
-    fn adopt(&self, mark: Mark) {
+    fn adopt(&self, mark: Mark, recovered: Option<bool>) {
         let session = &self.session;
         if session.routes().name(&mark, Instant::now()) {
             // It is there already, and has moved.
@@ -199,7 +203,7 @@ impl Reader {
             if joined.is_ok() {
                 session.routes().name(&mark, Instant::now());
                 // Where nobody takes them, dropping the subscription ends it.
-                let _ = adopted.try_send(Subscription::adopted(session.clone(), mark, inbox));
+                let _ = adopted.try_send(Subscription::adopted(session.clone(), mark, recovered, inbox));
             }
         }
     }

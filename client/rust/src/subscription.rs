@@ -29,6 +29,7 @@ use crate::{
 pub struct Subscription {
     place: Place,
     begins: Position,
+    recovered: Option<bool>,
     way: Way,
     joined: Joined,
     /// What reads and writes its stream.
@@ -83,9 +84,10 @@ impl Subscription {
             .request(&frames, |r#ref| ClientMessage::Subscribe { r#ref, channel: channel.clone(), start })
             .await?;
         match answer {
-            ServerFrame::Subscribed { mark: Mark { position, .. }, .. } => Ok(Self {
+            ServerFrame::Subscribed { mark: Mark { position, .. }, recovered, .. } => Ok(Self {
                 place: Place::new(position.clone(), !in_snapshot),
                 begins: position,
+                recovered,
                 way: Way::Stream(frames),
                 joined,
                 _tasks: tasks,
@@ -94,11 +96,16 @@ impl Subscription {
         }
     }
 
-    pub(crate) fn adopted(session: Arc<Session>, mark: Mark, inbox: Arc<Inbox>) -> Self {
+    pub(crate) fn adopted(
+        session: Arc<Session>,
+        mark: Mark,
+        recovered: Option<bool>,
+        inbox: Arc<Inbox>,
+    ) -> Self {
         let Mark { channel, position, .. } = mark;
         let joined = Joined { session, channel, inbox };
         let place = Place::new(position.clone(), true);
-        Self { place, begins: position, way: Way::Control, joined, _tasks: JoinSet::new() }
+        Self { place, begins: position, recovered, way: Way::Control, joined, _tasks: JoinSet::new() }
     }
 
     /// The channel.
@@ -109,6 +116,11 @@ impl Subscription {
     /// Where reading began, as the server answered.
     pub fn begins(&self) -> &Position {
         &self.begins
+    }
+
+    /// Where a position was asked from: whether everything after it follows; else a gap or a reset comes first.
+    pub fn recovered(&self) -> Option<bool> {
+        self.recovered
     }
 
     /// Where to read on: after the last event off the stream that [`next`](Self::next) gave; for state that is in sync, the

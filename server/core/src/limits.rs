@@ -36,7 +36,7 @@ pub const DUPLICATE_MS_MAX: u64 = 1_000;
 pub const WINDOW_IDS: usize = 10_000;
 /// How long the idempotency window remembers an id.
 pub const WINDOW_AGE: Duration = Duration::from_secs(120);
-/// How long a session without a transport is kept.
+/// How long a session without a transport is kept, unless configured otherwise.
 pub const SESSION_GRACE: Duration = Duration::from_secs(30);
 /// How long a ticket can be redeemed.
 pub const TICKET_AGE: Duration = Duration::from_secs(30);

@@ -4,9 +4,10 @@ use std::{num::NonZeroU32, sync::Arc};
 
 use crate::{
     cursor::{Cursor, Resume},
+    limits,
     name::ChannelName,
     position::Position,
-    problem::Problem,
+    problem::{Code, Problem},
     publication::{Draft, Publication},
 };
 
@@ -33,6 +34,38 @@ impl StartRequest {
             Self::Cursor(cursor) => cursor.get(channel).cloned(),
             Self::Position(position) => Some(position.clone().into()),
         }
+    }
+}
+
+/// Where a client has got to in channels, each of which is named once. At most as many as a session has subscriptions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Positions(Vec<(ChannelName, Position)>);
+
+impl Positions {
+    /// Adds a channel.
+    ///
+    /// # Errors
+    /// `too_many_subscriptions`; `bad_message` for a channel that is named already.
+    pub fn push(&mut self, channel: ChannelName, position: Position) -> Result<(), Problem> {
+        if self.0.len() >= limits::SUBSCRIPTIONS {
+            let message = format!("at most {} positions are taken", limits::SUBSCRIPTIONS);
+            return Err(Problem::new(Code::TooManySubscriptions, message));
+        }
+        if self.get(&channel).is_some() {
+            return Err(Problem::new(Code::BadMessage, format!("{channel} has two positions")));
+        }
+        self.0.push((channel, position));
+        Ok(())
+    }
+
+    /// The position in a channel, if it is named.
+    pub fn get(&self, channel: &ChannelName) -> Option<&Position> {
+        self.0.iter().find(|(name, _)| name == channel).map(|(_, position)| position)
+    }
+
+    /// Every channel and its position, in the order in which they were named.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&ChannelName, &Position)> {
+        self.0.iter().map(|(channel, position)| (channel, position))
     }
 }
 
@@ -72,6 +105,9 @@ pub enum ClientMessage {
         id: String,
         /// The proof.
         secret: String,
+        /// Where the client has got to, if it says: from there on its channels are read, whether the session is still known
+        /// or not.
+        positions: Option<Positions>,
     },
     /// Asks for a pong.
     Ping {
@@ -128,6 +164,8 @@ pub enum ServerMessage {
         r#ref: Ref,
         /// The channel, its alias, and where reading begins.
         mark: Mark,
+        /// Where the client gave a position: whether everything after it follows, or a gap or reset.
+        recovered: Option<bool>,
     },
     /// Answers `unsubscribe`.
     Unsubscribed {
@@ -151,9 +189,18 @@ pub enum ServerMessage {
         r#ref: Ref,
         /// Which session.
         session: String,
+        /// Whether it was known; else it was made again.
+        resumed: bool,
     },
     /// Something was wrong with a message.
     Error(Rejection),
+    /// A channel of which `attach` gave a position cannot be read.
+    Refused {
+        /// Which channel.
+        channel: ChannelName,
+        /// Why not.
+        problem: Problem,
+    },
     /// To be answered with a pong.
     Ping {
         /// Comes back in the answer.
@@ -171,4 +218,30 @@ pub enum ServerMessage {
         /// For people.
         reason: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::position::{Epoch, Offset};
+
+    #[test]
+    fn positions_name_so_many_channels_once_each() {
+        let channel = |n: usize| ChannelName::parse(&format!("event:{n}")).expect("a name");
+        let position = Position { epoch: Epoch::from_entropy(1), offset: Offset::ZERO };
+        let mut positions = Positions::default();
+        for n in 0..limits::SUBSCRIPTIONS {
+            positions.push(channel(n), position.clone()).expect("room");
+            if n == 0 {
+                let again = positions.push(channel(0), position.clone()).expect_err("twice");
+                assert_eq!(again.code, Code::BadMessage);
+            }
+        }
+        assert_eq!(positions.get(&channel(7)), Some(&position));
+        let problem = positions.push(channel(limits::SUBSCRIPTIONS), position).expect_err("too many");
+        assert_eq!(
+            (problem.code, positions.iter().len()),
+            (Code::TooManySubscriptions, limits::SUBSCRIPTIONS)
+        );
+    }
 }

@@ -15,7 +15,10 @@ use crate::{
     time::Now,
 };
 
-/// Names a session: 128 random bits.
+/// A one-way hash of 256 bits, which whoever has a registry brings along.
+pub type Digest = fn(&[u8]) -> [u8; 32];
+
+/// Names a session: 128 bits, random or out of its secret.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SessionId([u8; 16]);
 
@@ -42,7 +45,8 @@ impl fmt::Debug for SessionId {
     }
 }
 
-/// Proves that a caller owns a session. As text it names the session too: `ID.SECRET`. Never printed by `Debug`.
+/// Proves that a caller owns a session. As text it names the session too: `ID.SECRET`. Never printed by `Debug`, and kept
+/// nowhere: the id follows from it, so that a session can be made again when nobody knows it any more.
 #[derive(Clone)]
 pub struct Secret([u8; 24]);
 
@@ -50,6 +54,14 @@ impl Secret {
     /// A secret from entropy.
     pub const fn from_entropy(bits: [u8; 24]) -> Self {
         Self(bits)
+    }
+
+    /// The id of the session that it proves.
+    pub fn session(&self, digest: Digest) -> SessionId {
+        let digest = digest(&[b"fulmar session:", self.0.as_slice()].concat());
+        let mut id = [0; 16];
+        id.copy_from_slice(&digest[..16]);
+        SessionId(id)
     }
 
     /// The text that the session's owner gets, once.
@@ -103,7 +115,8 @@ pub struct Attachment(u64);
 #[derive(Debug)]
 struct Entry<T> {
     handle: T,
-    secret: Option<Secret>,
+    /// It has a secret, and outlives its connections.
+    resumable: bool,
     attachments: u64,
     /// Since when no connection is attached.
     detached: Option<Duration>,
@@ -116,14 +129,18 @@ pub struct Registry<T> {
     sessions: HashMap<SessionId, Entry<T>>,
     tickets: HashMap<Ticket, (SessionId, Duration)>,
     capacity: usize,
+    /// How long a session without a connection is kept.
+    grace: Duration,
+    digest: Digest,
     /// Sessions that were made and never attached: at most a tenth, since making one costs its maker nothing.
     unattached: usize,
 }
 
 impl<T: Clone> Registry<T> {
-    /// An empty registry for at most `capacity` sessions.
-    pub fn new(capacity: usize) -> Self {
-        Self { sessions: HashMap::new(), tickets: HashMap::new(), capacity, unattached: 0 }
+    /// An empty registry for at most `capacity` sessions, each of which is kept for `grace` without a connection.
+    pub fn new(capacity: usize, grace: Duration, digest: Digest) -> Self {
+        let (sessions, tickets) = Default::default();
+        Self { sessions, tickets, capacity, grace, digest, unattached: 0 }
     }
 
     /// How many sessions there are.
@@ -146,21 +163,15 @@ impl<T: Clone> Registry<T> {
     /// # Errors
     /// `too_many_sessions` when the node is full.
     pub fn insert_bare(&mut self, id: SessionId, handle: T) -> Result<Attachment, Problem> {
-        self.insert(id, Entry { handle, secret: None, attachments: 1, detached: None, tickets: 0 })?;
+        self.insert(id, Entry { handle, resumable: false, attachments: 1, detached: None, tickets: 0 })?;
         Ok(Attachment(1))
     }
 
-    /// Enters a resumable session, detached.
+    /// Enters a resumable session, detached. Its id is that of its secret.
     ///
     /// # Errors
     /// `too_many_sessions` when the node is full, or too many wait for their first attachment.
-    pub fn insert_resumable(
-        &mut self,
-        id: SessionId,
-        secret: Secret,
-        handle: T,
-        now: Now,
-    ) -> Result<(), Problem> {
+    pub fn insert_resumable(&mut self, id: SessionId, handle: T, now: Now) -> Result<(), Problem> {
         if self.unattached >= self.capacity.div_ceil(10) {
             return Err(Problem::new(
                 Code::TooManySessions,
@@ -168,7 +179,7 @@ impl<T: Clone> Registry<T> {
             ));
         }
         let detached = Some(now.monotonic);
-        self.insert(id, Entry { handle, secret: Some(secret), attachments: 0, detached, tickets: 0 })?;
+        self.insert(id, Entry { handle, resumable: true, attachments: 0, detached, tickets: 0 })?;
         self.unattached += 1;
         Ok(())
     }
@@ -189,11 +200,19 @@ impl<T: Clone> Registry<T> {
     /// # Errors
     /// `unknown_session` when there is none or the secret is another; which of both is not told.
     pub fn authenticate(&self, secret: &str) -> Result<(SessionId, T), Problem> {
-        let unknown = || Problem::new(Code::UnknownSession, "no such session; make one with POST /session");
-        let (id, given) = Secret::parse(secret).ok_or_else(unknown)?;
-        let entry = self.sessions.get(&id).ok_or_else(unknown)?;
-        let expected = entry.secret.as_ref().ok_or_else(unknown)?;
-        if bool::from(expected.0.ct_eq(&given.0)) { Ok((id, entry.handle.clone())) } else { Err(unknown()) }
+        let id = self.identify(secret)?;
+        let entry = self.sessions.get(&id).filter(|entry| entry.resumable).ok_or_else(unknown)?;
+        Ok((id, entry.handle.clone()))
+    }
+
+    /// The id of the session that a secret proves, known or not.
+    ///
+    /// # Errors
+    /// `unknown_session` when it is no secret, or names another session than its own.
+    pub fn identify(&self, secret: &str) -> Result<SessionId, Problem> {
+        let (id, secret) = Secret::parse(secret).ok_or_else(unknown)?;
+        let proven = secret.session(self.digest);
+        if bool::from(proven.0.ct_eq(&id.0)) { Ok(id) } else { Err(unknown()) }
     }
 
     /// Attaches a connection to the session that a secret proves. The last one wins: what was attached before has
@@ -204,6 +223,27 @@ impl<T: Clone> Registry<T> {
     pub fn attach(&mut self, secret: &str) -> Result<(SessionId, T, Attachment), Problem> {
         let (id, _) = self.authenticate(secret)?;
         self.attach_known(id)
+    }
+
+    /// As [`Self::attach`]; a session that is not known is made again, with the handle that `make` gives. Whether it was
+    /// known.
+    ///
+    /// # Errors
+    /// `unknown_session` for what is no secret; `too_many_sessions` when the node is full.
+    pub fn resume(
+        &mut self,
+        secret: &str,
+        make: impl FnOnce(SessionId) -> T,
+    ) -> Result<((SessionId, T, Attachment), bool), Problem> {
+        let id = self.identify(secret)?;
+        if self.sessions.contains_key(&id) {
+            return Ok((self.attach(secret)?, true));
+        }
+        let handle = make(id);
+        let entry =
+            Entry { handle: handle.clone(), resumable: true, attachments: 1, detached: None, tickets: 0 };
+        self.insert(id, entry)?;
+        Ok(((id, handle, Attachment(1)), false))
     }
 
     /// A ticket for the session.
@@ -256,7 +296,7 @@ impl<T: Clone> Registry<T> {
         if entry.attachments != attachment.0 {
             return None;
         }
-        if entry.secret.is_some() {
+        if entry.resumable {
             entry.detached = Some(now.monotonic);
             return None;
         }
@@ -266,7 +306,8 @@ impl<T: Clone> Registry<T> {
     /// Ends sessions that have been without a connection for the grace period, and gives back their handles.
     pub fn reap(&mut self, now: Now) -> Vec<T> {
         self.expire_tickets(now);
-        let over = |entry: &Entry<T>| entry.detached.is_some_and(|at| now.since(at) >= limits::SESSION_GRACE);
+        let grace = self.grace;
+        let over = |entry: &Entry<T>| entry.detached.is_some_and(|at| now.since(at) >= grace);
         let ended: Vec<_> =
             self.sessions.extract_if(|_, entry| over(entry)).map(|(_, entry)| entry).collect();
         self.unattached -= ended.iter().filter(|entry| entry.attachments == 0).count();
@@ -282,27 +323,36 @@ impl<T: Clone> Registry<T> {
     }
 }
 
+fn unknown() -> Problem {
+    Problem::new(Code::UnknownSession, "no such session; make one with POST /session")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const ID: SessionId = SessionId::from_entropy([7; 16]);
+    const GRACE: Duration = Duration::from_secs(30);
+
+    /// Tells the secrets of these tests from each other, each of which is one byte again and again.
+    fn digest(bytes: &[u8]) -> [u8; 32] {
+        [*bytes.last().expect("a secret"); 32]
+    }
 
     fn resumable() -> (Registry<&'static str>, String) {
-        let mut registry = Registry::new(2);
-        let secret = Secret::from_entropy([9; 24]);
-        let text = secret.reveal(ID);
-        registry.insert_resumable(ID, secret, "it", Now::from_millis(0)).expect("room");
+        let mut registry = Registry::new(2, GRACE, digest);
+        let text = Secret::from_entropy([7; 24]).reveal(ID);
+        registry.insert_resumable(ID, "it", Now::from_millis(0)).expect("room");
         (registry, text)
     }
 
     #[test]
     fn sessions_that_nobody_attaches_leave_room_for_others() {
-        let mut registry = Registry::new(20);
+        let mut registry = Registry::new(20, GRACE, digest);
         let make = |registry: &mut Registry<&str>, n: u8, at: u64| {
             let (id, secret) = (SessionId::from_entropy([n; 16]), Secret::from_entropy([n; 24]));
             let text = secret.reveal(id);
-            registry.insert_resumable(id, secret, "it", Now::from_millis(at)).map(|()| text)
+            registry.insert_resumable(id, "it", Now::from_millis(at)).map(|()| text)
         };
         let first = make(&mut registry, 1, 0).expect("room");
         make(&mut registry, 2, 0).expect("room");
@@ -322,14 +372,15 @@ mod tests {
         let (mut registry, secret) = resumable();
         assert!(registry.attach(&secret).is_ok());
         let other = Secret::from_entropy([8; 24]).reveal(ID);
-        let missing = Secret::from_entropy([9; 24]).reveal(SessionId::from_entropy([6; 16]));
+        let missing = Secret::from_entropy([6; 24]).reveal(SessionId::from_entropy([6; 16]));
         for wrong in [other.as_str(), missing.as_str(), "", ".", "x", &ID.to_string()] {
             let problem = registry.attach(wrong).expect_err("not the secret");
             assert_eq!(problem.code, Code::UnknownSession);
         }
         registry.insert_bare(SessionId::from_entropy([1; 16]), "bare").expect("room");
-        let of_bare = Secret::from_entropy([0; 24]).reveal(SessionId::from_entropy([1; 16]));
+        let of_bare = Secret::from_entropy([1; 24]).reveal(SessionId::from_entropy([1; 16]));
         assert!(registry.attach(&of_bare).is_err());
+        assert!(registry.resume(&of_bare, |_| "again").is_err());
         assert_eq!(
             registry.insert_bare(SessionId::from_entropy([2; 16]), "third").expect_err("full").code,
             Code::TooManySessions
@@ -350,8 +401,38 @@ mod tests {
     }
 
     #[test]
+    fn a_session_that_is_not_known_is_made_again_by_its_secret_alone() {
+        let (mut registry, secret) = resumable();
+        let ((id, handle, first), known) = registry.resume(&secret, |_| "again").expect("known");
+        assert_eq!((id, handle, known), (ID, "it", true));
+        registry.detach(ID, first, Now::from_millis(0));
+        assert_eq!(registry.reap(Now::from_millis(30_000)), ["it"]);
+        assert!(registry.attach(&secret).is_err());
+
+        let other = Secret::from_entropy([8; 24]).reveal(ID);
+        let code = |registry: &mut Registry<&'static str>, secret: &str| {
+            registry.resume(secret, |_| "again").expect_err("refused").code
+        };
+        for wrong in [other.as_str(), "", ".", &ID.to_string()] {
+            assert_eq!(code(&mut registry, wrong), Code::UnknownSession);
+        }
+        let ((id, handle, again), known) = registry.resume(&secret, |_| "again").expect("made");
+        assert_eq!((id, handle, known), (ID, "again", false));
+        assert!(registry.reap(Now::from_millis(90_000)).is_empty(), "it is attached");
+        assert_eq!(registry.authenticate(&secret).expect("known"), (ID, "again"));
+        registry.detach(ID, again, Now::from_millis(90_000));
+        assert_eq!(registry.reap(Now::from_millis(120_000)), ["again"], "it can be resumed");
+
+        for n in 1..=2 {
+            registry.insert_bare(SessionId::from_entropy([n; 16]), "bare").expect("room");
+        }
+        assert_eq!(code(&mut registry, &secret), Code::TooManySessions);
+        assert!(!format!("{:?}", Secret::from_entropy([7; 24])).contains('7'));
+    }
+
+    #[test]
     fn a_bare_session_ends_with_its_connection() {
-        let mut registry = Registry::new(1);
+        let mut registry = Registry::new(1, GRACE, digest);
         let attachment = registry.insert_bare(ID, "bare").expect("room");
         assert_eq!(registry.detach(ID, attachment, Now::from_millis(0)), Some("bare"));
         assert!(registry.is_empty());

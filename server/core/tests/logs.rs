@@ -207,7 +207,7 @@ fn run(class: Class, ops: Vec<Op>) {
             Op::Read { reader, bytes, arrives, doubt } => {
                 let Subscriber { reader, client } = &mut subscribers[reader];
                 let mut items = Vec::new();
-                system.log.read(reader, system.now(), ReadLimit { bytes }, &mut items);
+                read(&system, reader, bytes, &mut items);
                 let arrives = arrives.unwrap_or(items.len()).min(items.len());
                 for item in &items[..arrives] {
                     client.apply(&system, item);
@@ -248,10 +248,19 @@ fn run(class: Class, ops: Vec<Op>) {
     }
 }
 
+/// Reads on, and sees what the log says beforehand of the position that was asked from come true.
+fn read(system: &System, reader: &mut Reader, bytes: usize, items: &mut Vec<Item>) -> ReadEnd {
+    let recovered = system.log.recovered(reader);
+    let end = system.log.read(reader, system.now(), ReadLimit { bytes }, items);
+    let lost = matches!(items.first(), Some(Item::Gap(..) | Item::Reset(_)));
+    assert!(recovered.is_none_or(|recovered| recovered != lost), "{recovered:?}, then {:?}", items.first());
+    end
+}
+
 fn drain(system: &System, Subscriber { reader, client }: &mut Subscriber) {
     let mut items = Vec::new();
     loop {
-        let end = system.log.read(reader, system.now(), ReadLimit { bytes: 300 }, &mut items);
+        let end = read(system, reader, 300, &mut items);
         for item in items.drain(..) {
             client.apply(system, &item);
         }
@@ -276,6 +285,51 @@ proptest! {
     #[test]
     fn a_state_reader_ends_with_the_newest_of_every_key(ops in prop::collection::vec(op(), 0..80)) {
         run(Class::State, ops);
+    }
+}
+
+#[test]
+fn a_log_says_whether_a_position_is_recovered() {
+    let position = |log: &Log, offset| Position {
+        epoch: log.epoch().clone(),
+        offset: Offset::new(offset).expect("small"),
+    };
+    for class in [Class::Event, Class::State, Class::Signal] {
+        let mut system = System::new(class);
+        for _ in 0..10 {
+            system.publish(1, false, 0);
+        }
+        let log = &system.log;
+        let after = |position: Position| Start::After(position.into());
+        // The newest six are held; of state, the newest of the one key, and nothing was removed.
+        let oldest = if class == Class::State { 0 } else { 4 };
+        let other = Position { epoch: Epoch::from_entropy(9), offset: Offset::ZERO };
+        let cases = [
+            (Start::Afresh, None),
+            (Start::Unusable, Some(false)),
+            (after(position(log, 10)), Some(true)),
+            (after(position(log, oldest)), Some(true)),
+            (after(position(log, 3)), Some(class == Class::State)),
+            (after(position(log, 11)), Some(false)),
+            (after(other), Some(false)),
+        ];
+        for (start, expected) in cases {
+            assert_eq!(log.recovered(&log.reader(&start)), expected, "{class:?} {start:?}");
+        }
+        let mut reader = log.reader(&after(position(log, 10)));
+        reader.forget_asked();
+        assert_eq!(log.recovered(&reader), None);
+        let mut reader = log.reader(&after(position(log, 5)));
+        log.doubt(&mut reader);
+        assert_eq!(log.recovered(&reader), Some(class == Class::Signal), "{class:?}, in doubt");
+        let reader = log.reader(&after(position(log, 5)));
+        system.publish(1, false, 10);
+        system.publish(1, false, 0);
+        assert_eq!(
+            system.log.recovered(&reader),
+            Some(class == Class::State),
+            "{class:?}, and what was held went"
+        );
     }
 }
 

@@ -14,7 +14,7 @@ use fulmar_core::{
     cursor::CursorWriter,
     datagrams::{Effects, Pace, Path, Sender, Source},
     log::Bounds,
-    message::{Mark, Rejection},
+    message::{Mark, Ref, Rejection},
     problem::{Code, Problem},
 };
 use serde_json::Value;
@@ -79,14 +79,22 @@ fn server_message(json: &Value, alias: u64) -> ServerMessage {
         "gap" => ServerMessage::Gap(mark()),
         "reset" => ServerMessage::Reset(mark()),
         "synced" => ServerMessage::Synced(mark()),
-        "subscribed" => ServerMessage::Subscribed { r#ref, mark: mark() },
+        "subscribed" => {
+            ServerMessage::Subscribed { r#ref, mark: mark(), recovered: json["recovered"].as_bool() }
+        }
         "unsubscribed" => ServerMessage::Unsubscribed { r#ref, channel: channel(json) },
         "published" => ServerMessage::Published { r#ref, channel: channel(json), position: position(json) },
-        "attached" => ServerMessage::Attached { r#ref, session: text(json, "session").to_owned() },
+        "attached" => {
+            let resumed = json["resumed"].as_bool().expect("it says so");
+            ServerMessage::Attached { r#ref, session: text(json, "session").to_owned(), resumed }
+        }
         "error" => {
             let code = code(text(&json["error"], "code"));
             let problem = Problem::new(code, text(&json["error"], "message").to_owned());
-            ServerMessage::Error(Rejection { r#ref, problem })
+            match json.get("channel") {
+                Some(_) => ServerMessage::Refused { channel: channel(json), problem },
+                None => ServerMessage::Error(Rejection { r#ref, problem }),
+            }
         }
         "ping" => ServerMessage::Ping { r#ref },
         "pong" => ServerMessage::Pong { r#ref },
@@ -117,21 +125,28 @@ fn server_frame(message: &ServerMessage, vector: &Value) -> ServerFrame {
         ServerMessage::Synced(mark) => {
             ServerFrame::Synced { alias: mark.alias, offset: mark.position.offset }
         }
-        ServerMessage::Subscribed { r#ref, mark } => ServerFrame::Subscribed { r#ref, mark },
+        ServerMessage::Subscribed { r#ref, mark, recovered } => {
+            ServerFrame::Subscribed { r#ref, mark, recovered }
+        }
         ServerMessage::Unsubscribed { r#ref, channel } => ServerFrame::Unsubscribed { r#ref, channel },
         ServerMessage::Published { r#ref, channel, position } => {
             ServerFrame::Published { r#ref, channel, position }
         }
-        ServerMessage::Attached { r#ref, session } => ServerFrame::Attached { r#ref, session },
-        ServerMessage::Error(Rejection { r#ref, .. }) => {
-            let error = &vector["json"]["error"];
-            let (code, message) = (text(error, "code").to_owned(), text(error, "message").to_owned());
-            ServerFrame::Error { r#ref, code, message }
+        ServerMessage::Attached { r#ref, session, resumed } => {
+            ServerFrame::Attached { r#ref, session, resumed }
         }
+        ServerMessage::Error(Rejection { r#ref, .. }) => server_error(r#ref, None, vector),
+        ServerMessage::Refused { channel, .. } => server_error(None, Some(channel), vector),
         ServerMessage::Ping { r#ref } => ServerFrame::Ping { r#ref },
         ServerMessage::Pong { r#ref } => ServerFrame::Pong { r#ref },
         ServerMessage::Close { code, reason } => ServerFrame::Close { code, reason },
     }
+}
+
+fn server_error(r#ref: Ref, channel: Option<ChannelName>, vector: &Value) -> ServerFrame {
+    let error = &vector["json"]["error"];
+    let (code, message) = (text(error, "code").to_owned(), text(error, "message").to_owned());
+    ServerFrame::Error { r#ref, code, message, channel }
 }
 
 #[test]

@@ -61,8 +61,21 @@ pub(super) struct Subscribed {
     /// Its place among the channel's subscribers.
     pub(super) slot: usize,
     pub(super) reader: Reader,
-    /// Where reading begins, as its client is told.
-    pub(super) begins: Position,
+    pub(super) begins: Begins,
+}
+
+/// Where reading begins, as its client is told.
+#[derive(Clone, Debug)]
+pub(super) struct Begins {
+    pub(super) position: Position,
+    /// Where the client gave a position: whether everything after it follows.
+    pub(super) recovered: Option<bool>,
+}
+
+impl Begins {
+    fn new(log: &Log, reader: &Reader) -> Self {
+        Self { position: log.begins(reader), recovered: log.recovered(reader) }
+    }
 }
 
 impl State {
@@ -192,7 +205,7 @@ impl Channel {
             return None;
         }
         let reader = state.log.reader(start);
-        let begins = state.log.begins(&reader);
+        let begins = Begins::new(&state.log, &reader);
         let slot = state.subscribers.insert(Subscriber { ready: ready.clone(), key, parked: false });
         ready.push(key);
         Some(Subscribed { slot, reader, begins })
@@ -213,8 +226,8 @@ impl Channel {
     }
 
     /// Where `reader` stands.
-    pub(super) fn begins(&self, reader: &Reader) -> Position {
-        lock(&self.state).log.begins(reader)
+    pub(super) fn begins(&self, reader: &Reader) -> Begins {
+        Begins::new(&lock(&self.state).log, reader)
     }
 
     /// What `reader` gave may not have arrived.

@@ -1,16 +1,18 @@
 //! Connections: what a transport holds of the hub.
 
 use std::{
+    iter, option,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
+    vec,
 };
 
 use fulmar_core::{
-    ChannelName, ClientMessage, CloseCode, Code, Cursor, Now, Problem, Ref, Rejection, Resume, ServerMessage,
-    Start, StartRequest,
+    ChannelName, ClientMessage, CloseCode, Code, Cursor, Now, Positions, Problem, Ref, Rejection, Resume,
+    ServerMessage, Start, StartRequest,
     codec::binary::Ack,
     datagrams::Path,
     log::Class,
@@ -21,11 +23,13 @@ use fulmar_core::{
 use tokio::time;
 
 use super::{
-    Caller, DatagramBatch, Delivery, Feed, FeedEnd, FeedHandle, Hub, Order, ReadBudget, forbidden, lock,
+    Caller, DatagramBatch, Delivery, Feed, FeedEnd, FeedHandle, Hub, Order, ReadBudget,
+    channel::{Begins, Channel},
+    forbidden, lock,
     ready::Ready,
     session::{CloseSignal, Session, Subscriber},
 };
-use crate::clock::entropy;
+use crate::{clock::entropy, namespace::Namespace};
 
 /// A transport's hold on a session. Dropping it detaches the session, which ends with it unless it can be resumed.
 #[derive(Debug)]
@@ -35,6 +39,8 @@ pub struct Connection {
     signal: Arc<CloseSignal>,
     /// Where the transport sends datagrams from, if it has them.
     datagrams: Option<Arc<Ready>>,
+    /// It was attached with its client's positions, which is done once.
+    positioned: AtomicBool,
     /// When its client was last heard, in milliseconds of the node's monotonic clock.
     heard: AtomicU64,
 }
@@ -79,9 +85,15 @@ impl Connection {
 
     fn on(hub: &Arc<Hub>, session: Arc<Session>, attachment: Attachment, ready: &Arc<Ready>) -> Self {
         let signal = Arc::default();
-        session.attach(&signal, ready);
-        let attached = Mutex::new(Attached { session, attachment });
-        let it = Self { hub: hub.clone(), attached, signal, datagrams: None, heard: AtomicU64::new(0) };
+        session.attach(&signal, ready, &Positions::default());
+        let it = Self {
+            hub: hub.clone(),
+            attached: Mutex::new(Attached { session, attachment }),
+            signal,
+            datagrams: None,
+            positioned: AtomicBool::new(false),
+            heard: AtomicU64::new(0),
+        };
         it.hear();
         it
     }
@@ -138,9 +150,9 @@ impl Connection {
         self.signal.fire(code);
     }
 
-    /// Does what a client's message asks, and gives the answer, if it wants one. Subscriptions that it makes are read
-    /// through `feed`.
-    pub async fn execute(&self, feed: &FeedHandle, message: ClientMessage) -> Option<ServerMessage> {
+    /// Does what a client's message asks, and gives the answers. Subscriptions that it makes are read through `feed`.
+    pub async fn execute(&self, feed: &FeedHandle, message: ClientMessage) -> Answers {
+        let mut refused = Vec::new();
         let (r#ref, result) = match message {
             ClientMessage::Subscribe { r#ref, channel, start } => {
                 (r#ref, self.subscribe(feed, r#ref, &channel, &start))
@@ -154,11 +166,18 @@ impl Connection {
                 let done = self.hub.publish_as(Caller::Client, &publisher, channel.clone(), draft).await;
                 (r#ref, done.map(|position| ServerMessage::Published { r#ref, channel, position }))
             }
-            ClientMessage::Attach { r#ref, id, secret } => (r#ref, self.attach(feed, r#ref, &id, &secret)),
+            ClientMessage::Attach { r#ref, id, secret, positions } => {
+                let done = self.attach(feed, &id, &secret, positions.as_ref());
+                if let (Ok(_), Some(positions)) = (&done, &positions) {
+                    refused = self.read_on(feed, positions);
+                }
+                (r#ref, done.map(|resumed| ServerMessage::Attached { r#ref, session: id, resumed }))
+            }
             ClientMessage::Ping { r#ref } => (r#ref, Ok(ServerMessage::Pong { r#ref })),
-            ClientMessage::Pong { .. } => return None,
+            ClientMessage::Pong { .. } => return Answers::default(),
         };
-        Some(result.unwrap_or_else(|problem| ServerMessage::Error(Rejection { r#ref, problem })))
+        let answer = result.unwrap_or_else(|problem| ServerMessage::Error(Rejection { r#ref, problem }));
+        Answers { answer: Some(answer), refused }
     }
 
     fn subscribe(
@@ -184,18 +203,20 @@ impl Connection {
         name: &ChannelName,
         start: &Start,
     ) -> Result<ServerMessage, Problem> {
-        let namespace = self.hub.namespace(name);
-        if !namespace.subscribe {
-            return Err(forbidden("subscribe", name));
-        }
+        let namespace = self.hub.readable(name)?;
         let ready = match &self.datagrams {
             Some(datagrams) if namespace.class == Class::Signal => datagrams,
             _ => &feed.ready,
         };
-        let by = Subscriber { hub: &self.hub, signal: &self.signal, owner: &feed.ready, ready };
-        let (channel, position) = self.session().subscribe(by, name, start)?;
-        let mark = Mark { channel: name.clone(), alias: channel.alias(), position };
-        Ok(ServerMessage::Subscribed { r#ref, mark })
+        let by = Subscriber {
+            hub: &self.hub,
+            signal: &self.signal,
+            owner: &feed.ready,
+            ready,
+            unannounced: false,
+        };
+        let (channel, begins) = self.session().subscribe(by, name, start)?;
+        Ok(subscribed(r#ref, &channel, begins))
     }
 
     /// Subscribes to the channels of a request, all with one cursor. A subscription that the session brought along goes on
@@ -220,30 +241,60 @@ impl Connection {
         subscribed.filter(new).collect()
     }
 
+    /// Goes on with a session; one that is not known is made again, if there are positions to go on from. Whether it was
+    /// known.
     fn attach(
         &self,
         feed: &FeedHandle,
-        r#ref: Ref,
         id: &str,
         secret: &str,
-    ) -> Result<ServerMessage, Problem> {
+        positions: Option<&Positions>,
+    ) -> Result<bool, Problem> {
         if self.session().is_subscribed() {
             return Err(Problem::new(Code::BadMessage, "attach before you subscribe"));
         }
         let mut registry = lock(&self.hub.registry);
-        let (known, ..) = registry.authenticate(secret)?;
-        if known.to_string() != id {
+        if registry.identify(secret)?.to_string() != id {
             return Err(Problem::new(Code::UnknownSession, "no such session; make one with POST /session"));
         }
-        let (_, session, attachment) = registry.attach(secret)?;
-        session.attach(&self.signal, &feed.ready);
+        let ((_, session, attachment), known) = match positions {
+            None => (registry.attach(secret)?, true),
+            // Else one connection could fill the registry, and its replies.
+            Some(_) if self.positioned.load(Ordering::Relaxed) => {
+                let message = "this connection was attached with positions before; open another";
+                return Err(Problem::new(Code::BadMessage, message));
+            }
+            Some(_) => registry.resume(secret, Session::new)?,
+        };
+        self.positioned.fetch_or(positions.is_some(), Ordering::Relaxed);
+        session.attach(&self.signal, &feed.ready, positions.unwrap_or(&Positions::default()));
         drop(registry);
         let attached = Attached { session: session.clone(), attachment };
         let before = std::mem::replace(&mut *lock(&self.attached), attached);
         if !Arc::ptr_eq(&before.session, &session) {
             self.release(before);
         }
-        Ok(ServerMessage::Attached { r#ref, session: id.to_owned() })
+        Ok(known)
+    }
+
+    /// Subscribes to the channels of these positions that the session does not have, and gives what keeps any from it.
+    fn read_on(&self, feed: &FeedHandle, positions: &Positions) -> Vec<ServerMessage> {
+        let (session, ready) = (self.session(), &feed.ready);
+        let mut refused = Vec::new();
+        for (name, position) in positions.iter() {
+            let start = Start::After(position.clone().into());
+            let by =
+                Subscriber { hub: &self.hub, signal: &self.signal, owner: ready, ready, unannounced: true };
+            let done = self.hub.readable(name).and_then(|_| session.subscribe(by, name, &start));
+            match done {
+                Ok(_) => {}
+                Err(problem) if problem.code == Code::AlreadySubscribed => {}
+                // It goes on elsewhere, where the same is asked.
+                Err(problem) if problem.code == Code::UnknownSession => break,
+                Err(problem) => refused.push(ServerMessage::Refused { channel: name.clone(), problem }),
+            }
+        }
+        refused
     }
 
     /// Where the session's reading stands in each of its channels; `None` where a gap or a reset has yet to be told.
@@ -321,6 +372,35 @@ impl Drop for Connection {
     }
 }
 
+/// What answers a message.
+#[derive(Debug, Default)]
+pub struct Answers {
+    answer: Option<ServerMessage>,
+    /// Channels that an `attach` named and that cannot be read.
+    refused: Vec<ServerMessage>,
+}
+
+impl From<ServerMessage> for Answers {
+    fn from(answer: ServerMessage) -> Self {
+        Self { answer: Some(answer), refused: Vec::new() }
+    }
+}
+
+impl IntoIterator for Answers {
+    type Item = ServerMessage;
+    type IntoIter = iter::Chain<option::IntoIter<ServerMessage>, vec::IntoIter<ServerMessage>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.answer.into_iter().chain(self.refused)
+    }
+}
+
+fn subscribed(r#ref: Ref, channel: &Channel, begins: Begins) -> ServerMessage {
+    let Begins { position, recovered } = begins;
+    let mark = Mark { channel: channel.name().clone(), alias: channel.alias(), position };
+    ServerMessage::Subscribed { r#ref, mark, recovered }
+}
+
 /// What a request over several channels says of where to begin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CursorRequest {
@@ -333,6 +413,12 @@ pub enum CursorRequest {
 }
 
 impl Hub {
+    /// The namespace of a channel that clients may read.
+    fn readable(&self, name: &ChannelName) -> Result<Arc<Namespace>, Problem> {
+        let namespace = self.namespace(name);
+        if namespace.subscribe { Ok(namespace) } else { Err(forbidden("subscribe", name)) }
+    }
+
     /// Does what a message of a session's owner asks, whatever the session is attached to. A new subscription is read
     /// by the attached connection.
     ///
@@ -346,13 +432,10 @@ impl Hub {
         let (_, session) = lock(&self.registry).authenticate(secret)?;
         match message {
             ClientMessage::Subscribe { r#ref, channel: name, start } => {
-                if !self.namespace(&name).subscribe {
-                    return Err(forbidden("subscribe", &name));
-                }
+                self.readable(&name)?;
                 let start = start.resume(&name).map_or(Start::Afresh, Start::After);
-                let (channel, position) = session.subscribe_where_attached(self, &name, &start)?;
-                let mark = Mark { channel: name, alias: channel.alias(), position };
-                Ok(ServerMessage::Subscribed { r#ref, mark })
+                let (channel, begins) = session.subscribe_where_attached(self, &name, &start)?;
+                Ok(subscribed(r#ref, &channel, begins))
             }
             ClientMessage::Unsubscribe { r#ref, channel } => {
                 session.unsubscribe(&channel, self.now())?;

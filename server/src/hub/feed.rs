@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use fulmar_core::{Encoding, Epoch, Item, Position, ServerMessage, codec, datagrams::Effects, message::Mark};
 
-use super::{channel::Channel, ready::Ready};
+use super::{
+    channel::{Begins, Channel},
+    ready::Ready,
+};
 use crate::{limits, telemetry::Counters};
 
 /// What a transport reads from: the subscriptions of one connection, or of one of its streams.
@@ -83,7 +86,7 @@ pub struct Delivery {
 pub(super) enum What {
     /// The connection reads this channel from here on, though it did not ask in-band: `POST /send` did, or the session
     /// had the subscription when it was attached.
-    Subscribed(Position),
+    Subscribed(Begins),
     Item(Item),
     /// A frame of low-water offsets, and of values that fit no datagram.
     Values(Bytes),
@@ -120,8 +123,9 @@ impl Delivery {
     /// The message in an encoding. A publication is encoded by the first who asks, for all.
     pub fn frame(&self, encoding: Encoding, counters: &Arc<Counters>) -> Bytes {
         let message = match &self.what {
-            What::Subscribed(position) => {
-                ServerMessage::Subscribed { r#ref: None, mark: self.mark(position) }
+            What::Subscribed(Begins { position, recovered }) => {
+                let mark = self.mark(position);
+                ServerMessage::Subscribed { r#ref: None, mark, recovered: *recovered }
             }
             What::Item(Item::Publication(publication, _)) => {
                 return codec::publication(publication, encoding, |made| keep(made, encoding, counters));

@@ -22,6 +22,8 @@ use std::{
     time::Duration,
 };
 
+use aws_lc_rs::digest;
+
 use fulmar_core::{
     ChannelName, CloseCode, Code, Draft, Epoch, Now, Position, Problem,
     registry::{Registry, Secret, SessionId, Ticket},
@@ -34,7 +36,7 @@ use self::{
     session::Session,
 };
 pub use self::{
-    connection::{Connection, CursorRequest},
+    connection::{Answers, Connection, CursorRequest},
     feed::{DatagramBatch, Delivery, Feed, FeedEnd, FeedHandle, Order, ReadBudget},
 };
 use crate::{
@@ -76,15 +78,15 @@ pub enum Caller {
 }
 
 impl Hub {
-    /// A hub without channels or sessions.
-    pub fn new(namespaces: Namespaces) -> Arc<Self> {
+    /// A hub without channels or sessions, which keeps a session for `grace` without a connection.
+    pub fn new(namespaces: Namespaces, grace: Duration) -> Arc<Self> {
         Arc::new(Self {
             clock: Clock::start(),
             namespaces,
             channels: Mutex::default(),
             bytes: AtomicUsize::new(0),
             full_until: AtomicU64::new(0),
-            registry: Mutex::new(Registry::new(limits::SESSIONS)),
+            registry: Mutex::new(Registry::new(limits::SESSIONS, grace, sha256)),
             counters: Arc::default(),
             closing: AtomicBool::new(false),
         })
@@ -149,10 +151,10 @@ impl Hub {
     /// # Errors
     /// `too_many_sessions`.
     pub fn create_session(&self) -> Result<(SessionId, String), Problem> {
-        let (id, secret) = (SessionId::from_entropy(entropy()), Secret::from_entropy(entropy()));
-        let text = secret.reveal(id);
-        lock(&self.registry).insert_resumable(id, secret, Session::new(id), self.now())?;
-        Ok((id, text))
+        let secret = Secret::from_entropy(entropy());
+        let id = secret.session(sha256);
+        lock(&self.registry).insert_resumable(id, Session::new(id), self.now())?;
+        Ok((id, secret.reveal(id)))
     }
 
     /// A ticket that attaches the session of `secret` once.
@@ -303,6 +305,12 @@ impl Hub {
             }
         }
     }
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+    out
 }
 
 fn node_full() -> Problem {

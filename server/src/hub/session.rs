@@ -5,7 +5,7 @@ mod reading;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use fulmar_core::{
-    ChannelName, CloseCode, Code, Now, Position, Problem, Reader, Resume, Start, codec::binary::Ack,
+    ChannelName, CloseCode, Code, Now, Positions, Problem, Reader, Resume, Start, codec::binary::Ack,
     datagrams::LaneId, registry::SessionId,
 };
 use slab::Slab;
@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use super::{
     Hub,
-    channel::{Channel, Subscribed},
+    channel::{Begins, Channel, Subscribed},
     lanes::Lanes,
     lock,
     ready::Ready,
@@ -67,6 +67,8 @@ pub(super) struct Subscriber<'a> {
     pub(super) owner: &'a Arc<Ready>,
     /// The feed that reads it.
     pub(super) ready: &'a Arc<Ready>,
+    /// The connection has yet to be told of the subscription: it is no answer.
+    pub(super) unannounced: bool,
 }
 
 /// Asks a connection to close, once.
@@ -112,8 +114,9 @@ impl Session {
         !lock(&self.state).subscriptions.is_empty()
     }
 
-    /// A connection takes over: what was attached is told, and every subscription is read through `ready`.
-    pub(super) fn attach(&self, signal: &Arc<CloseSignal>, ready: &Arc<Ready>) {
+    /// A connection takes over: what was attached is told, and every subscription is read through `ready`, on from where the
+    /// client says that it has got to.
+    pub(super) fn attach(&self, signal: &Arc<CloseSignal>, ready: &Arc<Ready>, positions: &Positions) {
         let mut state = lock(&self.state);
         state.main = ready.clone();
         let before = state.attached.replace(signal.clone());
@@ -124,8 +127,15 @@ impl Session {
         for (key, subscription) in &mut state.subscriptions {
             subscription.ready = ready.clone();
             subscription.owner = ready.clone();
-            if std::mem::take(&mut subscription.given) {
-                subscription.channel.doubt(&mut subscription.reader);
+            let given = std::mem::take(&mut subscription.given);
+            let channel = &subscription.channel;
+            if let Some(position) = positions.get(channel.name()) {
+                subscription.reader = channel.reader(&Start::After(position.clone().into()));
+            } else {
+                subscription.reader.forget_asked();
+                if given {
+                    channel.doubt(&mut subscription.reader);
+                }
             }
             subscription.unannounced = true;
             subscription.channel.rebind(subscription.slot, ready, key);
@@ -161,7 +171,8 @@ impl Session {
         let subscriptions = state.subscriptions.iter();
         subscriptions
             .map(|(_, it)| {
-                let resume = || Resume { position: it.channel.begins(&it.reader), base: it.reader.base() };
+                let resume =
+                    || Resume { position: it.channel.begins(&it.reader).position, base: it.reader.base() };
                 (it.channel.name().clone(), (!it.reader.is_lost()).then(resume))
             })
             .collect()
@@ -185,7 +196,7 @@ impl Session {
         by: Subscriber<'_>,
         name: &ChannelName,
         start: &Start,
-    ) -> Result<(Arc<Channel>, Position), Problem> {
+    ) -> Result<(Arc<Channel>, Begins), Problem> {
         self.add(by.hub, name, Some(by), start)
     }
 
@@ -195,7 +206,7 @@ impl Session {
         hub: &Hub,
         name: &ChannelName,
         start: &Start,
-    ) -> Result<(Arc<Channel>, Position), Problem> {
+    ) -> Result<(Arc<Channel>, Begins), Problem> {
         self.add(hub, name, None, start)
     }
 
@@ -205,9 +216,9 @@ impl Session {
         name: &ChannelName,
         by: Option<Subscriber<'_>>,
         start: &Start,
-    ) -> Result<(Arc<Channel>, Position), Problem> {
+    ) -> Result<(Arc<Channel>, Begins), Problem> {
         let mut state = lock(&self.state);
-        let unannounced = by.is_none();
+        let unannounced = by.is_none_or(|by| by.unannounced);
         let replaced = by.as_ref().is_some_and(|by| {
             !state.attached.as_ref().is_some_and(|attached| Arc::ptr_eq(attached, by.signal))
         });

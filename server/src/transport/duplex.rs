@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    hub::{Connection, Feed, FeedHandle, ReadBudget},
+    hub::{Answers, Connection, Feed, FeedHandle, ReadBudget},
     limits,
 };
 
@@ -186,19 +186,19 @@ impl<'a> Duplex<'a> {
             self.connection.hear();
             // Before the message is carried out: its answer must stand in line before anything that follows from it.
             self.replies.room().await;
-            let reply = match incoming {
+            let replies = match incoming {
                 // Boxed, since a connection waits for messages most of the time, and not for their answers.
                 Incoming::Message(Ok(message)) => Box::pin(self.connection.execute(feed, message)).await,
-                Incoming::Message(Err(rejection)) => Some(ServerMessage::Error(rejection)),
+                Incoming::Message(Err(rejection)) => ServerMessage::Error(rejection).into(),
                 Incoming::Acknowledged(number) => {
                     self.connection.acknowledge_stream(feed, number);
-                    None
+                    Answers::default()
                 }
-                Incoming::Alive => None,
+                Incoming::Alive => Answers::default(),
                 Incoming::Ended => return End::Peer,
                 Incoming::Broken(code) => return End::Broken(code),
             };
-            if let Some(reply) = reply {
+            for reply in replies {
                 self.replies.push(codec::encode(self.encoding, &reply));
             }
         }

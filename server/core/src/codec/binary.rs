@@ -18,7 +18,7 @@ use bytes::Bytes;
 use super::varint;
 use crate::{
     cursor::Cursor,
-    message::{ClientMessage, Mark, Ref, Rejection, ServerMessage, StartRequest},
+    message::{ClientMessage, Mark, Positions, Ref, Rejection, ServerMessage, StartRequest},
     name::{ChannelName, Key, PublicationId},
     payload::Payload,
     position::{Epoch, Offset, Position},
@@ -64,6 +64,11 @@ const START_AFRESH: u8 = 0;
 const START_CURSOR: u8 = 1;
 const START_POSITION: u8 = 2;
 
+// What `subscribed` says of the position that a client gave.
+const NOT_ASKED: u8 = 0;
+const RECOVERED: u8 = 1;
+const NOT_RECOVERED: u8 = 2;
+
 /// The frame of a publication.
 pub fn publication(publication: &Publication) -> Bytes {
     let Publication { alias, offset, time, draft, .. } = publication;
@@ -88,10 +93,15 @@ pub fn encode(message: &ServerMessage) -> Bytes {
             varint::write(&mut out, mark.alias);
             varint::write(&mut out, mark.position.offset.get());
         }
-        ServerMessage::Subscribed { r#ref, mark } => {
+        ServerMessage::Subscribed { r#ref, mark, recovered } => {
             out.push(SUBSCRIBED);
             write_ref(&mut out, *r#ref);
             write_mark_fields(&mut out, mark);
+            out.push(match recovered {
+                None => NOT_ASKED,
+                Some(true) => RECOVERED,
+                Some(false) => NOT_RECOVERED,
+            });
         }
         ServerMessage::Unsubscribed { r#ref, channel } => {
             out.push(UNSUBSCRIBED);
@@ -104,16 +114,16 @@ pub fn encode(message: &ServerMessage) -> Bytes {
             write_string(&mut out, channel.as_str());
             write_position(&mut out, position);
         }
-        ServerMessage::Attached { r#ref, session } => {
+        ServerMessage::Attached { r#ref, session, resumed } => {
             out.push(ATTACHED);
             write_ref(&mut out, *r#ref);
             write_string(&mut out, session);
+            out.push(u8::from(*resumed));
         }
-        ServerMessage::Error(Rejection { r#ref, problem }) => {
-            out.push(ERROR);
-            write_ref(&mut out, *r#ref);
-            write_string(&mut out, problem.code.as_str());
-            write_string(&mut out, &problem.message);
+        ServerMessage::Error(Rejection { r#ref, problem }) => write_error(&mut out, *r#ref, problem),
+        ServerMessage::Refused { channel, problem } => {
+            write_error(&mut out, None, problem);
+            write_string(&mut out, channel.as_str());
         }
         ServerMessage::Ping { r#ref } => {
             out.push(PING);
@@ -162,11 +172,18 @@ pub fn encode_client(message: &ClientMessage) -> Bytes {
             write_ref(&mut out, *r#ref);
             body(&mut out, draft, true, |out| write_string(out, channel.as_str()));
         }
-        ClientMessage::Attach { r#ref, id, secret } => {
+        ClientMessage::Attach { r#ref, id, secret, positions } => {
             out.push(ATTACH);
             write_ref(&mut out, *r#ref);
             write_string(&mut out, id);
             write_string(&mut out, secret);
+            if let Some(positions) = positions {
+                varint::write(&mut out, positions.iter().len() as u64);
+                for (channel, position) in positions.iter() {
+                    write_string(&mut out, channel.as_str());
+                    write_position(&mut out, position);
+                }
+            }
         }
         ClientMessage::Ping { r#ref } => {
             out.push(PING);
@@ -216,6 +233,7 @@ fn decode_after_ref(kind: u8, r#ref: Ref, mut input: Input<'_>) -> Result<Client
             r#ref,
             id: input.string()?.to_owned(),
             secret: input.string()?.to_owned(),
+            positions: if input.rest.is_empty() { None } else { Some(input.positions()?) },
         },
         PING => ClientMessage::Ping { r#ref },
         _ => ClientMessage::Pong { r#ref },
@@ -289,6 +307,13 @@ fn write_position(out: &mut Vec<u8>, position: &Position) {
     varint::write(out, position.offset.get());
 }
 
+fn write_error(out: &mut Vec<u8>, r#ref: Ref, problem: &Problem) {
+    out.push(ERROR);
+    write_ref(out, r#ref);
+    write_string(out, problem.code.as_str());
+    write_string(out, &problem.message);
+}
+
 fn write_mark(out: &mut Vec<u8>, kind: u8, mark: &Mark) {
     out.push(kind);
     write_mark_fields(out, mark);
@@ -324,6 +349,16 @@ impl<'a> Input<'a> {
     fn position(&mut self) -> Result<Position, Problem> {
         let epoch = Epoch::parse(self.string()?)?;
         Ok(Position { epoch, offset: self.offset()? })
+    }
+
+    /// Positions behind their number.
+    fn positions(&mut self) -> Result<Positions, Problem> {
+        let mut positions = Positions::default();
+        for _ in 0..self.integer()? {
+            let channel = ChannelName::parse(self.string()?)?;
+            positions.push(channel, self.position()?)?;
+        }
+        Ok(positions)
     }
 
     fn reference(&mut self) -> Result<Ref, Problem> {

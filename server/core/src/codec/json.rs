@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     cursor::Cursor,
-    message::{ClientMessage, Mark, Ref, Rejection, ServerMessage, StartRequest},
+    message::{ClientMessage, Mark, Positions, Ref, Rejection, ServerMessage, StartRequest},
     name::{ChannelName, Key, PublicationId},
     payload::Payload,
     position::{Epoch, Offset, Position},
@@ -67,18 +67,29 @@ pub fn encode(message: &ServerMessage) -> Bytes {
         ServerMessage::Gap(mark) => out.open("gap", None).mark(mark),
         ServerMessage::Reset(mark) => out.open("reset", None).mark(mark),
         ServerMessage::Synced(mark) => out.open("synced", None).mark(mark),
-        ServerMessage::Subscribed { r#ref, mark } => out.open("subscribed", *r#ref).mark(mark),
+        ServerMessage::Subscribed { r#ref, mark, recovered } => {
+            out.open("subscribed", *r#ref).mark(mark);
+            match recovered {
+                None => &mut out,
+                Some(recovered) => out.raw(",\"recovered\":").truth(*recovered),
+            }
+        }
         ServerMessage::Unsubscribed { r#ref, channel } => {
             out.open("unsubscribed", *r#ref).raw(",\"channel\":").string(channel.as_str())
         }
         ServerMessage::Published { r#ref, channel, position } => {
             out.open("published", *r#ref).raw(",\"channel\":").string(channel.as_str()).position(position)
         }
-        ServerMessage::Attached { r#ref, session } => {
-            out.open("attached", *r#ref).raw(",\"session\":").string(session)
+        ServerMessage::Attached { r#ref, session, resumed } => {
+            out.open("attached", *r#ref).raw(",\"session\":").string(session);
+            out.raw(",\"resumed\":").truth(*resumed)
         }
         ServerMessage::Error(Rejection { r#ref, problem }) => {
             out.open("error", *r#ref).raw(",\"error\":").problem(problem)
+        }
+        ServerMessage::Refused { channel, problem } => {
+            out.open("error", None).raw(",\"channel\":").string(channel.as_str());
+            out.raw(",\"error\":").problem(problem)
         }
         ServerMessage::Ping { r#ref } => out.open("ping", *r#ref),
         ServerMessage::Pong { r#ref } => out.open("pong", *r#ref),
@@ -148,6 +159,8 @@ struct Members<'a> {
     channel: Option<Cow<'a, str>>,
     after: Option<Cow<'a, str>>,
     position: Option<PositionMembers<'a>>,
+    #[serde(borrow)]
+    positions: Option<Vec<PlaceMembers<'a>>>,
     key: Option<Cow<'a, str>>,
     id: Option<Cow<'a, str>>,
     secret: Option<Cow<'a, str>>,
@@ -168,6 +181,33 @@ struct PositionMembers<'a> {
     offset: u64,
 }
 
+impl PositionMembers<'_> {
+    fn position(&self) -> Result<Position, Problem> {
+        let offset = Offset::new(self.offset)
+            .ok_or_else(|| Problem::new(Code::BadCursor, "an offset is below 2^53"))?;
+        Ok(Position { epoch: Epoch::parse(&self.epoch)?, offset })
+    }
+}
+
+/// A channel and a position in it.
+#[derive(Deserialize)]
+struct PlaceMembers<'a> {
+    #[serde(borrow)]
+    channel: Cow<'a, str>,
+    #[serde(borrow)]
+    epoch: Cow<'a, str>,
+    offset: u64,
+}
+
+fn positions(places: Vec<PlaceMembers<'_>>) -> Result<Positions, Problem> {
+    let mut positions = Positions::default();
+    for PlaceMembers { channel, epoch, offset } in places {
+        let position = PositionMembers { epoch, offset }.position()?;
+        positions.push(ChannelName::parse(&channel)?, position)?;
+    }
+    Ok(positions)
+}
+
 fn present<'de, D: Deserializer<'de>>(input: D) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(input).map(Some)
 }
@@ -185,9 +225,12 @@ impl Members<'_> {
                 ClientMessage::Publish { r#ref, channel, draft }
             }
             "attach" => match (self.id, self.secret) {
-                (Some(id), Some(secret)) => {
-                    ClientMessage::Attach { r#ref, id: id.into_owned(), secret: secret.into_owned() }
-                }
+                (Some(id), Some(secret)) => ClientMessage::Attach {
+                    r#ref,
+                    id: id.into_owned(),
+                    secret: secret.into_owned(),
+                    positions: self.positions.map(positions).transpose()?,
+                },
                 _ => return Err(bad("attach has an id and a secret")),
             },
             "ping" => ClientMessage::Ping { r#ref },
@@ -207,11 +250,7 @@ impl Members<'_> {
         match (&self.after, &self.position) {
             (None, None) => Ok(StartRequest::Afresh),
             (Some(after), None) => Cursor::parse(after).map(StartRequest::Cursor),
-            (None, Some(position)) => {
-                let offset = Offset::new(position.offset)
-                    .ok_or_else(|| Problem::new(Code::BadCursor, "an offset is below 2^53"))?;
-                Ok(StartRequest::Position(Position { epoch: Epoch::parse(&position.epoch)?, offset }))
-            }
+            (None, Some(position)) => position.position().map(StartRequest::Position),
             (Some(_), Some(_)) => Err(Problem::new(Code::BadCursor, "give after or position, not both")),
         }
     }
@@ -267,6 +306,10 @@ impl Writer {
         use std::io::Write as _;
         let _ = write!(self.0, "{n}");
         self
+    }
+
+    fn truth(&mut self, it: bool) -> &mut Self {
+        self.raw(if it { "true" } else { "false" })
     }
 
     fn open(&mut self, kind: &str, r#ref: Ref) -> &mut Self {

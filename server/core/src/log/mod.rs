@@ -59,6 +59,8 @@ pub struct Reader {
     /// Signals: how many of the log's lie at or before `at`. Offsets may have holes, so they cannot tell.
     seen: u64,
     dropped: Dropped,
+    /// Whether all that follows the position from which it was asked to begin was held; `None`: it was asked from none.
+    recovered: Option<bool>,
 }
 
 /// Signals that a reader was not given.
@@ -85,7 +87,12 @@ enum Phase {
 
 impl Reader {
     fn new(at: Offset, phase: Phase) -> Self {
-        Self { at, phase, seen: 0, dropped: Dropped::default() }
+        Self { at, phase, seen: 0, dropped: Dropped::default(), recovered: None }
+    }
+
+    /// It goes on where it is, from no position of its subscriber's.
+    pub fn forget_asked(&mut self) {
+        self.recovered = None;
     }
 
     /// What it was not given since this was asked last.
@@ -263,6 +270,30 @@ impl Log {
 
     /// A reader that begins at `start`.
     pub fn reader(&self, start: &Start) -> Reader {
+        let recovered = match start {
+            Start::Afresh => None,
+            Start::After(resume) => {
+                Some(self.knows(resume) && self.holds_after(resume.position.offset, resume.base))
+            }
+            Start::Unusable => Some(false),
+        };
+        Reader { recovered, ..self.reader_at(start, recovered == Some(true)) }
+    }
+
+    /// Whether a position can be one of this log.
+    fn knows(&self, Resume { position: Position { epoch, offset }, base }: &Resume) -> bool {
+        *epoch == self.epoch && (*offset).max(base.unwrap_or_default()) <= self.head
+    }
+
+    /// Whether all that follows `at` is held, for one who is in a snapshot that began at `base` or in none.
+    fn holds_after(&self, at: Offset, base: Option<Offset>) -> bool {
+        match &self.kind {
+            Kind::Event(log) | Kind::Signal(log) => log.covers(at),
+            Kind::State(log) => log.covers(base.unwrap_or(at)),
+        }
+    }
+
+    fn reader_at(&self, start: &Start, held: bool) -> Reader {
         let lost = Reader::new(Offset::ZERO, Phase::Lost);
         let live = |at| Reader::new(at, Phase::Live);
         let signals = |log: &EventLog, at| Reader { seen: log.count_through(at), ..live(at) };
@@ -270,13 +301,13 @@ impl Log {
             (Kind::Event(_), Start::Afresh) => live(self.head),
             (Kind::Signal(log), Start::Afresh | Start::Unusable) => signals(log, self.head),
             (Kind::State(_), Start::Afresh) | (Kind::Event(_) | Kind::State(_), Start::Unusable) => lost,
-            (kind, Start::After(Resume { position: Position { epoch, offset }, base })) => {
-                let known = *epoch == self.epoch && (*offset).max(base.unwrap_or_default()) <= self.head;
+            (kind, Start::After(resume)) => {
+                let offset = resume.position.offset;
                 match kind {
-                    Kind::Signal(log) => signals(log, if known { *offset } else { self.head }),
-                    Kind::Event(log) if known && log.covers(*offset) => live(*offset),
-                    Kind::State(log) if known && log.covers(base.unwrap_or(*offset)) => {
-                        Reader::new(*offset, base.map_or(Phase::Live, Phase::Snapshot))
+                    Kind::Signal(log) => signals(log, if self.knows(resume) { offset } else { self.head }),
+                    Kind::Event(_) if held => live(offset),
+                    Kind::State(_) if held => {
+                        Reader::new(offset, resume.base.map_or(Phase::Live, Phase::Snapshot))
                     }
                     Kind::Event(_) | Kind::State(_) => lost,
                 }
@@ -302,6 +333,13 @@ impl Log {
             _ => reader.at,
         };
         Position { epoch: self.epoch.clone(), offset }
+    }
+
+    /// Whether everything after the position from which `reader` was asked to begin follows; else a gap or a reset comes
+    /// first. `None` where it was asked from none.
+    pub fn recovered(&self, reader: &Reader) -> Option<bool> {
+        let held = !reader.is_lost() && self.holds_after(reader.at, reader.base());
+        reader.recovered.map(|recovered| recovered && held)
     }
 
     /// Whether there is nothing for `reader` at present.

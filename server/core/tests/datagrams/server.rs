@@ -119,7 +119,7 @@ impl Channel {
         let mark = self.mark(self.log.begins(&reader));
         let (lane, low, parked) = (None, Offset::ZERO, false);
         self.active = Some(Active { instance, reader, lane, low, parked });
-        ServerMessage::Subscribed { r#ref: None, mark }
+        ServerMessage::Subscribed { r#ref: None, mark, recovered: None }
     }
 
     fn mark(&self, position: Position) -> Mark {

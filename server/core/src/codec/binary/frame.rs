@@ -3,8 +3,9 @@
 use std::fmt;
 
 use super::{
-    ATTACHED, CLOSE, ERROR, GAP, HAS_ID, HAS_KEY, Input, KIND, PING, PONG, PUBLICATION, PUBLISHED, REMOVED,
-    RESET, SUBSCRIBED, SYNCED, UNSUBSCRIBED, VALUES, Values, bad, values,
+    ATTACHED, CLOSE, ERROR, GAP, HAS_ID, HAS_KEY, Input, KIND, NOT_ASKED, NOT_RECOVERED, PING, PONG,
+    PUBLICATION, PUBLISHED, RECOVERED, REMOVED, RESET, SUBSCRIBED, SYNCED, UNSUBSCRIBED, VALUES, Values, bad,
+    values,
 };
 use crate::{
     message::{Mark, Ref},
@@ -45,6 +46,8 @@ pub enum ServerFrame {
         r#ref: Ref,
         /// The channel, its alias, and where reading begins.
         mark: Mark,
+        /// Where the client gave a position: whether everything after it follows, or a gap or reset.
+        recovered: Option<bool>,
     },
     /// Answers `unsubscribe`.
     Unsubscribed {
@@ -68,6 +71,8 @@ pub enum ServerFrame {
         r#ref: Ref,
         /// Which session.
         session: String,
+        /// Whether it was known; else it was made again.
+        resumed: bool,
     },
     /// Something was wrong with a message. The code is text, since a later server knows more of them.
     Error {
@@ -77,6 +82,8 @@ pub enum ServerFrame {
         code: String,
         /// For people.
         message: String,
+        /// Of which channel that `attach` named, where it is about one.
+        channel: Option<ChannelName>,
     },
     /// Values of state channels, and how far those have been read.
     Values(Values),
@@ -130,7 +137,16 @@ pub fn decode_server(frame: &[u8]) -> Result<ServerFrame, Malformed> {
             ServerFrame::Publication { alias, offset, time, draft: input.draft(flags)? }
         }
         VALUES => ServerFrame::Values(values::decode(&mut input)?),
-        SUBSCRIBED => ServerFrame::Subscribed { r#ref: input.reference()?, mark: mark(&mut input)? },
+        SUBSCRIBED => ServerFrame::Subscribed {
+            r#ref: input.reference()?,
+            mark: mark(&mut input)?,
+            recovered: match input.byte()? {
+                NOT_ASKED => None,
+                RECOVERED => Some(true),
+                NOT_RECOVERED => Some(false),
+                _ => return Err(bad("a position is recovered or it is not").into()),
+            },
+        },
         UNSUBSCRIBED => {
             ServerFrame::Unsubscribed { r#ref: input.reference()?, channel: channel(&mut input)? }
         }
@@ -146,6 +162,7 @@ pub fn decode_server(frame: &[u8]) -> Result<ServerFrame, Malformed> {
             r#ref: input.reference()?,
             code: input.string()?.to_owned(),
             message: input.string()?.to_owned(),
+            channel: if input.rest.is_empty() { None } else { Some(channel(&mut input)?) },
         },
         PING => ServerFrame::Ping { r#ref: input.reference()? },
         PONG => ServerFrame::Pong { r#ref: input.reference()? },
@@ -153,7 +170,15 @@ pub fn decode_server(frame: &[u8]) -> Result<ServerFrame, Malformed> {
             code: u32::try_from(input.integer()?).map_err(|_| bad("a close code is below 2^32"))?,
             reason: input.string()?.to_owned(),
         },
-        ATTACHED => ServerFrame::Attached { r#ref: input.reference()?, session: input.string()?.to_owned() },
+        ATTACHED => ServerFrame::Attached {
+            r#ref: input.reference()?,
+            session: input.string()?.to_owned(),
+            resumed: match input.byte()? {
+                0 => false,
+                1 => true,
+                _ => return Err(bad("a session is resumed or it is not").into()),
+            },
+        },
         _ => return Err(bad("no such frame").into()),
     };
     input.end()?;
