@@ -6,8 +6,8 @@ mod support;
 use std::time::Duration;
 
 use fulmar_client::{
-    ChannelName, Client, Connector, Draft, Ended, Event, Key, Lane, Payload, Relay, RequestError, Start,
-    StateView, Subscription, Trust,
+    ChannelName, Client, Connector, Draft, Ended, Event, Key, Lane, Offset, Payload, Position, Positions,
+    Relay, RequestError, Start, StateView, Subscription, Trust,
 };
 use fulmar_core::Code;
 use support::{Running, binary_payload, within};
@@ -186,6 +186,42 @@ async fn a_session_brings_its_subscriptions_along() {
     let mut own = subscribe(&after, "event:a", Start::Afresh).await;
     node.publish("event:a", binary_payload("own")).await;
     assert_eq!(publication(&mut own).await.1, b"own");
+    assert_eq!(after.complaint(), None);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_goes_on_from_its_clients_positions() {
+    let node = Running::start();
+    let (id, secret) = node.hub.create_session().expect("room");
+    let id = id.to_string();
+    let (before, after) = (connect(&node).await, connect(&node).await);
+    before.attach(&id, &secret).await.expect("attached");
+    let mut events = subscribe(&before, "event:a", Start::Afresh).await;
+    assert_eq!(events.recovered(), None);
+    for n in 1..=3u8 {
+        node.publish("event:a", binary_payload([n])).await;
+    }
+    assert_eq!(publication(&mut events).await.0, 1);
+    let mut positions = Positions::default();
+    let read = events.position().expect("a position").clone();
+    positions.push(channel("event:a"), read.clone()).expect("room");
+    positions.push(channel("event:b"), Position { offset: Offset::MAX, ..read }).expect("room");
+
+    assert!(after.resume(&id, &secret, Some(positions)).await.expect("attached"), "it was known");
+    assert_eq!(within("the end", before.closed()).await.code, 4900);
+    for _ in 0..2 {
+        let mut moved = within("the subscription", after.adopted()).await.expect("it came along");
+        if moved.channel() == &channel("event:a") {
+            assert_eq!(moved.recovered(), Some(true));
+            for n in 2..=3u8 {
+                assert_eq!(publication(&mut moved).await, (u64::from(n), vec![n], Lane::Stream));
+            }
+        } else {
+            assert_eq!((moved.channel(), moved.recovered()), (&channel("event:b"), Some(false)));
+            assert!(matches!(next(&mut moved).await, Event::Gap(_)));
+        }
+    }
     assert_eq!(after.complaint(), None);
     node.stop().await;
 }

@@ -12,6 +12,8 @@ mod feed;
 mod lanes;
 mod ready;
 mod session;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::HashMap,

@@ -1,0 +1,180 @@
+//! Sessions that go on with another connection, and from where their clients have got to.
+
+use std::{sync::Arc, time::Duration};
+
+use fulmar_core::{
+    ChannelName, ClientMessage, CloseCode, Code, Draft, Item, Payload, Position, Positions, PublicationId,
+    ServerMessage, StartRequest,
+};
+
+use super::{Connection, Feed, Hub, Order, ReadBudget, feed::What};
+use crate::namespace::{Namespace, Namespaces};
+
+/// A hub that forgets a session as soon as it is without a connection and time is looked at.
+fn hub() -> Arc<Hub> {
+    let namespaces = Namespaces::new([
+        ("event".to_owned(), Namespace::open(fulmar_core::Class::Event)),
+        ("state".to_owned(), Namespace::open(fulmar_core::Class::State)),
+    ]);
+    Hub::new(namespaces, Duration::ZERO)
+}
+
+fn channel(name: &str) -> ChannelName {
+    ChannelName::parse(name).expect("a name")
+}
+
+async fn publish(hub: &Hub, name: &str) -> Position {
+    hub.publish("test", channel(name), Draft::new(Payload::text("x"))).await.expect("published")
+}
+
+struct Client {
+    connection: Connection,
+    feed: Feed,
+}
+
+impl Client {
+    fn new(hub: &Arc<Hub>) -> Self {
+        Self { connection: Connection::open(hub).expect("room"), feed: Feed::new(Order::Turns) }
+    }
+
+    /// What answers a message, in short.
+    async fn ask(&self, message: ClientMessage) -> Vec<String> {
+        let answers = self.connection.execute(&self.feed.handle(), message).await;
+        answers.into_iter().map(|answer| short(&answer)).collect()
+    }
+
+    async fn attach(
+        &self,
+        (id, secret): &(String, String),
+        positions: Option<&[(&str, Position)]>,
+    ) -> Vec<String> {
+        let positions = positions.map(|places| {
+            let mut positions = Positions::default();
+            for (name, position) in places {
+                positions.push(channel(name), position.clone()).expect("once each");
+            }
+            positions
+        });
+        let (id, secret) = (id.clone(), secret.clone());
+        self.ask(ClientMessage::Attach { r#ref: None, id, secret, positions }).await
+    }
+
+    async fn subscribe(&self, name: &str, start: StartRequest) -> Vec<String> {
+        self.ask(ClientMessage::Subscribe { r#ref: None, channel: channel(name), start }).await
+    }
+
+    async fn publish(&self, name: &str, id: &str) -> Vec<String> {
+        let id = Some(PublicationId::parse(id).expect("an id"));
+        let draft = Draft { id, ..Draft::new(Payload::text("mine")) };
+        self.ask(ClientMessage::Publish { r#ref: None, channel: channel(name), draft }).await
+    }
+
+    /// What there is to read, in short.
+    fn read(&mut self) -> Vec<String> {
+        let mut deliveries = Vec::new();
+        self.connection.read(&mut self.feed, ReadBudget(usize::MAX), &mut deliveries);
+        let short = deliveries.iter().map(|it| {
+            let what = match &it.what {
+                What::Subscribed(begins) => {
+                    format!("subscribed {} {:?}", begins.position.offset, begins.recovered)
+                }
+                What::Item(Item::Publication(it, _)) => it.offset.to_string(),
+                What::Item(Item::Gap(position, _)) => format!("gap {}", position.offset),
+                What::Item(Item::Reset(position)) => format!("reset {}", position.offset),
+                What::Item(Item::Synced(position)) => format!("synced {}", position.offset),
+                What::Values(_) => "values".to_owned(),
+            };
+            format!("{} {what}", it.channel())
+        });
+        short.collect()
+    }
+}
+
+fn short(message: &ServerMessage) -> String {
+    match message {
+        ServerMessage::Attached { resumed, .. } => format!("attached {resumed}"),
+        ServerMessage::Subscribed { mark, recovered, .. } => {
+            format!("subscribed {} {recovered:?}", mark.position.offset)
+        }
+        ServerMessage::Published { position, .. } => format!("published {}", position.offset),
+        ServerMessage::Refused { channel, problem } => format!("{channel} {}", problem.code.as_str()),
+        ServerMessage::Error(rejection) => rejection.problem.code.as_str().to_owned(),
+        other => format!("{other:?}"),
+    }
+}
+
+fn session(hub: &Hub) -> (String, String) {
+    let (id, secret) = hub.create_session().expect("room");
+    (id.to_string(), secret)
+}
+
+#[tokio::test]
+async fn a_subscription_goes_on_after_its_clients_position_and_no_other() {
+    let hub = hub();
+    let session = session(&hub);
+    let (mut old, mut new) = (Client::new(&hub), Client::new(&hub));
+    assert_eq!(old.attach(&session, None).await, ["attached true"]);
+    let first = publish(&hub, "event:a").await;
+    let start = StartRequest::Position(first.clone());
+    assert_eq!(old.subscribe("event:a", start.clone()).await, ["subscribed 1 Some(true)"]);
+    let other = publish(&hub, "event:b").await;
+    let start = StartRequest::Position(Position { offset: fulmar_core::Offset::ZERO, ..other });
+    assert_eq!(old.subscribe("event:b", start).await, ["subscribed 0 Some(true)"]);
+    for _ in 0..2 {
+        publish(&hub, "event:a").await;
+    }
+    assert_eq!(old.read(), ["event:a 2", "event:a 3", "event:b 1"]);
+
+    assert_eq!(new.attach(&session, Some(&[("event:a", first)])).await, ["attached true"]);
+    assert_eq!(old.connection.close_code(), Some(CloseCode::Replaced));
+    publish(&hub, "event:b").await;
+    assert_eq!(old.read(), [""; 0], "the last wins");
+    let expected = ["event:a subscribed 1 Some(true)", "event:a 2", "event:a 3"];
+    let unnamed = ["event:b subscribed 1 None", "event:b gap 1", "event:b 2"];
+    assert_eq!(new.read(), [expected, unnamed].concat());
+    assert_eq!(new.read(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_session_that_was_reaped_has_its_id_and_its_publications_when_it_is_made_again() {
+    let hub = hub();
+    let session = session(&hub);
+    let first = {
+        let client = Client::new(&hub);
+        client.attach(&session, None).await;
+        client.publish("event:a", "one").await
+    };
+    assert_eq!(first, ["published 1"]);
+    hub.maintain();
+    assert_eq!(hub.census().0, 0, "reaped");
+
+    let mut client = Client::new(&hub);
+    assert_eq!(client.attach(&session, None).await, [Code::UnknownSession.as_str()]);
+    let at = publish(&hub, "event:a").await;
+    publish(&hub, "event:a").await;
+    let gone = Position { epoch: fulmar_core::Epoch::from_entropy(9), ..at.clone() };
+    let places = [("event:a", at), ("other:b", gone.clone()), ("event:c", gone)];
+    assert_eq!(client.attach(&session, Some(&places)).await, ["attached false", "other:b forbidden"]);
+    assert_eq!(client.publish("event:a", "one").await, first, "not again");
+    let read = client.read();
+    let expected =
+        ["event:a subscribed 2 Some(true)", "event:a 3", "event:c subscribed 0 Some(false)", "event:c gap 0"];
+    assert_eq!(read, expected);
+    assert_eq!(hub.census().0, 1, "the connection's own session is gone");
+    drop(client);
+    hub.maintain();
+    assert_eq!(hub.census().0, 0);
+}
+
+#[tokio::test]
+async fn positions_are_taken_once_on_a_connection() {
+    let hub = hub();
+    let client = Client::new(&hub);
+    for (n, expected) in [(0, "attached true"), (1, "bad_message"), (2, "bad_message")] {
+        let session = session(&hub);
+        assert_eq!(client.attach(&session, Some(&[])).await, [expected], "{n}");
+        if n > 0 {
+            assert_eq!(client.attach(&session, None).await, ["attached true"], "{n}, without");
+        }
+    }
+}
