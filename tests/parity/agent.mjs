@@ -14,7 +14,7 @@
  * | subscribe   | id, channel; after?, position?                     | {}                                           |
  * | unsubscribe | id, channel                                        | {}                                           |
  * | publish     | id, channel; data or b64 or removed; key?, ...     | {"epoch", "offset"}                          |
- * | attach      | id, session, secret                                | {}                                           |
+ * | attach      | id, session, secret; positions?                    | {} and the channels of positions go on here  |
  * | wait        | id, channel, for, timeout                          | {} once it is so, or the error `timeout`     |
  * | digest      | id, channel                                        | {"count", "first", "last", "ordered",        |
  * |             |                                                    |  "checksum", "controls"}                     |
@@ -179,8 +179,8 @@ export function createAgent(fulmar, platform = {}) {
       return { epoch, offset };
     },
 
-    async attach({ id, session, secret }) {
-      await get(id).connection.request({ type: 'attach', id: session, secret });
+    async attach({ id, session, secret, positions }) {
+      await get(id).connection.request({ type: 'attach', id: session, secret, positions });
       return {};
     },
 

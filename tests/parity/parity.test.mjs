@@ -13,6 +13,7 @@ import * as delivery from './scenarios/delivery.mjs';
 import * as loss from './scenarios/loss.mjs';
 import * as payloads from './scenarios/payloads.mjs';
 import * as reconnect from './scenarios/reconnect.mjs';
+import * as resuming from './scenarios/resuming.mjs';
 import * as state from './scenarios/state.mjs';
 import * as cursors from './scenarios/cursors.mjs';
 
@@ -33,7 +34,7 @@ for (const peer of peers) {
   describe(peer.name, () => {
     for (const transport of peer.transports) {
       describe(labelOf(transport), () => {
-        for (const { scenarios } of [payloads, state, channels, closing, reconnect, delivery, loss]) {
+        for (const { scenarios } of [payloads, state, channels, closing, reconnect, resuming, delivery, loss]) {
           for (const { name, applies = () => true, run } of scenarios) {
             if (only && !name.includes(only)) continue;
             if (applies(transport)) test(name, { timeout: 180_000 }, () => run({ server, peer, transport }));

@@ -259,8 +259,8 @@ class Agent:
         answer = await self.connection(members).publish(channel, sent)
         return {"epoch": answer["epoch"], "offset": answer["offset"]}
 
-    async def attach(self, session, secret, **members):
-        await self.connection(members).attach(session, secret)
+    async def attach(self, session, secret, positions=None, **members):
+        await self.connection(members).attach(session, secret, positions)
         return {}
 
     async def wait(self, channel, timeout, **members):

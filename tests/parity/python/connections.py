@@ -153,8 +153,9 @@ class Inband(Connection):
     async def publish(self, channel, content):
         return await self.request({"type": "publish", "channel": channel} | content)
 
-    async def attach(self, session, secret):
-        await self.request({"type": "attach", "id": session, "secret": secret})
+    async def attach(self, session, secret, positions=None):
+        named = {} if positions is None else {"positions": positions}
+        await self.request({"type": "attach", "id": session, "secret": secret} | named)
 
     async def request(self, message, send=None):
         if not self.open:

@@ -89,7 +89,7 @@ class OverHttp(Connection):
         self.session = self.session or await self.carrier.post("/session", {})
         return await self.carrier.post("/send", {"type": "publish", "channel": channel} | content, self.session["secret"])
 
-    async def attach(self, session, secret):
+    async def attach(self, session, secret, positions=None):
         raise Failure("unsupported", "attached by a ticket")
 
     def close(self, code=NORMAL, reason=""):

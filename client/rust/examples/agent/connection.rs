@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use fulmar_client::{ChannelName, Client, Close, Start, Subscription};
+use fulmar_client::{ChannelName, Client, Close, Positions, Start, Subscription};
 use tokio::{sync::oneshot, task::JoinSet};
 
 use crate::Failure;
@@ -43,12 +43,28 @@ impl Connection {
     }
 
     pub async fn subscribe(&self, name: &ChannelName, start: Start) -> Result<(), Failure> {
-        let subscription = self.client.subscribe(name, start).await?;
+        self.follow(self.client.subscribe(name, start).await?);
+        Ok(())
+    }
+
+    fn follow(&self, subscription: Subscription) {
+        let name = subscription.channel().clone();
         self.held.state().positions.insert(name.clone(), subscription.position().cloned());
         let (leave, leaving) = oneshot::channel();
-        lock(&self.leaving).insert(name.clone(), leave);
+        lock(&self.leaving).insert(name, leave);
         let held = self.held.clone();
         lock(&self.tasks).spawn(read(subscription, held, leaving));
+    }
+
+    /// Attaches, and reads the channels of the positions on.
+    pub async fn attach(&self, id: &str, secret: &str, positions: Option<Positions>) -> Result<(), Failure> {
+        let channels = positions.as_ref().map_or(0, |positions| positions.iter().len());
+        self.client.resume(id, secret, positions).await?;
+        for _ in 0..channels {
+            let gone = |close: Close| Failure::new("closed", format!("closed with {}", close.code));
+            let subscription = self.client.adopted().await.map_err(gone)?;
+            self.follow(subscription);
+        }
         Ok(())
     }
 

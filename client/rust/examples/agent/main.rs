@@ -10,8 +10,8 @@ use std::{collections::HashMap, future::Future, num::NonZeroU8, pin::Pin, sync::
 
 use connection::Held;
 use fulmar_client::{
-    Close, ConnectError, Connector, Cursor, Draft, Ended, Epoch, Key, Offset, Position, RequestError, Start,
-    Trust, cursor_of,
+    Close, ConnectError, Connector, Cursor, Draft, Ended, Epoch, Key, Offset, Position, Positions,
+    RequestError, Start, Trust, cursor_of,
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -160,7 +160,8 @@ async fn on(op: &str, connection: &Connection, request: &Value) -> Answer {
             Ok(held::place(Some(&position)))
         }
         "attach" => {
-            connection.client.attach(text(request, "session")?, text(request, "secret")?).await?;
+            let positions = positions(&request["positions"])?;
+            connection.attach(text(request, "session")?, text(request, "secret")?, positions).await?;
             Ok(json!({}))
         }
         "wait" => held.wait(text(request, "channel")?, &request["for"], patience(request)).await,
@@ -200,14 +201,26 @@ fn start(request: &Value) -> Result<Start, Failure> {
     if let Some(cursor) = request["after"].as_str() {
         return Ok(Start::Cursor(Cursor::parse(cursor).map_err(Failure::bad)?));
     }
-    let position = &request["position"];
-    if position.is_null() {
-        return Ok(Start::Afresh);
+    match &request["position"] {
+        Value::Null => Ok(Start::Afresh),
+        at => position(at).map(Start::Position),
     }
-    let epoch = Epoch::parse(text(position, "epoch")?).map_err(Failure::bad)?;
-    let offset =
-        position["offset"].as_u64().and_then(Offset::new).ok_or_else(|| Failure::bad("no offset"))?;
-    Ok(Start::Position(Position { epoch, offset }))
+}
+
+fn position(at: &Value) -> Result<Position, Failure> {
+    let epoch = Epoch::parse(text(at, "epoch")?).map_err(Failure::bad)?;
+    let offset = at["offset"].as_u64().and_then(Offset::new).ok_or_else(|| Failure::bad("no offset"))?;
+    Ok(Position { epoch, offset })
+}
+
+fn positions(places: &Value) -> Result<Option<Positions>, Failure> {
+    let Some(places) = places.as_array() else { return Ok(None) };
+    let mut positions = Positions::default();
+    for place in places {
+        let channel = connection::channel(text(place, "channel")?)?;
+        positions.push(channel, position(place)?).map_err(Failure::bad)?;
+    }
+    Ok(Some(positions))
 }
 
 fn draft(request: &Value) -> Result<Draft, Failure> {
