@@ -16,7 +16,7 @@
 //! | what tungstenite has encoded and not written ([`WEBSOCKET_WRITE_BUFFER`] and one message) | 132 |
 //! | TLS: records to be sent and received ([`TLS_BUFFER`], and one record each way) | 32 + 36 |
 //! | kernel: send buffer ([`TCP_SEND_BUFFER`]), receive buffer (the system's) | 256 + ~128 |
-//! | **together** | **~0.9 MiB** |
+//! | **together** | **~1 MiB** |
 //!
 //! What of that can be *stale* when a client that had stopped reading reads on, besides what the client's own kernel holds: what is
 //! read of a log waits until what was read before has left, and the kernel holds less than [`TCP_UNSENT`] unsent. So it is
