@@ -172,6 +172,18 @@ async def test_subscribed_says_whether_a_position_is_recovered(server, transport
                 assert left["type"] == "unsubscribed", left
 
 
+@ENCODINGS
+async def test_a_query_says_whether_a_position_is_recovered(server, binary):
+    channel, other = name(), name()
+    async with server.http() as http:
+        epoch, offset = await publish(http, channel, "x")
+        for at_offset, recovered in ((offset, True), (offset + 1, False)):
+            after = cursors.build((channel, epoch, at_offset))
+            async with open_ws(server, binary, query=f"?channel={channel}&channel={other}&after={after}") as ws:
+                told = [await ws.until("subscribed"), await ws.until("subscribed")]
+                assert {m["channel"]: m.get("recovered") for m in told} == {channel: recovered, other: None}
+
+
 async def test_send_says_whether_a_position_is_recovered(server):
     first, second = name(), name()
     async with server.http() as http:

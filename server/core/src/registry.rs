@@ -108,7 +108,8 @@ impl Ticket {
     }
 }
 
-/// Tells one attachment of a session from the next, so that the end of an old connection does not detach a new one.
+/// Tells one attachment from all others of the registry, so that the end of an old connection does not detach a new one, be it
+/// of a session that was made again meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Attachment(u64);
 
@@ -117,7 +118,8 @@ struct Entry<T> {
     handle: T,
     /// It has a secret, and outlives its connections.
     resumable: bool,
-    attachments: u64,
+    /// The last one; `None`: it was never attached.
+    attachment: Option<Attachment>,
     /// Since when no connection is attached.
     detached: Option<Duration>,
     tickets: usize,
@@ -132,6 +134,8 @@ pub struct Registry<T> {
     /// How long a session without a connection is kept.
     grace: Duration,
     digest: Digest,
+    /// How many attachments there were.
+    attachments: u64,
     /// Sessions that were made and never attached: at most a tenth, since making one costs its maker nothing.
     unattached: usize,
 }
@@ -140,7 +144,7 @@ impl<T: Clone> Registry<T> {
     /// An empty registry for at most `capacity` sessions, each of which is kept for `grace` without a connection.
     pub fn new(capacity: usize, grace: Duration, digest: Digest) -> Self {
         let (sessions, tickets) = Default::default();
-        Self { sessions, tickets, capacity, grace, digest, unattached: 0 }
+        Self { sessions, tickets, capacity, grace, digest, attachments: 0, unattached: 0 }
     }
 
     /// How many sessions there are.
@@ -163,8 +167,7 @@ impl<T: Clone> Registry<T> {
     /// # Errors
     /// `too_many_sessions` when the node is full.
     pub fn insert_bare(&mut self, id: SessionId, handle: T) -> Result<Attachment, Problem> {
-        self.insert(id, Entry { handle, resumable: false, attachments: 1, detached: None, tickets: 0 })?;
-        Ok(Attachment(1))
+        self.insert_attached(id, false, handle)
     }
 
     /// Enters a resumable session, detached. Its id is that of its secret.
@@ -179,9 +182,21 @@ impl<T: Clone> Registry<T> {
             ));
         }
         let detached = Some(now.monotonic);
-        self.insert(id, Entry { handle, resumable: true, attachments: 0, detached, tickets: 0 })?;
+        self.insert(id, Entry { handle, resumable: true, attachment: None, detached, tickets: 0 })?;
         self.unattached += 1;
         Ok(())
+    }
+
+    fn insert_attached(&mut self, id: SessionId, resumable: bool, handle: T) -> Result<Attachment, Problem> {
+        let attachment = self.next_attachment();
+        let entry = Entry { handle, resumable, attachment: Some(attachment), detached: None, tickets: 0 };
+        self.insert(id, entry)?;
+        Ok(attachment)
+    }
+
+    fn next_attachment(&mut self) -> Attachment {
+        self.attachments += 1;
+        Attachment(self.attachments)
     }
 
     fn insert(&mut self, id: SessionId, entry: Entry<T>) -> Result<(), Problem> {
@@ -240,10 +255,8 @@ impl<T: Clone> Registry<T> {
             return Ok((self.attach(secret)?, true));
         }
         let handle = make(id);
-        let entry =
-            Entry { handle: handle.clone(), resumable: true, attachments: 1, detached: None, tickets: 0 };
-        self.insert(id, entry)?;
-        Ok(((id, handle, Attachment(1)), false))
+        let attachment = self.insert_attached(id, true, handle.clone())?;
+        Ok(((id, handle, attachment), false))
     }
 
     /// A ticket for the session.
@@ -278,22 +291,22 @@ impl<T: Clone> Registry<T> {
     }
 
     fn attach_known(&mut self, id: SessionId) -> Result<(SessionId, T, Attachment), Problem> {
+        let attachment = self.next_attachment();
         let entry = self
             .sessions
             .get_mut(&id)
             .ok_or_else(|| Problem::new(Code::UnknownSession, "the session has ended"))?;
-        if entry.attachments == 0 {
+        if entry.attachment.replace(attachment).is_none() {
             self.unattached -= 1;
         }
-        entry.attachments += 1;
         entry.detached = None;
-        Ok((id, entry.handle.clone(), Attachment(entry.attachments)))
+        Ok((id, entry.handle.clone(), attachment))
     }
 
     /// A connection ended. Gives back the handle of a session that ended with it.
     pub fn detach(&mut self, id: SessionId, attachment: Attachment, now: Now) -> Option<T> {
         let entry = self.sessions.get_mut(&id)?;
-        if entry.attachments != attachment.0 {
+        if entry.attachment != Some(attachment) {
             return None;
         }
         if entry.resumable {
@@ -310,7 +323,7 @@ impl<T: Clone> Registry<T> {
         let over = |entry: &Entry<T>| entry.detached.is_some_and(|at| now.since(at) >= grace);
         let ended: Vec<_> =
             self.sessions.extract_if(|_, entry| over(entry)).map(|(_, entry)| entry).collect();
-        self.unattached -= ended.iter().filter(|entry| entry.attachments == 0).count();
+        self.unattached -= ended.iter().filter(|entry| entry.attachment.is_none()).count();
         ended.into_iter().map(|entry| entry.handle).collect()
     }
 
@@ -420,6 +433,11 @@ mod tests {
         assert_eq!((id, handle, known), (ID, "again", false));
         assert!(registry.reap(Now::from_millis(90_000)).is_empty(), "it is attached");
         assert_eq!(registry.authenticate(&secret).expect("known"), (ID, "again"));
+        registry.detach(ID, first, Now::from_millis(90_000));
+        assert!(
+            registry.reap(Now::from_millis(150_000)).is_empty(),
+            "another life's connection is none of its own"
+        );
         registry.detach(ID, again, Now::from_millis(90_000));
         assert_eq!(registry.reap(Now::from_millis(120_000)), ["again"], "it can be resumed");
 
