@@ -71,6 +71,7 @@ def named(**members):
     return json.dumps({"type": "subscribe"} | members).encode()
 
 
+PLACES = [{"channel": f"event:{n:0>249}", "epoch": "e" * 32, "offset": 2**53 - 1} for n in range(129)]
 MALFORMED_JSON = [
     (b"", "bad_json"), (b"{", "bad_json"), (b"nonsense", "bad_json"), (b'{"type":"ping"', "bad_json"), (b"\xef\xbb\xbf{}", "bad_json"),
     (b"[]", None), (b"0", None), (b"null", None), (b"{}", None), (b'{"type":1}', None), (b'{"type":"nonsense"}', None),
@@ -89,6 +90,8 @@ MALFORMED_JSON = [
     (named(type="publish", channel="event:w", data="d" * 65_537), "payload_too_large"),
     (named(type="publish", channel="signal:w", data=1, ttl_ms=0), "bad_ttl"), (named(type="publish", channel="signal:w", data=1, ttl_ms=60_001), "bad_ttl"),
     (named(type="attach", id="x", secret="y"), "unknown_session"), (named(type="attach", id="\0", secret="." * 4096), "unknown_session"),
+    (named(type="attach", id="x", secret="y", positions=PLACES[:128]), "unknown_session"), (named(type="attach", id="x", secret="y", positions=PLACES), "too_many_subscriptions"),
+    (named(type="attach", id="x", secret="y", positions=PLACES[:1] * 2), "bad_message"), (named(type="attach", id="x", secret="y", positions=[[]] * 30_000), "bad_json"),
     (named(type="unsubscribe", channel="event:never"), "not_subscribed"),
 ]
 

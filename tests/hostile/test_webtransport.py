@@ -24,12 +24,15 @@ REQUESTS = 100
 async def test_malformed_frames(server, offences):
     url, bad, dice = address(server), malformed_frames(), random.Random(5)
     bad += [bytes([dice.choice(b"\x00\x0c\x20\x26\x7f\x80\xff")]) + dice.randbytes(dice.randrange(300)) for _ in range(300)]
+    places = [{"channel": f"event:{n:0>249}", "epoch": "e" * 32, "offset": 2**53 - 1} for n in range(129)]
     wrong = [
         ({"type": "subscribe", "channel": "a b"}, "bad_channel"), ({"type": "subscribe", "channel": ""}, "bad_channel"),
         ({"type": "subscribe", "channel": "x" * 256}, "bad_channel"), ({"type": "subscribe", "channel": "event:w", "after": "x" * 3000}, "bad_cursor"),
         ({"type": "subscribe", "channel": "event:w", "after": "0000000000000000.e.0"}, "bad_cursor"),
         ({"type": "publish", "channel": "state:w", "key": "k" * 256, "data": 1}, "bad_key"), ({"type": "publish", "channel": "event:w", "id": "", "data": 1}, "bad_id"),
         ({"type": "publish", "channel": "event:w", "data": "d" * 65_537}, "payload_too_large"), ({"type": "attach", "id": "x", "secret": "y"}, "unknown_session"),
+        ({"type": "attach", "id": "x", "secret": "y", "positions": places[:128]}, "unknown_session"),
+        ({"type": "attach", "id": "x", "secret": "y", "positions": places}, "too_many_subscriptions"),
         ({"type": "unsubscribe", "channel": "event:never"}, "not_subscribed"),
     ]
 
