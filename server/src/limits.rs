@@ -44,9 +44,10 @@
 //! | HTTP/3 frames that are kept ([`HTTP3_REQUESTS`] and the control stream, 16 KiB each) | 1616 |
 //! | bodies and answers under way ([`CONNECTION_BODY_BYTES`], [`CONNECTION_ANSWER_BYTES`]) | 512 + 2048 |
 //! | frames of sessions that are not whole ([`SESSION_UNFINISHED_BYTES`] for each of [`SESSIONS_PER_CONNECTION`]) | 16 x 256 |
+//! | what an `attach` could not read on, once for each session | 16 x 77 |
 //! | small frames and chunks on [`QUIC_BIDI_STREAMS_MAX`] streams (5 KiB each) | 1280 |
 //! | a batch being written on each stream (bounded by the send window, plus one batch each) | 256 x 96 |
-//! | **together, for a client that does all of it at once** | **~88 MiB** |
+//! | **together, for a client that does all of it at once** | **~89 MiB** |
 //!
 //! The last line needs a client with 16 sessions that subscribes on 256 streams to channels of large publications, of which thousands of
 //! keys with names of 255 bytes change, and reads and acknowledges none of them. A client that only fills what it sends is bounded by ~9 MiB, one that only connects by 40 KiB.
