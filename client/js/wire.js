@@ -24,7 +24,9 @@ const PUBLICATION = 0x01, SUBSCRIBED = 0x02, UNSUBSCRIBED = 0x03, GAP = 0x04, RE
 const HAS_TTL = 0x20, HAS_PRIORITY = 0x40;
 const FROM_NOTHING = 0, FROM_CURSOR = 1, FROM_POSITION = 2;
 /** What `subscribed` says of the position that was asked from. */
-const NOT_ASKED = 0, RECOVERED = 1, NOT_RECOVERED = 2;
+const RECOVERED = 1, NOT_RECOVERED = 2;
+/** What `attached` says of a session that was no longer known. */
+const MADE_AGAIN = 0;
 
 const EMPTY = new Uint8Array(0);
 
@@ -167,7 +169,7 @@ export function encodeServer(message) {
       break;
     case 'subscribed':
       writer.byte(SUBSCRIBED).integer(ref).integer(message.alias).string(channel).string(epoch).integer(offset);
-      writer.byte(message.recovered === undefined ? NOT_ASKED : message.recovered ? RECOVERED : NOT_RECOVERED);
+      if (message.recovered !== undefined) writer.byte(message.recovered ? RECOVERED : NOT_RECOVERED);
       break;
     case 'unsubscribed': writer.byte(UNSUBSCRIBED).integer(ref).string(channel); break;
     case 'gap': writer.byte(GAP).integer(message.alias).string(channel).string(epoch).integer(offset); break;
@@ -181,7 +183,10 @@ export function encodeServer(message) {
     case 'ping': writer.byte(PING).integer(ref); break;
     case 'pong': writer.byte(PONG).integer(ref); break;
     case 'close': writer.byte(CLOSE).integer(message.code).string(message.reason); break;
-    case 'attached': writer.byte(ATTACHED).integer(ref).string(message.session).byte(message.resumed ? 1 : 0); break;
+    case 'attached':
+      writer.byte(ATTACHED).integer(ref).string(message.session);
+      if (!message.resumed) writer.byte(MADE_AGAIN);
+      break;
     case 'values': writeValues(writer.byte(VALUES), message); break;
     default: throw new TypeError(`a server does not send ${message.type}`);
   }
@@ -216,9 +221,10 @@ export function decodeServer(bytes) {
       message = withRef('subscribed');
       message.alias = reader.integer();
       place(message);
+      if (reader.ended) break;
       const recovered = reader.byte();
-      if (recovered > NOT_RECOVERED) throw malformed('a position is recovered or it is not');
-      if (recovered !== NOT_ASKED) message.recovered = recovered === RECOVERED;
+      if (recovered !== RECOVERED && recovered !== NOT_RECOVERED) throw malformed('a position is recovered or it is not');
+      message.recovered = recovered === RECOVERED;
       break;
     }
     case UNSUBSCRIBED: message = withRef('unsubscribed'); message.channel = reader.string(); break;
@@ -234,14 +240,12 @@ export function decodeServer(bytes) {
     case PING: message = withRef('ping'); break;
     case PONG: message = withRef('pong'); break;
     case CLOSE: message = { type: 'close', code: reader.integer(), reason: reader.string() }; break;
-    case ATTACHED: {
+    case ATTACHED:
       message = withRef('attached');
       message.session = reader.string();
-      const resumed = reader.byte();
-      if (resumed > 1) throw malformed('a session is resumed or it is not');
-      message.resumed = resumed === 1;
+      message.resumed = reader.ended;
+      if (!message.resumed && reader.byte() !== MADE_AGAIN) throw malformed('a session is resumed or made again');
       break;
-    }
     case VALUES: message = readValues(reader); break;
     default: throw malformed(`a server does not send frame ${frame}`);
   }

@@ -94,6 +94,8 @@ OTHER_CHANNEL, IS_PART, NO_VALUE, LIKE_BEFORE = 0x20, 0x40, 0x80, 0x80
 PART, MAX_PARTS = 1_000, 16
 #: What `subscribed` says of a position: nothing was asked, everything after it follows, or it does not.
 RECOVERED = [None, True, False]
+#: What `attached` says of a session that was no longer known.
+MADE_AGAIN = b"\0"
 PING, PONG = BYTE_OF["ping"], BYTE_OF["pong"]
 
 
@@ -115,9 +117,9 @@ def encode(fields):
         elif name == "entries":
             out += entries_frame(fields["entries"], fields["time"])
         elif name == "recovered":
-            out += bytes([RECOVERED.index(fields.get("recovered"))])
+            out += bytes([RECOVERED.index(fields["recovered"])]) if "recovered" in fields else b""
         elif name == "resumed":
-            out += bytes([fields["resumed"]])
+            out += b"" if fields["resumed"] else MADE_AGAIN
         elif name == "about":
             out += string(fields["channel"]) if "channel" in fields else b""
         elif name == "positions":
@@ -172,13 +174,16 @@ def decode(raw, direction=None):
                 utf8(fields[name])
         elif name == "entries":
             fields[name] = list(entries(reader, fields["time"]))
-        elif name in ("recovered", "resumed"):
-            known = RECOVERED if name == "recovered" else [False, True]
-            told = reader.byte()
-            if told >= len(known):
-                raise Malformed(f"{name} is not {told}")
-            if known[told] is not None:
-                fields[name] = known[told]
+        elif name == "recovered":
+            if not reader.done():
+                told = reader.byte()
+                if told not in (1, 2):
+                    raise Malformed(f"recovered is not {told}")
+                fields[name] = RECOVERED[told]
+        elif name == "resumed":
+            fields[name] = reader.done()
+            if not fields[name] and bytes([reader.byte()]) != MADE_AGAIN:
+                raise Malformed("a session is resumed or made again")
         elif name == "about":
             if not reader.done():
                 fields["channel"] = reader.string()

@@ -65,9 +65,10 @@ const START_CURSOR: u8 = 1;
 const START_POSITION: u8 = 2;
 
 // What `subscribed` says of the position that a client gave.
-const NOT_ASKED: u8 = 0;
 const RECOVERED: u8 = 1;
 const NOT_RECOVERED: u8 = 2;
+/// What `attached` says of a session that was no longer known.
+const MADE_AGAIN: u8 = 0;
 
 /// The frame of a publication.
 pub fn publication(publication: &Publication) -> Bytes {
@@ -97,11 +98,7 @@ pub fn encode(message: &ServerMessage) -> Bytes {
             out.push(SUBSCRIBED);
             write_ref(&mut out, *r#ref);
             write_mark_fields(&mut out, mark);
-            out.push(match recovered {
-                None => NOT_ASKED,
-                Some(true) => RECOVERED,
-                Some(false) => NOT_RECOVERED,
-            });
+            out.extend(recovered.map(|recovered| if recovered { RECOVERED } else { NOT_RECOVERED }));
         }
         ServerMessage::Unsubscribed { r#ref, channel } => {
             out.push(UNSUBSCRIBED);
@@ -118,7 +115,7 @@ pub fn encode(message: &ServerMessage) -> Bytes {
             out.push(ATTACHED);
             write_ref(&mut out, *r#ref);
             write_string(&mut out, session);
-            out.push(u8::from(*resumed));
+            out.extend((!resumed).then_some(MADE_AGAIN));
         }
         ServerMessage::Error(Rejection { r#ref, problem }) => write_error(&mut out, *r#ref, problem),
         ServerMessage::Refused { channel, problem } => {

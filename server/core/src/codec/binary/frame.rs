@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{
-    ATTACHED, CLOSE, ERROR, GAP, HAS_ID, HAS_KEY, Input, KIND, NOT_ASKED, NOT_RECOVERED, PING, PONG,
+    ATTACHED, CLOSE, ERROR, GAP, HAS_ID, HAS_KEY, Input, KIND, MADE_AGAIN, NOT_RECOVERED, PING, PONG,
     PUBLICATION, PUBLISHED, RECOVERED, REMOVED, RESET, SUBSCRIBED, SYNCED, UNSUBSCRIBED, VALUES, Values, bad,
     values,
 };
@@ -140,11 +140,13 @@ pub fn decode_server(frame: &[u8]) -> Result<ServerFrame, Malformed> {
         SUBSCRIBED => ServerFrame::Subscribed {
             r#ref: input.reference()?,
             mark: mark(&mut input)?,
-            recovered: match input.byte()? {
-                NOT_ASKED => None,
-                RECOVERED => Some(true),
-                NOT_RECOVERED => Some(false),
-                _ => return Err(bad("a position is recovered or it is not").into()),
+            recovered: match input.rest {
+                [] => None,
+                _ => match input.byte()? {
+                    RECOVERED => Some(true),
+                    NOT_RECOVERED => Some(false),
+                    _ => return Err(bad("a position is recovered or it is not").into()),
+                },
             },
         },
         UNSUBSCRIBED => {
@@ -173,10 +175,12 @@ pub fn decode_server(frame: &[u8]) -> Result<ServerFrame, Malformed> {
         ATTACHED => ServerFrame::Attached {
             r#ref: input.reference()?,
             session: input.string()?.to_owned(),
-            resumed: match input.byte()? {
-                0 => false,
-                1 => true,
-                _ => return Err(bad("a session is resumed or it is not").into()),
+            resumed: match input.rest {
+                [] => true,
+                _ => match input.byte()? {
+                    MADE_AGAIN => false,
+                    _ => return Err(bad("a session is resumed or made again").into()),
+                },
             },
         },
         _ => return Err(bad("no such frame").into()),
