@@ -140,12 +140,18 @@ class Network:
         return self.address
 
     def translate(self, address, ports):
-        """The router translates to this address and these ports from now on, and has forgotten how it did before."""
+        """The router translates to this address and these ports from now on, and has forgotten how it did before.
+
+        Nothing passes meanwhile: forgetting takes a while, and would take a mapping along that a packet made by the new rule just before.
+        A packet that is dropped on its way leaves no mapping, so the first that passes makes the one that stays.
+        """
+        self.cut()
         self.nft(self.router, f"""
             flush chain ip path translation
             add rule ip path translation oifname "wan" meta l4proto {{ tcp, udp }} snat to {address}:{ports}
         """)
         run(*self.inside(self.router), "conntrack", "-F")
+        self.mend()
 
     def cut(self):
         """The router passes nothing on."""
