@@ -68,6 +68,13 @@ export class Writer {
     return this.integer(bytes.length).bytes(bytes);
   }
 
+  /** In zigzag: 0, -1, 1, -2, ... are 0, 1, 2, 3, ... @param {number} value whose magnitude is below 2^53 */
+  signed(value) {
+    if (!Number.isSafeInteger(value)) throw new RangeError(`not an integer of the protocol: ${value}`);
+    const wide = BigInt(value);
+    return this.wide(wide < 0n ? -2n * wide - 1n : 2n * wide);
+  }
+
   /** An integer of up to 62 bits. @param {bigint} value */
   wide(value) {
     if (value <= MAX_INTEGER) return this.integer(Number(value));
@@ -108,6 +115,20 @@ export class Reader {
     // Arithmetic above 2^53 rounds, but never to a value below it.
     if (value > MAX_INTEGER) throw malformed('an integer is 2^53 or above');
     return value;
+  }
+
+  /** In zigzag. */
+  signed() {
+    const first = this.byte();
+    let before = 0, last = first & 0x3f;
+    for (let more = (1 << (first >> 6)) - 1; more > 0; more--) {
+      before = before * 256 + last;
+      last = this.byte();
+    }
+    // Without the last bit, which is the sign: with it, the number could be too large for one.
+    const half = before * 128 + (last >> 1);
+    if (half > MAX_INTEGER) throw malformed('a difference is 2^53 or above');
+    return last & 1 ? -half - 1 : half;
   }
 
   /** An integer of up to 62 bits. */

@@ -17,9 +17,6 @@ export const PART = 1000, MAX_PARTS = 16;
 /** Flags of an entry besides those of a publication. */
 const OTHER_CHANNEL = 0x20, IS_PART = 0x40, NO_VALUE = 0x80, LIKE_BEFORE = 0x80;
 
-const zigzag = (n) => (n < 0 ? -2 * n - 1 : 2 * n);
-const unzigzag = (n) => (n % 2 ? -(n + 1) / 2 : n / 2);
-
 /** @param {number} length of the whole payload @param {number} index @returns {number} 0 where there is no such part */
 const sizeOfPart = (length, index) => Math.max(0, Math.min(PART, length - index * PART));
 
@@ -49,8 +46,8 @@ export function writeValues(writer, { number, time, entries }) {
     writer.byte(kind | (key ? HAS_KEY : 0) | (removed ? REMOVED : 0) | (id === undefined ? 0 : HAS_ID)
       | (other ? OTHER_CHANNEL : 0) | (part ? IS_PART : 0) | (isLike ? LIKE_BEFORE : 0));
     if (other) writer.integer(alias).integer(low);
-    writer.integer(zigzag(offset - from));
-    if (!isLike) writer.integer(zigzag(entry.time - time));
+    writer.signed(offset - from);
+    if (!isLike) writer.signed(entry.time - time);
     if (key) writer.string(key);
     if (id !== undefined) writer.string(id);
     if (part) writer.integer(part.index).integer(part.length);
@@ -91,14 +88,14 @@ function readEntry(reader, flags, entry, time, before) {
   if (kind === 3 || (removed && flags & (IS_PART | KIND | LIKE_BEFORE)) || (isLike && flags & (IS_PART | OTHER_CHANNEL))) {
     throw malformed('an entry has flags that do not go together');
   }
-  entry.offset = before.offset + unzigzag(reader.integer());
+  entry.offset = before.offset + reader.signed();
   if (entry.offset <= entry.low || entry.offset > MAX_INTEGER) {
     throw malformed('an offset is at the low-water offset or below, or 2^53 or above');
   }
   before.offset = entry.offset;
   const { like } = before;
   if (isLike && !like) throw malformed('nothing stands before an entry that says no time and length');
-  entry.time = isLike ? like.time : time + unzigzag(reader.integer());
+  entry.time = isLike ? like.time : time + reader.signed();
   if (entry.time < 0 || entry.time > MAX_INTEGER) throw malformed('a time is below 0, or 2^53 or above');
   entry.key = flags & HAS_KEY ? reader.string() : '';
   if (flags & HAS_ID) entry.id = reader.string();

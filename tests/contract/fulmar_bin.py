@@ -49,14 +49,14 @@ class Reader:
         rest = self.take((1 << (first >> 6)) - 1)
         return int.from_bytes(bytes([first & 0x3F]) + rest, "big")
 
-    def string(self):
-        return utf8(self.take(self.varint()))
-
-    def offset(self):
+    def number(self):
         value = self.varint()
         if value >= 1 << 53:
-            raise Malformed(f"{value} is above the greatest offset")
+            raise Malformed(f"{value} is above the greatest number")
         return value
+
+    def string(self):
+        return utf8(self.take(self.number()))
 
     def rest(self):
         return self.take(len(self.raw) - self.at)
@@ -165,7 +165,7 @@ def decode(raw, direction=None):
             fields["removed"] = bool(flags & REMOVED)
         elif field.startswith("?"):
             if flags & OPTIONAL[name]:
-                fields[name] = {"ttl_ms": reader.varint, "priority": reader.byte}.get(name, reader.string)()
+                fields[name] = {"ttl_ms": reader.number, "priority": reader.byte}.get(name, reader.string)()
                 if fields[name] == 0 and name == "priority":
                     raise Malformed("a priority is at least 1")
         elif name == "payload":
@@ -200,13 +200,13 @@ def decode(raw, direction=None):
             if fields["kind"] == 1:
                 fields["cursor"] = reader.string()
             elif fields["kind"] == 2:
-                fields["epoch"], fields["offset"] = reader.string(), reader.offset()
+                fields["epoch"], fields["offset"] = reader.string(), reader.number()
             elif fields["kind"] != 0:
                 raise Malformed(f"a subscription cannot start from kind {fields['kind']}")
         elif field.endswith("$"):
             fields[name] = reader.string()
         else:
-            fields[name] = reader.offset() if name == "offset" else reader.varint()
+            fields[name] = reader.varint() if name == "bitmap" else reader.number()
     if not reader.done():
         raise Malformed(f"{len(reader.raw) - reader.at} bytes are left over after {fields['frame']}")
     if 0 in (fields.get("number"), fields.get("newest")):
@@ -254,7 +254,7 @@ def entries(reader, base):
     while not reader.done():
         flags = reader.byte()
         if flags & OTHER_CHANNEL:
-            channel = {"alias": reader.varint(), "low": reader.offset()}
+            channel = {"alias": reader.number(), "low": reader.number()}
             before = {"offset": channel["low"]}
         if channel is None:
             raise Malformed("the first entry names no channel")
@@ -274,7 +274,7 @@ def entry(reader, flags, low, base, before):
     offset = before["offset"] + unzigzag(reader.varint())
     time = before["time"] if like else base + unzigzag(reader.varint())
     fields = {"offset": offset, "time": time, "removed": removed}
-    if offset <= low or offset >= 1 << 53 or time < 0:
+    if offset <= low or offset >= 1 << 53 or not 0 <= time < 1 << 53:
         raise Malformed(f"an entry at {fields['offset']} of {fields['time']} ms")
     for option in ("key", "id"):
         if flags & OPTIONAL[option]:
@@ -282,8 +282,8 @@ def entry(reader, flags, low, base, before):
     if removed:
         return fields
     if part:
-        fields |= {"index": reader.varint(), "length": reader.varint()}
-    length = len(before["payload"]) if like else reader.varint()
+        fields |= {"index": reader.number(), "length": reader.number()}
+    length = len(before["payload"]) if like else reader.number()
     fields |= {"kind": ["binary", "text", "json"][kind], "payload": reader.take(length)}
     if part:
         index, length = fields["index"], fields["length"]

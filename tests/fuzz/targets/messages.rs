@@ -9,7 +9,7 @@ use fulmar_core::{
     Publication, Rejection, ServerMessage, StartRequest,
     codec::{
         binary::{self, ServerFrame},
-        json, varint,
+        json,
     },
     limits,
     message::Mark,
@@ -58,7 +58,7 @@ pub(super) fn client_json(input: &[u8]) {
             if let ClientMessage::Publish { channel, draft, .. } = &message {
                 assert_eq!(published.as_ref(), Ok(&(channel.clone(), draft.clone())), "without its type");
                 // No frame can say such a time to live, and no server takes one.
-                let most = Duration::from_millis(varint::MAX);
+                let most = Duration::from_millis(Offset::MAX.get());
                 if draft.ttl.is_some_and(|ttl| ttl > most) {
                     let Ok(ClientMessage::Publish { draft, .. }) = again else { panic!("{again:?}") };
                     assert_eq!(draft.ttl, Some(most));

@@ -60,6 +60,9 @@ const POSITION_ONLY: u8 = 0x80;
 /// Without [`OTHER_CHANNEL`].
 const LIKE_BEFORE: u8 = 0x80;
 
+/// The largest number, so that a JavaScript number holds it. Bitmaps, and differences in zigzag, are wider.
+const NUMBER: u64 = Offset::MAX.get();
+
 const START_AFRESH: u8 = 0;
 const START_CURSOR: u8 = 1;
 const START_POSITION: u8 = 2;
@@ -281,7 +284,7 @@ fn body(out: &mut Vec<u8>, draft: &Draft, publish: bool, between: impl FnOnce(&m
     }
     if let Some(ttl) = ttl {
         // What no frame can say is longer than any server takes, and so is the most that one can.
-        let ttl = ttl.as_millis().min(u128::from(varint::MAX));
+        let ttl = ttl.as_millis().min(u128::from(NUMBER));
         varint::write(out, ttl as u64);
     }
     out.extend(priority.map(NonZeroU8::get));
@@ -333,14 +336,21 @@ impl<'a> Input<'a> {
         Ok(*first)
     }
 
+    /// A number.
     fn integer(&mut self) -> Result<u64, Problem> {
+        let value = self.wide()?;
+        if value <= NUMBER { Ok(value) } else { Err(bad("a number is below 2^53")) }
+    }
+
+    /// An integer of up to 62 bits.
+    fn wide(&mut self) -> Result<u64, Problem> {
         let (value, length) = varint::read(self.rest).ok_or_else(truncated)?;
         self.rest = &self.rest[length..];
         Ok(value)
     }
 
     fn offset(&mut self) -> Result<Offset, Problem> {
-        Offset::new(self.integer()?).ok_or_else(|| Problem::new(Code::BadCursor, "an offset is below 2^53"))
+        Offset::new(self.wide()?).ok_or_else(|| Problem::new(Code::BadCursor, "an offset is below 2^53"))
     }
 
     fn position(&mut self) -> Result<Position, Problem> {
@@ -427,7 +437,7 @@ mod tests {
         let channel = ChannelName::parse("signal:x").expect("a name");
         let frame = encode_client(&ClientMessage::Publish { r#ref: None, channel, draft });
         let Ok(ClientMessage::Publish { draft, .. }) = decode(&frame) else { panic!("a publish: {frame:?}") };
-        assert_eq!(draft.ttl, Some(Duration::from_millis(varint::MAX)));
+        assert_eq!(draft.ttl, Some(Duration::from_millis(NUMBER)));
         assert_eq!(draft.payload, Some(Payload::text("x")));
     }
 }

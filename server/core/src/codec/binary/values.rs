@@ -5,7 +5,7 @@ use std::num::NonZeroU8;
 use bytes::Bytes;
 
 use super::{
-    ACK, HAS_ID, HAS_KEY, IS_PART, Input, KIND, LIKE_BEFORE, Malformed, OTHER_CHANNEL, POSITION_ONLY,
+    ACK, HAS_ID, HAS_KEY, IS_PART, Input, KIND, LIKE_BEFORE, Malformed, NUMBER, OTHER_CHANNEL, POSITION_ONLY,
     REMOVED, VALUES, bad, varint, write_string,
 };
 use crate::{
@@ -122,7 +122,7 @@ impl Ack {
 pub fn encode_ack(ack: Ack) -> Bytes {
     let mut out = Vec::with_capacity(17);
     out.push(ACK);
-    varint::write(&mut out, ack.newest.min(varint::MAX));
+    varint::write(&mut out, ack.newest.min(NUMBER));
     varint::write(&mut out, ack.bitmap & varint::MAX);
     out.into()
 }
@@ -141,7 +141,7 @@ pub fn decode_ack(frame: &[u8]) -> Result<Ack, Problem> {
     if input.byte()? != ACK {
         return Err(bad("a client's datagram holds acknowledgements only"));
     }
-    let ack = Ack { newest: input.integer()?, bitmap: input.integer()? };
+    let ack = Ack { newest: input.integer()?, bitmap: input.wide()? };
     input.end()?;
     if ack.newest == 0 { Err(bad("packets are numbered from 1")) } else { Ok(ack) }
 }
@@ -196,7 +196,7 @@ fn content(
     {
         return Err(bad("flags that do not go together"));
     }
-    let offset = before.offset.get().checked_add_signed(unzigzag(input.integer()?)).and_then(Offset::new);
+    let offset = before.offset.get().checked_add_signed(unzigzag(input.wide()?)).and_then(Offset::new);
     let offset = offset.filter(|offset| *offset > low);
     let offset =
         offset.ok_or_else(|| bad("an entry's offset lies above its low-water offset and below 2^53"))?;
@@ -208,8 +208,8 @@ fn content(
         return Ok(Content::Whole(Arrival { offset, time, draft: Draft { key, id, ..Draft::new(payload) } }));
     }
     before.like = None;
-    let time = base.checked_add_signed(unzigzag(input.integer()?)).filter(|time| *time <= varint::MAX);
-    let time = time.ok_or_else(|| bad("a time lies between 1970 and what an integer holds"))?;
+    let time = base.checked_add_signed(unzigzag(input.wide()?)).filter(|time| *time <= NUMBER);
+    let time = time.ok_or_else(|| bad("a time lies at 1970 or after, and below 2^53"))?;
     let (key, id) = names(input, flags)?;
     if flags & IS_PART != 0 {
         let index = usize::try_from(input.integer()?).unwrap_or(usize::MAX);
@@ -305,8 +305,8 @@ impl ValuesWriter {
         *self.base.get_or_insert_with(|| {
             self.out.push(VALUES);
             varint::write(&mut self.out, self.number);
-            varint::write(&mut self.out, time.min(varint::MAX));
-            time.min(varint::MAX)
+            varint::write(&mut self.out, time.min(NUMBER));
+            time.min(NUMBER)
         })
     }
 
@@ -352,7 +352,7 @@ impl ValuesWriter {
         let from = if other { low } else { self.offset };
         varint::write(out, zigzag(offset.get().wrapping_sub(from.get()) as i64));
         if !like {
-            varint::write(out, zigzag(time.wrapping_sub(base) as i64) & varint::MAX);
+            varint::write(out, zigzag((*time).min(NUMBER).wrapping_sub(base) as i64));
         }
         if !draft.key.is_empty() {
             write_string(out, draft.key.as_str());
