@@ -44,6 +44,8 @@ struct Queues {
     datagrams: VecDeque<(u64, Item)>,
     /// Where the value of a key stands among the datagrams, by its arrival.
     keys: HashMap<Key, u64>,
+    /// Likewise the last off the stream.
+    streamed: HashMap<Key, u64>,
     dropped: u64,
     /// Nobody will read any more.
     shut: bool,
@@ -74,14 +76,22 @@ impl Queues {
             }
             return Some(item);
         }
-        let (_, event) = self.stream.pop_front()?;
+        let (arrival, event) = self.stream.pop_front()?;
         self.stream_bytes -= event.cost();
+        if let Event::Publication(publication) = &event
+            && self.streamed.get(&publication.key) == Some(&arrival)
+        {
+            self.streamed.remove(&publication.key);
+        }
         Some(Item::Event(event))
     }
 
-    /// The value of the same key that waits, if one does.
+    /// The value of the same key that waits, if one does and the stream has brought none since: that is read in between.
     fn waiting(&mut self, key: &Key) -> Option<&mut Publication> {
         let arrival = self.keys.get(key)?;
+        if self.streamed.get(key).is_some_and(|streamed| streamed > arrival) {
+            return None;
+        }
         let index = self.datagrams.binary_search_by_key(arrival, |(arrival, _)| *arrival).ok()?;
         match &mut self.datagrams.get_mut(index)?.1 {
             Item::Event(Event::Publication(publication)) => Some(publication),
@@ -102,26 +112,33 @@ impl Inbox {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts in an event off the stream; waits for room.
-    pub(crate) async fn push(&self, event: Event) {
-        let cost = event.cost();
+    /// Waits for room for an event off the stream; only its producer takes any.
+    pub(crate) async fn room_for(&self, cost: usize) {
         loop {
             {
-                let mut queues = self.queues();
-                if queues.shut {
+                let queues = self.queues();
+                if queues.shut || queues.has_room(cost) {
                     return;
-                }
-                if queues.has_room(cost) {
-                    if matches!(event, Event::Publication(_)) {
-                        self.counters.publications.add(1);
-                    }
-                    let arrival = queues.arrival();
-                    queues.stream_bytes += cost;
-                    queues.stream.push_back((arrival, event));
-                    break;
                 }
             }
             self.room.notified().await;
+        }
+    }
+
+    /// Puts in an event off the stream, for which there is room.
+    pub(crate) fn put(&self, event: Event) {
+        {
+            let mut queues = self.queues();
+            if queues.shut {
+                return;
+            }
+            let arrival = queues.arrival();
+            if let Event::Publication(publication) = &event {
+                self.counters.publications.add(1);
+                queues.streamed.insert(publication.key.clone(), arrival);
+            }
+            queues.stream_bytes += event.cost();
+            queues.stream.push_back((arrival, event));
         }
         self.readable.notify_one();
     }
@@ -262,6 +279,11 @@ mod tests {
         Event::Publication(Publication::new(epoch, offset, 0, draft, lane))
     }
 
+    async fn push(inbox: &Inbox, event: Event) {
+        inbox.room_for(event.cost()).await;
+        inbox.put(event);
+    }
+
     fn offset(item: &Item) -> (u64, Lane) {
         match item {
             Item::Event(Event::Publication(it)) => (it.offset.get(), it.lane),
@@ -299,13 +321,36 @@ mod tests {
         assert_eq!(keys as usize, limits::INBOX_DATAGRAMS - 1);
     }
 
+    #[test]
+    fn a_value_off_a_datagram_stays_behind_what_the_stream_brought_of_its_key() {
+        let inbox = Inbox::new(Arc::default());
+        let value = |offset, lane| publication(offset, 10, lane);
+        let datagram = |offset| match value(offset, Lane::Datagram) {
+            Event::Publication(it) => inbox.values([it], None),
+            other => panic!("{other:?}"),
+        };
+        datagram(1);
+        inbox.put(value(2, Lane::Stream));
+        datagram(3);
+        datagram(4);
+        let read: Vec<_> = std::iter::from_fn(|| inbox.try_next()).map(|item| offset(&item).0).collect();
+        assert_eq!(read, [1, 2, 4], "in the order of the offsets");
+        inbox.put(value(5, Lane::Stream));
+        assert_eq!(offset(&inbox.try_next().expect("a value")).0, 5);
+        datagram(6);
+        datagram(7);
+        assert_eq!(offset(&inbox.try_next().expect("a value")).0, 7, "what was read is in nobody's way");
+        let Queues { keys, streamed, .. } = &*inbox.queues();
+        assert!(keys.is_empty() && streamed.is_empty(), "nothing is remembered of what was read");
+    }
+
     #[tokio::test]
     async fn both_lanes_are_read_in_the_order_of_arrival() {
         let inbox = Inbox::new(Arc::default());
         let order = [Lane::Stream, Lane::Datagram, Lane::Datagram, Lane::Stream, Lane::Datagram];
         for (n, lane) in order.into_iter().enumerate() {
             let event = publication(n as u64, 10, lane);
-            if lane == Lane::Stream { inbox.push(event).await } else { inbox.offer(event) }
+            if lane == Lane::Stream { push(&inbox, event).await } else { inbox.offer(event) }
         }
         inbox.end(Ended::StreamEnded);
         for (n, lane) in order.into_iter().enumerate() {
@@ -320,7 +365,7 @@ mod tests {
         let mut pushed = 0;
         let moment = Duration::from_millis(10);
         while pushed < 10_000
-            && timeout(moment, inbox.push(publication(pushed, 1000, Lane::Stream))).await.is_ok()
+            && timeout(moment, push(&inbox, publication(pushed, 1000, Lane::Stream))).await.is_ok()
         {
             pushed += 1;
         }
@@ -338,21 +383,21 @@ mod tests {
             assert_eq!(offset(&inbox.next().await.expect("an event")), (n, Lane::Datagram));
         }
         // There is room again.
-        timeout(moment, inbox.push(publication(0, 1000, Lane::Stream))).await.expect("room");
+        timeout(moment, push(&inbox, publication(0, 1000, Lane::Stream))).await.expect("room");
         // One event may be larger than the bound, when it is alone.
         inbox.next().await.expect("an event");
         let large = publication(0, limits::INBOX_BYTES * 2, Lane::Stream);
-        timeout(moment, inbox.push(large)).await.expect("room");
-        assert!(timeout(moment, inbox.push(publication(0, 1, Lane::Stream))).await.is_err());
+        timeout(moment, push(&inbox, large)).await.expect("room");
+        assert!(timeout(moment, push(&inbox, publication(0, 1, Lane::Stream))).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_end_frees_who_waits() {
         let inbox = Inbox::new(Arc::default());
-        inbox.push(publication(0, limits::INBOX_BYTES, Lane::Stream)).await;
+        push(&inbox, publication(0, limits::INBOX_BYTES, Lane::Stream)).await;
         let waits = async {
-            inbox.push(publication(1, 1, Lane::Stream)).await;
-            inbox.push(publication(2, 1, Lane::Stream)).await;
+            push(&inbox, publication(1, 1, Lane::Stream)).await;
+            push(&inbox, publication(2, 1, Lane::Stream)).await;
         };
         tokio::join!(waits, async { inbox.end(Ended::Unsubscribed) });
         assert!(inbox.next().await.is_ok());

@@ -34,6 +34,7 @@ mod early;
 mod error;
 mod event;
 mod inbox;
+mod intake;
 pub mod limits;
 mod place;
 mod reader;

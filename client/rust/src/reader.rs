@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fulmar_core::{
-    ChannelName, Position,
+    ChannelName,
     codec::{
         binary::{self, Ack, ServerFrame, Values},
         framing::{self, Splitter, TooLong},
@@ -97,25 +97,22 @@ impl Reader {
     }
 
     async fn take(&self, frame: ServerFrame) -> Result<(), Broken> {
-        let requests = &self.session.requests;
+        let (requests, intake) = (&self.session.requests, &self.session.intake);
         match frame {
             ServerFrame::Publication { alias, offset, time, draft } => {
-                if let Some((inbox, epoch)) = self.find(alias)?
-                    && self.session.routes().publication(alias, &draft.key, offset)
-                {
+                if let Some((inbox, epoch)) = self.find(alias)? {
                     let publication = Publication::new(epoch, offset, time, draft, Lane::Stream);
-                    inbox.push(Event::Publication(publication)).await;
+                    intake.publication(alias, &inbox, publication).await;
                 }
             }
             ServerFrame::Values(values) => self.values(values).await,
             ServerFrame::Synced { alias, offset } => {
                 if let Some((inbox, epoch)) = self.find(alias)? {
-                    inbox.push(Event::Synced(Position { epoch, offset })).await;
-                    self.session.routes().synced(alias, offset);
+                    intake.synced(alias, &inbox, epoch, offset).await;
                 }
             }
-            ServerFrame::Gap(mark) => self.mark(mark, Event::Gap, Named::Begins).await,
-            ServerFrame::Reset(mark) => self.mark(mark, Event::Reset, Named::Reset).await,
+            ServerFrame::Gap(mark) => intake.mark(mark, Event::Gap, Named::Begins).await,
+            ServerFrame::Reset(mark) => intake.mark(mark, Event::Reset, Named::Reset).await,
             ServerFrame::Subscribed { r#ref: Some(r#ref), mark, recovered } => {
                 if let Role::Channel(channel, _) = &self.role
                     && mark.channel != *channel
@@ -159,13 +156,7 @@ impl Reader {
     /// Takes in values that fit no datagram, and acknowledges them.
     async fn values(&self, values: Values) {
         let ack = Ack { newest: values.number, bitmap: 0 };
-        let arrived = self.session.routes().stream_values(values);
-        for (inbox, publications, settled) in arrived {
-            for publication in publications {
-                inbox.push(Event::Publication(publication)).await;
-            }
-            inbox.values([], settled);
-        }
+        self.session.intake.values(values).await;
         // Where it cannot be written, the end of the stream's other side tells.
         let _ = self.answers.send(framing::prefixed(&binary::encode_ack(ack))).await;
     }
@@ -178,15 +169,6 @@ impl Reader {
             Found::Unknown => {
                 Err(Broken(format!("the server used the alias {alias}, which stands for nothing")))
             }
-        }
-    }
-
-    /// Passes on a gap or reset. It is in the inbox before what came too early for its alias is.
-    async fn mark(&self, mark: Mark, event: impl FnOnce(Position) -> Event, named: Named) {
-        let inbox = self.session.routes().inbox(&mark.channel);
-        if let Some(inbox) = inbox {
-            inbox.push(event(mark.position.clone())).await;
-            self.session.routes().mark(&mark, named, Instant::now());
         }
     }
 

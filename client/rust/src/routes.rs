@@ -6,7 +6,7 @@ use std::{
 };
 
 use fulmar_core::{
-    ChannelName, Code, Epoch, Key, Offset, Problem,
+    ChannelName, Code, Epoch, Offset, Problem,
     codec::binary::{Ack, Arrival, Values},
     datagrams::{Receiver, Taken},
     message::Mark,
@@ -138,9 +138,14 @@ impl Routes {
         true
     }
 
-    /// Whether a publication that came on a stream is news of its key.
-    pub(crate) fn publication(&mut self, alias: u64, key: &Key, offset: Offset) -> bool {
-        self.receiver.publication(alias, key, offset)
+    /// Puts a publication that came on a stream into its inbox, if that is the channel's still and it is news of its key.
+    pub(crate) fn publication(&mut self, alias: u64, inbox: &Arc<Inbox>, event: Event) {
+        if let (Found::Channel(current, _), Event::Publication(it)) = (self.find(alias), &event)
+            && Arc::ptr_eq(&current, inbox)
+            && self.receiver.publication(alias, &it.key, it.offset)
+        {
+            inbox.put(event);
+        }
     }
 
     /// A channel is in sync.
@@ -180,16 +185,16 @@ impl Routes {
         }
     }
 
-    /// Takes values off a stream: for each of their subscriptions, what is new, and its position.
-    pub(crate) fn stream_values(
-        &mut self,
-        values: Values,
-    ) -> Vec<(Arc<Inbox>, Vec<Publication>, Option<Offset>)> {
+    /// Takes values off a stream.
+    pub(crate) fn stream_values(&mut self, values: Values) {
         let mut aliases: Vec<_> = values.entries.iter().map(|entry| entry.alias).collect();
         aliases.sort_unstable();
         aliases.dedup();
         let arrived = self.receiver.values(values);
-        self.sorted(&aliases, arrived, Lane::Stream)
+        for (inbox, publications, settled) in self.sorted(&aliases, arrived, Lane::Stream) {
+            publications.into_iter().for_each(|it| inbox.put(Event::Publication(it)));
+            inbox.values([], settled);
+        }
     }
 
     fn sorted(

@@ -22,6 +22,7 @@ use crate::{
     early::Nameless,
     error::{Ended, Refusal, RequestError},
     inbox::Inbox,
+    intake::Intake,
     limits,
     requests::{Request, Requests},
     routes::Routes,
@@ -33,7 +34,7 @@ pub(crate) struct Session {
     pub(crate) connection: Connection,
     pub(crate) requests: Arc<Requests>,
     pub(crate) counters: Arc<Counters>,
-    routes: Mutex<Routes>,
+    pub(crate) intake: Intake,
     control: mpsc::Sender<Bytes>,
     pongs: mpsc::Sender<Bytes>,
     /// What the server said that it is about to close with.
@@ -58,7 +59,7 @@ impl Session {
             connection,
             requests: Requests::new(),
             counters: Arc::default(),
-            routes: Mutex::default(),
+            intake: Intake::default(),
             control,
             pongs: pong_sender,
             said: watch::channel(None).0,
@@ -70,7 +71,7 @@ impl Session {
 
     /// Held for a moment, and never across an await.
     pub(crate) fn routes(&self) -> MutexGuard<'_, Routes> {
-        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.intake.routes()
     }
 
     pub(crate) fn inbox(&self) -> Arc<Inbox> {
