@@ -129,6 +129,64 @@ async fn who_reads_slowly_loses_nothing_and_holds_up_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn state_that_nobody_reads_waits_on_the_server_and_holds_up_nobody() {
+    const KEYS: u64 = 1_500;
+    let node = Running::start();
+    let client = connect(&node).await;
+    let mut unread = subscribe(&client, "state:unread", Start::Afresh).await;
+    let mut other = subscribe(&client, "state:other", Start::Afresh).await;
+    for state in [&mut unread, &mut other] {
+        while !matches!(next(state).await, Event::Synced(_)) {}
+    }
+    let value = |n: u64, text: &str| {
+        Draft::value(Key::parse(&n.to_string()).expect("a key"), Payload::text(text.to_owned()))
+    };
+    let both = async {
+        for n in 1..=KEYS {
+            node.publish("state:unread", value(n, "first")).await;
+            node.publish("state:other", value(1, "x")).await;
+            if n % 16 == 0 {
+                while publication(&mut other).await.0 < n {}
+            }
+        }
+    };
+    within("what others read, as fast as it is published,", both).await;
+    // What has fallen behind is no more sent by datagram, until it is read.
+    let before = client.counts().datagrams;
+    for n in 1..=KEYS {
+        node.publish("state:unread", value(n, "second")).await;
+    }
+    node.publish("state:other", value(1, "last")).await;
+    while publication(&mut other).await.0 <= KEYS {}
+    let datagrams = client.counts().datagrams - before;
+    assert!(datagrams < 20, "{datagrams} datagrams for who does not read");
+
+    let (mut newest, mut streamed, mut view) = (0, 0, StateView::default());
+    while view.iter().filter(|(_, it)| it.payload == Some(Payload::text("second"))).count() < KEYS as usize {
+        let event = next(&mut unread).await;
+        let Event::Publication(it) = &event else { panic!("{event:?}") };
+        newest = newest.max(it.offset.get());
+        streamed += u64::from(it.lane == Lane::Stream);
+        assert!(view.apply(event), "nothing comes twice, or behind what is newer");
+    }
+    assert_eq!(newest, 2 * KEYS);
+    assert!(streamed > KEYS * 9 / 10, "{streamed} of {KEYS} values that were published since came by stream");
+    // All of it has been read, so it goes on as it began.
+    let settled = async {
+        while unread.position().expect("a position").offset.get() < newest {
+            assert_eq!(unread.try_next(), None);
+            client.ping().await.expect("open");
+        }
+    };
+    support::within("the position", settled).await;
+    node.publish("state:unread", value(1, "third")).await;
+    let (offset, _, lane) = publication(&mut unread).await;
+    assert_eq!((offset, lane), (newest + 1, Lane::Datagram));
+    unread.unsubscribe().await.expect("it is there");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sessions_of_a_connector_share_its_socket_and_end_apart() {
     let node = Running::start();
     let connector = Connector::new(&Trust::Insecure).expect("a socket");

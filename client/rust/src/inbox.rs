@@ -26,12 +26,14 @@ pub(crate) enum Item {
 }
 
 /// One producer off a stream, which waits for room; signals, which push out their oldest; values, which take the place of
-/// older ones of their keys and are refused when there are too many; one reader, who gets all in the order in which they came.
+/// older ones of their keys, until there are too many; one reader, who gets all in the order in which they came.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     queues: Mutex<Queues>,
     readable: Notify,
     room: Notify,
+    behind: Notify,
+    drained: Notify,
     ended: watch::Sender<Option<Ended>>,
     counters: Arc<Counters>,
 }
@@ -47,6 +49,8 @@ struct Queues {
     /// Likewise the last off the stream.
     streamed: HashMap<Key, u64>,
     dropped: u64,
+    /// There was no room for values, so the subscription is paused.
+    behind: bool,
     /// Nobody will read any more.
     shut: bool,
 }
@@ -60,6 +64,10 @@ impl Queues {
     fn has_room(&self, cost: usize) -> bool {
         self.stream.is_empty()
             || (self.stream.len() < limits::INBOX_EVENTS && self.stream_bytes + cost <= limits::INBOX_BYTES)
+    }
+
+    fn is_drained(&self) -> bool {
+        self.datagrams.len() <= limits::INBOX_DRAINED
     }
 
     fn pop(&mut self) -> Option<Item> {
@@ -103,8 +111,8 @@ impl Queues {
 impl Inbox {
     pub(crate) fn new(counters: Arc<Counters>) -> Arc<Self> {
         let (ended, _) = watch::channel(None);
-        let (queues, readable, room) = Default::default();
-        Arc::new(Self { queues, readable, room, ended, counters })
+        let (queues, readable, room, behind, drained) = Default::default();
+        Arc::new(Self { queues, readable, room, behind, drained, ended, counters })
     }
 
     fn queues(&self) -> MutexGuard<'_, Queues> {
@@ -168,6 +176,33 @@ impl Inbox {
         queues.shut || queues.datagrams.len() + values < limits::INBOX_DATAGRAMS
     }
 
+    /// There is no room for values: the subscription has to pause.
+    pub(crate) fn fall_behind(&self) {
+        if !std::mem::replace(&mut self.queues().behind, true) {
+            self.behind.notify_one();
+        }
+    }
+
+    /// Waits until there was no room for values.
+    pub(crate) async fn behind(&self) {
+        self.behind.notified().await;
+    }
+
+    /// Waits until most of the values have been read.
+    pub(crate) async fn drained(&self) {
+        loop {
+            if self.queues().is_drained() {
+                return;
+            }
+            self.drained.notified().await;
+        }
+    }
+
+    /// The subscription goes on.
+    pub(crate) fn begun_again(&self) {
+        self.queues().behind = false;
+    }
+
     /// Puts in values, and the position that they make. An older value of a key that waits is replaced.
     pub(crate) fn values(&self, values: impl IntoIterator<Item = Publication>, settled: Option<Offset>) {
         {
@@ -216,9 +251,15 @@ impl Inbox {
 
     /// The next event, if one is there.
     pub(crate) fn try_next(&self) -> Option<Item> {
-        let event = self.queues().pop()?;
+        let mut queues = self.queues();
+        let item = queues.pop()?;
+        let drained = queues.behind && queues.is_drained();
+        drop(queues);
         self.room.notify_one();
-        Some(event)
+        if drained {
+            self.drained.notify_one();
+        }
+        Some(item)
     }
 
     /// Publications off datagrams that were dropped.

@@ -17,9 +17,11 @@ pub const INBOX_EVENTS: usize = 512;
 pub const INBOX_BYTES: usize = 256 * 1024;
 /// What an event is taken to occupy besides its payload, key and id.
 pub const EVENT_OVERHEAD: usize = 128;
-/// Values and signals off datagrams that wait in a subscription. Beyond that values are not acknowledged, and come again; of
-/// signals the oldest is dropped.
+/// Values and signals off datagrams that wait in a subscription. Beyond that it pauses: its values wait on the server, and then come
+/// on its stream. Of signals the oldest is dropped.
 pub const INBOX_DATAGRAMS: usize = 1024;
+/// How many of them wait at most when it goes on.
+pub const INBOX_DRAINED: usize = INBOX_DATAGRAMS / 4;
 /// Datagrams of values that came before their aliases were named.
 pub const EARLY_VALUES: usize = 16;
 /// Acknowledgements that wait to be written on a stream.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use fulmar_core::{
-    ChannelName, Code, Epoch, Offset, Problem,
+    ChannelName, Code, Epoch, Offset, Position, Problem,
     codec::binary::{Ack, Arrival, Values},
     datagrams::{Receiver, Taken},
     message::Mark,
@@ -104,7 +104,19 @@ impl Routes {
 
     /// Learns what an alias stands for, and hands out what came too early for it. Whether the channel is subscribed to.
     pub(crate) fn name(&mut self, mark: &Mark, now: Instant) -> bool {
+        let Position { epoch, .. } = &mark.position;
+        let named = self.channels.get(&mark.channel).and_then(|route| route.named.as_ref());
+        if named.is_some_and(|(alias, current)| (alias, current) == (&mark.alias, epoch)) {
+            // It is begun again for the same inbox: what that has got of it still counts.
+            return true;
+        }
         self.mark(mark, Named::Begins, now)
+    }
+
+    /// From where a channel can be begun again: its inbox has got all before.
+    pub(crate) fn position(&self, channel: &ChannelName) -> Option<Position> {
+        let (alias, epoch) = self.channels.get(channel)?.named.as_ref()?;
+        Some(Position { epoch: epoch.clone(), offset: self.receiver.position(*alias)? })
     }
 
     /// As [`name`](Self::name), by a gap or a reset.
@@ -153,8 +165,9 @@ impl Routes {
         self.receiver.synced(alias, offset);
     }
 
-    /// Takes values off a datagram. They are acknowledged unless there is no room for them, or not all of them are for a
-    /// subscription that has begun: then they may still be, or come again.
+    /// Takes values off a datagram. They are acknowledged unless there is no room for all of them, or not all of them are for a
+    /// subscription that has begun: then they may still be, or come again. A subscription whose inbox is full is paused: those of
+    /// others would have to come again with its own.
     pub(crate) fn values(&mut self, values: Values, now: Instant) {
         let mut aliases: Vec<_> = values.entries.iter().map(|entry| entry.alias).collect();
         aliases.sort_unstable();
@@ -165,11 +178,18 @@ impl Routes {
             }
             Found::Retired | Found::Unknown => false,
         };
-        if aliases.iter().any(full) {
-            return;
+        let full: Vec<_> = aliases.iter().copied().filter(full).collect();
+        for alias in &full {
+            if let Found::Channel(inbox, _) = self.find(*alias) {
+                inbox.fall_behind();
+            }
         }
         let again = values.clone();
-        let arrived = match self.receiver.datagram(values, now.duration_since(self.started)) {
+        let taken = match full.is_empty() {
+            true => self.receiver.datagram(values, now.duration_since(self.started)),
+            false => Taken::NoRoom,
+        };
+        let arrived = match taken {
             Taken::New(arrived) => arrived,
             Taken::Partly(arrived, _) => {
                 if self.early_values.len() == limits::EARLY_VALUES {
@@ -178,8 +198,9 @@ impl Routes {
                 self.early_values.push_back((now, again));
                 arrived
             }
-            Taken::NoRoom => return,
+            Taken::NoRoom => self.receiver.datagram_in_part(again, |alias| full.contains(&alias)),
         };
+        aliases.retain(|alias| !full.contains(alias));
         for (inbox, publications, settled) in self.sorted(&aliases, arrived, Lane::Datagram) {
             inbox.values(publications, settled);
         }
@@ -271,7 +292,10 @@ impl Routes {
 mod tests {
     use std::time::Duration;
 
-    use fulmar_core::{Draft, Offset, Payload, Position};
+    use fulmar_core::{
+        Draft, Offset, Payload, Position,
+        codec::binary::{Arrival, Content, Entry},
+    };
 
     use super::*;
     use crate::{counters::Counters, inbox::Item};
@@ -299,8 +323,9 @@ mod tests {
     /// Epoch and offset of what waits.
     fn waiting(inbox: &Inbox) -> Vec<(String, u64)> {
         std::iter::from_fn(|| inbox.try_next())
-            .map(|event| match event {
-                Item::Event(Event::Publication(it)) => (it.epoch.as_str().to_owned(), it.offset.get()),
+            .filter_map(|item| match item {
+                Item::Event(Event::Publication(it)) => Some((it.epoch.as_str().to_owned(), it.offset.get())),
+                Item::Settled(_) => None,
                 other => panic!("{other:?}"),
             })
             .collect()
@@ -352,6 +377,62 @@ mod tests {
         routes.datagram(nameless(2, 2), later);
         routes.name(&mark("state:a", 2, "f"), later + Duration::from_millis(2));
         assert_eq!(waiting(&inbox), of("f", [2]), "what came too long ago is not given");
+    }
+
+    /// Whether it has since this was asked last.
+    fn fell_behind(inbox: &Inbox) -> bool {
+        let mut waiting = std::pin::pin!(inbox.behind());
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        waiting.as_mut().poll(&mut context).is_ready()
+    }
+
+    /// A frame with one value for each of these aliases.
+    fn values(number: u64, aliases: &[u64], offset: u64) -> Values {
+        let entry = |alias: &u64| {
+            let key = fulmar_core::Key::parse(&offset.to_string()).expect("a key");
+            let (draft, offset) =
+                (Draft::value(key, Payload::text("x")), Offset::new(offset).expect("an offset"));
+            let content = Content::Whole(Arrival { offset, time: 0, draft });
+            Entry { alias: *alias, low: Offset::ZERO, content }
+        };
+        Values { number, entries: aliases.iter().map(entry).collect() }
+    }
+
+    #[test]
+    fn an_inbox_that_is_full_keeps_nothing_from_others() {
+        let (mut routes, now) = (Routes::default(), Instant::now());
+        let (unread, other) = (joined(&mut routes, "state:unread"), joined(&mut routes, "state:other"));
+        for (name, alias) in [("state:unread", 1), ("state:other", 2)] {
+            routes.name(&mark(name, alias, "e"), now);
+            routes.synced(alias, Offset::ZERO);
+        }
+        let mut sent = 0;
+        while unread.has_room(1) {
+            sent += 1;
+            routes.values(values(sent, &[1], sent), now);
+        }
+        let taken = routes.take_ack(now).expect("all of it");
+        assert_eq!(taken.newest, sent);
+        assert!(!fell_behind(&unread));
+
+        routes.values(values(sent + 1, &[1, 2], sent + 1), now);
+        assert_eq!(waiting(&other), of("e", [sent + 1]), "what there is room for is taken");
+        assert_eq!(routes.ack_due(), None, "but not acknowledged");
+        assert!(fell_behind(&unread));
+        // It is paused once, and begun again from what the inbox has got.
+        routes.values(values(sent + 2, &[1], sent + 2), now);
+        assert!(!fell_behind(&unread));
+        unread.begun_again();
+        routes.values(values(sent + 3, &[1], sent + 3), now);
+        assert!(fell_behind(&unread));
+        assert_eq!(routes.position(&channel("state:unread")), Some(mark("state:unread", 1, "e").position));
+        // What it has got already does not count as new then.
+        assert!(routes.name(&mark("state:unread", 1, "e"), now));
+        while unread.try_next().is_some() {}
+        routes.values(values(sent + 4, &[1], sent), now);
+        routes.values(values(sent + 5, &[1], sent + 5), now);
+        assert_eq!(waiting(&unread), of("e", [sent + 5]));
+        assert_eq!(routes.take_ack(now).map(|ack| ack.newest), Some(sent + 5), "there is room again");
     }
 
     #[test]

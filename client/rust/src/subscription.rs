@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fulmar_core::{
-    ChannelName, ClientMessage, Position, StartRequest,
+    ChannelName, ClientMessage, Code, Position, StartRequest,
     codec::{
         binary::{self, ServerFrame},
         framing,
@@ -32,6 +32,8 @@ pub struct Subscription {
     recovered: Option<bool>,
     way: Way,
     joined: Joined,
+    /// Pauses it when it is read too slowly.
+    pauses: JoinSet<()>,
     /// What reads and writes its stream.
     _tasks: JoinSet<()>,
 }
@@ -84,14 +86,26 @@ impl Subscription {
             .request(&frames, |r#ref| ClientMessage::Subscribe { r#ref, channel: channel.clone(), start })
             .await?;
         match answer {
-            ServerFrame::Subscribed { mark: Mark { position, .. }, recovered, .. } => Ok(Self {
-                place: Place::new(position.clone(), !in_snapshot),
-                begins: position,
-                recovered,
-                way: Way::Stream(frames),
-                joined,
-                _tasks: tasks,
-            }),
+            ServerFrame::Subscribed { mark: Mark { position, .. }, recovered, .. } => {
+                let mut pauses = JoinSet::new();
+                let (inbox, channel) = (joined.inbox.clone(), channel.clone());
+                let pausing = pause(session.clone(), channel, inbox.clone(), frames.clone());
+                pauses.spawn(async move {
+                    tokio::select! {
+                        () = pausing => {}
+                        _ = inbox.ended() => {}
+                    }
+                });
+                Ok(Self {
+                    place: Place::new(position.clone(), !in_snapshot),
+                    begins: position,
+                    recovered,
+                    way: Way::Stream(frames),
+                    joined,
+                    pauses,
+                    _tasks: tasks,
+                })
+            }
             answer => Err(session.misanswered(&answer)),
         }
     }
@@ -105,7 +119,8 @@ impl Subscription {
         let Mark { channel, position, .. } = mark;
         let joined = Joined { session, channel, inbox };
         let place = Place::new(position.clone(), true);
-        Self { place, begins: position, recovered, way: Way::Control, joined, _tasks: JoinSet::new() }
+        let (pauses, tasks) = Default::default();
+        Self { place, begins: position, recovered, way: Way::Control, joined, pauses, _tasks: tasks }
     }
 
     /// The channel.
@@ -182,19 +197,24 @@ impl Subscription {
     ///
     /// # Errors
     /// Where the server did not answer so. The subscription has ended all the same.
-    pub async fn unsubscribe(self) -> Result<(), RequestError> {
+    pub async fn unsubscribe(mut self) -> Result<(), RequestError> {
+        // What that has asked is asked before this.
+        self.pauses.shutdown().await;
         // Who waits for room must not keep the answer from being read.
         self.joined.inbox.shut();
         let channel = self.joined.channel.clone();
         let message = |r#ref| ClientMessage::Unsubscribe { r#ref, channel };
         let answer = match &self.way {
-            Way::Stream(frames) => self.joined.request(frames, message).await?,
-            Way::Control => self.joined.session.request(message).await?,
+            Way::Stream(frames) => self.joined.request(frames, message).await,
+            Way::Control => self.joined.session.request(message).await,
         };
         self.joined.inbox.end(Ended::Unsubscribed);
         match answer {
-            ServerFrame::Unsubscribed { .. } => Ok(()),
-            answer => Err(self.joined.session.misanswered(&answer)),
+            Ok(ServerFrame::Unsubscribed { .. }) => Ok(()),
+            Ok(answer) => Err(self.joined.session.misanswered(&answer)),
+            // It was paused.
+            Err(RequestError::Refused(refusal)) if refusal.known() == Some(Code::NotSubscribed) => Ok(()),
+            Err(why) => Err(why),
         }
     }
 }
@@ -206,16 +226,9 @@ impl Joined {
         frames: &mpsc::Sender<Bytes>,
         message: impl FnOnce(fulmar_core::Ref) -> ClientMessage,
     ) -> Result<ServerFrame, RequestError> {
-        let mut request = self.session.begin().await?;
-        let frame = framing::prefixed(&binary::encode_client(&message(Some(request.r#ref))));
-        let asked = async {
-            // Where it cannot be written, the end of the stream tells.
-            let _ = frames.send(frame).await;
-            self.session.answer(&mut request).await
-        };
         tokio::select! {
             biased;
-            answer = asked => answer,
+            answer = ask(&self.session, frames, message) => answer,
             ended = self.inbox.ended() => Err(ended.into()),
         }
     }
@@ -229,6 +242,45 @@ impl Drop for Subscription {
             session.try_send(&ClientMessage::Unsubscribe { r#ref: None, channel: channel.clone() });
         }
     }
+}
+
+/// Ends a subscription on the server whenever its inbox had no room for values, and begins it again when there is room: from what
+/// the inbox has got, so that what has changed since comes on the stream.
+async fn pause(session: Arc<Session>, channel: ChannelName, inbox: Arc<Inbox>, frames: mpsc::Sender<Bytes>) {
+    loop {
+        inbox.behind().await;
+        let name = channel.clone();
+        let ended = ask(&session, &frames, |r#ref| ClientMessage::Unsubscribe { r#ref, channel: name });
+        if matches!(ended.await, Err(RequestError::Closed(_))) {
+            return;
+        }
+        inbox.drained().await;
+        let start = session.routes().position(&channel).map_or(StartRequest::Afresh, StartRequest::Position);
+        let name = channel.clone();
+        let begun = ask(&session, &frames, |r#ref| ClientMessage::Subscribe { r#ref, channel: name, start });
+        match begun.await {
+            Ok(_) => inbox.begun_again(),
+            Err(RequestError::Refused(refusal)) => {
+                session.complain(refusal);
+                inbox.end(Ended::StreamEnded);
+                return;
+            }
+            Err(_) => return,
+        }
+    }
+}
+
+/// Asks on a subscription's stream.
+async fn ask(
+    session: &Session,
+    frames: &mpsc::Sender<Bytes>,
+    message: impl FnOnce(fulmar_core::Ref) -> ClientMessage,
+) -> Result<ServerFrame, RequestError> {
+    let mut request = session.begin().await?;
+    let frame = framing::prefixed(&binary::encode_client(&message(Some(request.r#ref))));
+    // Where it cannot be written, the end of the stream tells.
+    let _ = frames.send(frame).await;
+    session.answer(&mut request).await
 }
 
 /// Writes frames to a subscription's stream, which ends with this.

@@ -139,13 +139,7 @@ impl Receiver {
             return Taken::New(Vec::new());
         }
         let unknown = values.entries.iter().map(|it| it.alias).find(|it| !self.channels.contains_key(it));
-        let parts = values.entries.iter().filter_map(|entry| match &entry.content {
-            Content::Part(part) if self.wants(entry.alias, &part.key, part.offset) => {
-                Some((entry.alias, part))
-            }
-            _ => None,
-        });
-        if !self.parts.admits(parts) {
+        if !self.has_room(&values) {
             return Taken::NoRoom;
         }
         let new = self.take(values, false);
@@ -154,6 +148,33 @@ impl Receiver {
         }
         self.acks.note(number, now);
         Taken::New(new)
+    }
+
+    /// Takes what is of use of a frame that came by datagram of which not all can be taken in, so that it is not acknowledged.
+    /// `spare` says whose values are passed over.
+    pub fn datagram_in_part(
+        &mut self,
+        mut values: Values,
+        spare: impl Fn(u64) -> bool,
+    ) -> Vec<(u64, Arrival)> {
+        if self.acks.has(values.number) {
+            return Vec::new();
+        }
+        values.entries.retain(|entry| !spare(entry.alias));
+        if !self.has_room(&values) {
+            values.entries.retain(|entry| !matches!(entry.content, Content::Part(_)));
+        }
+        self.take(values, false)
+    }
+
+    /// Whether there is room for its parts.
+    fn has_room(&self, values: &Values) -> bool {
+        self.parts.admits(values.entries.iter().filter_map(|entry| match &entry.content {
+            Content::Part(part) if self.wants(entry.alias, &part.key, part.offset) => {
+                Some((entry.alias, part))
+            }
+            _ => None,
+        }))
     }
 
     /// Takes in a frame that came by stream, and is to be acknowledged there at once, by its number. What is new of it; what it
