@@ -103,6 +103,17 @@ async fn state_begins_on_the_stream_and_goes_on_by_datagram() {
     node.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_dropped_can_be_subscribed_to_at_once() {
+    let node = Running::start();
+    let client = connect(&node).await;
+    // Often enough that the server sees the new stream before the end of the old.
+    for _ in 0..200 {
+        drop(subscribe(&client, "event:a", Start::Afresh).await);
+    }
+    node.stop().await;
+}
+
 /// What fits no datagram, and no parts.
 fn large() -> Payload {
     Payload::text("x".repeat(20_000))

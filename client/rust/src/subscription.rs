@@ -82,9 +82,16 @@ impl Subscription {
         let role = Role::Channel(channel.clone(), joined.inbox.clone());
         tasks.spawn(Reader::new(session.clone(), role, recv, frames.clone()).run());
         tasks.spawn(write(send, outgoing));
-        let answer = joined
-            .request(&frames, |r#ref| ClientMessage::Subscribe { r#ref, channel: channel.clone(), start })
-            .await?;
+        let subscribe =
+            |r#ref| ClientMessage::Subscribe { r#ref, channel: channel.clone(), start: start.clone() };
+        let answer = match joined.request(&frames, subscribe).await {
+            // One before it was dropped, and the server has yet to see its stream end.
+            Err(RequestError::Refused(refusal)) if refusal.known() == Some(Code::AlreadySubscribed) => {
+                joined.ended(joined.request(&frames, joined.ending()).await)?;
+                joined.request(&frames, subscribe).await?
+            }
+            answer => answer?,
+        };
         match answer {
             ServerFrame::Subscribed { mark: Mark { position, .. }, recovered, .. } => {
                 let mut pauses = JoinSet::new();
@@ -202,24 +209,31 @@ impl Subscription {
         self.pauses.shutdown().await;
         // Who waits for room must not keep the answer from being read.
         self.joined.inbox.shut();
-        let channel = self.joined.channel.clone();
-        let message = |r#ref| ClientMessage::Unsubscribe { r#ref, channel };
         let answer = match &self.way {
-            Way::Stream(frames) => self.joined.request(frames, message).await,
-            Way::Control => self.joined.session.request(message).await,
+            Way::Stream(frames) => self.joined.request(frames, self.joined.ending()).await,
+            Way::Control => self.joined.session.request(self.joined.ending()).await,
         };
         self.joined.inbox.end(Ended::Unsubscribed);
-        match answer {
-            Ok(ServerFrame::Unsubscribed { .. }) => Ok(()),
-            Ok(answer) => Err(self.joined.session.misanswered(&answer)),
-            // It was paused.
-            Err(RequestError::Refused(refusal)) if refusal.known() == Some(Code::NotSubscribed) => Ok(()),
-            Err(why) => Err(why),
-        }
+        self.joined.ended(answer)
     }
 }
 
 impl Joined {
+    fn ending(&self) -> impl FnOnce(fulmar_core::Ref) -> ClientMessage {
+        let channel = self.channel.clone();
+        |r#ref| ClientMessage::Unsubscribe { r#ref, channel }
+    }
+
+    fn ended(&self, answer: Result<ServerFrame, RequestError>) -> Result<(), RequestError> {
+        match answer {
+            Ok(ServerFrame::Unsubscribed { .. }) => Ok(()),
+            Ok(answer) => Err(self.session.misanswered(&answer)),
+            // It was paused, or its stream's end has been seen.
+            Err(RequestError::Refused(refusal)) if refusal.known() == Some(Code::NotSubscribed) => Ok(()),
+            Err(why) => Err(why),
+        }
+    }
+
     /// Does a request on the subscription's stream.
     async fn request(
         &self,
