@@ -41,7 +41,7 @@ impl Client {
     pub(super) async fn connect(address: SocketAddr, channel: Option<&str>) -> Result<Self, Box<dyn Error>> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        Self::over(stream, &format!("ws://{address}"), channel).await
+        Self::subscribed(stream, &format!("ws://{address}"), channel).await
     }
 }
 
@@ -55,7 +55,7 @@ impl Client<TlsStream<TcpStream>> {
         stream.set_nodelay(true)?;
         let tls = TlsConnector::from(Arc::new(quic::tls(b"http/1.1")?));
         let stream = tls.connect(ServerName::from(address.ip()), stream).await?;
-        Self::over(stream, &format!("wss://{address}"), channel).await
+        Self::subscribed(stream, &format!("wss://{address}"), channel).await
     }
 
     /// The port of this side.
@@ -65,19 +65,24 @@ impl Client<TlsStream<TcpStream>> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
-    async fn over(stream: S, origin: &str, channel: Option<&str>) -> Result<Self, Box<dyn Error>> {
+    async fn subscribed(stream: S, origin: &str, channel: Option<&str>) -> Result<Self, Box<dyn Error>> {
         let query = channel.map_or(String::new(), |channel| format!("?channel={channel}"));
-        let mut request = format!("{origin}/ws{query}").into_client_request()?;
+        let mut it = Self::over(stream, &format!("{origin}/ws{query}")).await?;
+        if channel.is_some() {
+            it.next().await?;
+        }
+        Ok(it)
+    }
+
+    /// Connects over what is connected already.
+    pub(super) async fn over(stream: S, url: &str) -> Result<Self, Box<dyn Error>> {
+        let mut request = url.into_client_request()?;
         let protocol = HeaderValue::from_static(subprotocol(Encoding::Binary));
         request.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
         let config = WebSocketConfig::default().read_buffer_size(4096);
         let connecting = client_async_with_config(request, stream, Some(config));
         let (socket, _) = time::timeout(PATIENCE, connecting).await??;
-        let mut it = Self { socket };
-        if channel.is_some() {
-            it.next().await?;
-        }
-        Ok(it)
+        Ok(Self { socket })
     }
 
     /// The next frame.

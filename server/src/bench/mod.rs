@@ -1,5 +1,5 @@
 //! `fulmar bench`: workloads that start a server of their own on loopback, load it, and print figures. They assert
-//! nothing. Figures of one run compare with figures of the same run.
+//! nothing, but for `trial`. Figures of one run compare with figures of the same run.
 
 mod age;
 mod client;
@@ -10,10 +10,12 @@ mod idle;
 mod leaks;
 mod paced;
 pub(crate) mod quic;
+mod random;
 mod server;
 mod source;
 mod stall;
 mod summary;
+mod trial;
 
 use std::{
     error::Error,
@@ -55,6 +57,9 @@ enum Workload {
     Fanout(fanout::Fanout),
     /// What one subscriber that stops reading costs the others
     Stall(stall::Stall),
+    /// Clients that are killed, stalled, frozen and moved while events flow: whether one is lost, repeated or out of order.
+    /// Fails if one is
+    Trial(trial::Trial),
 }
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -78,6 +83,7 @@ pub fn run(arguments: Arguments) -> Outcome {
             Workload::Source(it) => it.run().await,
             Workload::Fanout(it) => it.run().await,
             Workload::Stall(it) => it.run().await,
+            Workload::Trial(it) => it.run().await,
         }
     })
 }

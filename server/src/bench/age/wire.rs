@@ -26,7 +26,10 @@ use super::{
     figures::{Histogram, Summary},
     flows::{Flows, Way},
 };
-use crate::{bench::Outcome, clock::Clock};
+use crate::{
+    bench::{Outcome, random::Random},
+    clock::Clock,
+};
 
 /// Longer than any frame of a link whose offloads are off.
 const FRAME: usize = 2048;
@@ -192,20 +195,6 @@ impl Direction {
             self.under_way.pop_front();
         }
         Ok(())
-    }
-}
-
-/// A sequence that a seed determines: SplitMix64.
-struct Random(u64);
-
-impl Random {
-    /// From 0 to 1, exclusive.
-    fn chance(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut it = self.0;
-        it = (it ^ (it >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        it = (it ^ (it >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((it ^ (it >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
     }
 }
 

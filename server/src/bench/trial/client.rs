@@ -1,0 +1,318 @@
+//! One client of the trial, with what happens to it.
+
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+
+use tokio::time;
+
+use super::{
+    ledger::Ledger,
+    limits,
+    link::{Broken, Link, Opening, Seen, Session},
+    place::{Overlap, Place},
+    plant::{Kind, Plant},
+    report::Report,
+    schedule::{By, Fault, Route, Schedule, Strike},
+    world::World,
+};
+
+/// A client that reads, and what its application has seen.
+#[derive(Debug)]
+pub(super) struct Client {
+    world: Arc<World>,
+    strikes: Vec<Strike>,
+    transport: Route,
+    by: By,
+    /// Of loopback; another one after each new address.
+    from: Ipv4Addr,
+    link: Option<Link>,
+    session: Option<Session>,
+    place: Place,
+    overlap: Option<Overlap>,
+    plant: Plant,
+    struck: bool,
+    /// What it is recovering from, since when, and what it has then.
+    recovering: Vec<(Fault, Duration, Vec<u64>)>,
+    ledger: Ledger,
+    report: Report,
+}
+
+/// The client can do nothing more.
+#[derive(Clone, Copy, Debug)]
+struct GivenUp;
+
+impl Client {
+    /// Connects and subscribes, before anything is published.
+    pub(super) async fn start(
+        world: Arc<World>,
+        schedule: Schedule,
+        plant: Option<Kind>,
+    ) -> Result<Self, Broken> {
+        let mut it = Self {
+            strikes: schedule.strikes,
+            transport: schedule.first,
+            by: schedule.by,
+            from: Ipv4Addr::LOCALHOST,
+            link: None,
+            session: None,
+            place: Place::new(world.channels.len()),
+            overlap: None,
+            plant: Plant::new(plant),
+            struck: false,
+            recovering: Vec::new(),
+            ledger: Ledger::new(&world.totals),
+            report: Report::default(),
+            world,
+        };
+        it.open().await?;
+        Ok(it)
+    }
+
+    /// Reads all events, with what happens meanwhile, and reports.
+    pub(super) async fn run(mut self) -> Report {
+        // Whoever gives up has said why, and what it has not read is lost.
+        let _ = self.read().await;
+        self.report.events = self.ledger.events();
+        self.report.faults = self.ledger.faults();
+        self.report
+    }
+
+    async fn read(&mut self) -> Result<(), GivenUp> {
+        for strike in std::mem::take(&mut self.strikes) {
+            while self.ledger.progress() < strike.after {
+                self.step().await?;
+            }
+            self.strike(strike).await?;
+        }
+        while !self.ledger.is_at_the_end() {
+            self.step().await?;
+        }
+        self.linger().await;
+        Ok(())
+    }
+
+    /// Takes what comes next. A connection that has ended is followed by another.
+    async fn step(&mut self) -> Result<(), GivenUp> {
+        let world = self.world.clone();
+        let Some(link) = &mut self.link else { return self.come_back().await };
+        match time::timeout(limits::PATIENCE, link.next(&world)).await {
+            Ok(Ok(seen)) => {
+                self.take(seen);
+                Ok(())
+            }
+            Ok(Err(why)) => {
+                self.link = None;
+                self.report.broken(self.transport, &why);
+                self.recover(Fault::Broken);
+                self.come_back().await
+            }
+            Err(_) => Err(self.give_up("by which nothing comes any more, while there is more")),
+        }
+    }
+
+    fn take(&mut self, seen: Seen) {
+        let event = match seen {
+            Seen::Event(event) => event,
+            Seen::Gap => return self.ledger.gap(),
+            Seen::Reset => return self.ledger.reset(),
+        };
+        if self.overlap.as_mut().is_some_and(|it| it.drops(&event)) {
+            return;
+        }
+        if self.overlap.as_ref().is_some_and(Overlap::is_over) {
+            self.overlap = None;
+        }
+        // A cursor says where the new connection stands, which is behind as long as something comes twice.
+        self.place.note(&event, &self.world.channels, self.overlap.is_none());
+        for (channel, number) in self.plant.pass(self.struck, event.channel, event.number) {
+            self.ledger.event(channel, number);
+        }
+        if !self.recovering.is_empty() {
+            self.note_recovered();
+        }
+    }
+
+    /// Lets something happen, and reads on until the client has recovered.
+    async fn strike(&mut self, strike: Strike) -> Result<(), GivenUp> {
+        let (world, was) = (self.world.clone(), self.transport);
+        self.struck = true;
+        self.by = strike.by;
+        let done = match (strike.fault, self.link.as_mut()) {
+            (Fault::Stalled, Some(link)) => link.stall(&world, strike.pause).await,
+            (Fault::Frozen, Some(link)) => link.freeze(strike.pause).await,
+            (Fault::Readdressed, Some(link)) => {
+                self.from = next_address(self.from);
+                let readdressed = link.readdress().await;
+                readdressed.unwrap_or_else(|| {
+                    self.link = None;
+                    Ok(())
+                })
+            }
+            (Fault::Killed, _) => {
+                let done = match self.link.take() {
+                    Some(link) => link.kill(&world).await,
+                    None => Ok(()),
+                };
+                time::sleep(strike.pause).await;
+                done
+            }
+            _ => Ok(()),
+        };
+        if let Err(why) = done {
+            self.link = None;
+            self.report.broken(was, &why);
+        }
+        if strike.fault == Fault::Moved {
+            self.move_to(strike).await?;
+        } else {
+            self.recover(strike.fault);
+            self.transport = strike.to;
+            if self.link.is_none() {
+                self.come_back().await?;
+            }
+        }
+        self.report.went(was, self.transport);
+        self.note_recovered();
+        while !self.recovering.is_empty() {
+            self.step().await?;
+        }
+        Ok(())
+    }
+
+    /// Begins to recover. The client has when it has the next event of each channel too.
+    fn recover(&mut self, fault: Fault) {
+        let next = self.world.published().into_iter().zip(&self.world.totals);
+        let next = next.map(|(published, total)| (published + 1).min(*total)).collect();
+        self.recovering.push((fault, self.world.now(), next));
+    }
+
+    fn note_recovered(&mut self) {
+        let Self { recovering, ledger, report, world, .. } = self;
+        // Also what comes over a connection that is to be left does not count.
+        if self.link.is_some() {
+            recovering.retain(|(fault, began, next)| {
+                let recovered = ledger.has_reached(next);
+                if recovered {
+                    report.recovered(*fault, world.now().saturating_sub(*began));
+                }
+                !recovered
+            });
+        }
+    }
+
+    /// Opens another connection, in a few attempts.
+    async fn come_back(&mut self) -> Result<(), GivenUp> {
+        if self.plant.is_late() {
+            self.place.skip_one();
+        }
+        for _ in 0..limits::ATTEMPTS {
+            match self.open().await {
+                Ok(()) => return Ok(()),
+                Err(why) => self.refused(&why),
+            }
+            time::sleep(limits::AGAIN).await;
+        }
+        Err(self.give_up("by which it could not come back"))
+    }
+
+    async fn open(&mut self) -> Result<(), Broken> {
+        let mut opening = self.opening().await?;
+        let link = Link::open(&self.world, &mut opening).await?;
+        self.opened(link, &opening, None);
+        Ok(())
+    }
+
+    /// Moves while the connection before lives.
+    async fn move_to(&mut self, strike: Strike) -> Result<(), GivenUp> {
+        self.transport = strike.to;
+        if self.plant.is_late() {
+            self.place.skip_one();
+        }
+        let mut old = self.link.take();
+        if let Some(old) = &mut old {
+            old.retire();
+        }
+        self.recover(Fault::Moved);
+        for _ in 0..limits::ATTEMPTS {
+            match self.open_beside(&mut old, strike.takes_old).await {
+                Ok(()) => return Ok(()),
+                Err(why) => self.refused(&why),
+            }
+            time::sleep(limits::AGAIN).await;
+        }
+        Err(self.give_up("to which it could not move"))
+    }
+
+    /// Opens a connection. What comes over the old one meanwhile is taken, or not.
+    async fn open_beside(&mut self, old: &mut Option<Link>, takes_old: bool) -> Result<(), Broken> {
+        let world = self.world.clone();
+        let mut opening = self.opening().await?;
+        let began = opening.place.clone();
+        let link = {
+            let opened = Link::open(&world, &mut opening);
+            tokio::pin!(opened);
+            loop {
+                let Some(left) = old.as_mut().filter(|_| takes_old) else { break opened.await? };
+                tokio::select! {
+                    link = &mut opened => break link?,
+                    seen = left.next(&world) => match seen {
+                        Ok(seen) => self.take(seen),
+                        // It was replaced.
+                        Err(_) => *old = None,
+                    },
+                }
+            }
+        };
+        let overlap = Overlap::between(&began, &self.place);
+        self.opened(link, &opening, Some(overlap));
+        Ok(())
+    }
+
+    /// What is needed to open a connection.
+    async fn opening(&mut self) -> Result<Opening, Broken> {
+        self.session = match (self.by, self.session.take()) {
+            (By::Cursor, _) => None,
+            (By::Session, None) => Some(Session::make(&self.world).await?),
+            (By::Session, session) => session,
+        };
+        let (place, session) = (self.place.clone(), self.session.clone());
+        Ok(Opening { transport: self.transport, place, session, from: Some(self.from) })
+    }
+
+    fn opened(&mut self, link: Link, opening: &Opening, overlap: Option<Overlap>) {
+        self.link = Some(link);
+        self.place.adopt(&opening.place);
+        self.overlap = overlap.filter(|it| !it.is_over());
+        if let Some(session) = &mut self.session {
+            session.is_subscribed();
+        }
+    }
+
+    /// What the session has is not known any more: the next attempt makes another.
+    fn refused(&mut self, why: &Broken) {
+        self.session = None;
+        self.report.refused(self.transport, why);
+    }
+
+    fn give_up(&mut self, why: &str) -> GivenUp {
+        self.report.gave_up(self.transport, why);
+        GivenUp
+    }
+
+    /// Waits for what should not come.
+    async fn linger(&mut self) {
+        let world = self.world.clone();
+        let Some(mut link) = self.link.take() else { return };
+        let _ = time::timeout(limits::LINGER, async {
+            while let Ok(seen) = link.next(&world).await {
+                self.take(seen);
+            }
+        })
+        .await;
+    }
+}
+
+/// Another address of loopback.
+fn next_address(address: Ipv4Addr) -> Ipv4Addr {
+    let [a, b, c, d] = address.octets();
+    Ipv4Addr::new(a, b, c, if d == 254 { 1 } else { d + 1 })
+}

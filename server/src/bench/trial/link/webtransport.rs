@@ -1,0 +1,98 @@
+//! WebTransport, by the native client, behind a relay of its own.
+
+use std::time::Duration;
+
+use fulmar_client::{Client, Event as Given, Publication, Relay, Subscription, Trust};
+use fulmar_core::Position;
+use futures_util::future::{join_all, select_all};
+use tokio::time;
+
+use super::{Broken, Opening, Seen, Session, number};
+use crate::bench::trial::{place::Event, world::World};
+
+/// A session, with a stream for each channel.
+#[derive(Debug)]
+pub(in crate::bench::trial) struct Link {
+    subscriptions: Vec<Subscription>,
+    /// Whose turn it is.
+    turn: usize,
+    client: Client,
+    relay: Relay,
+}
+
+impl Link {
+    pub(super) async fn open(world: &World, opening: &mut Opening) -> Result<Self, Broken> {
+        let relay = Relay::to(world.quic).await?;
+        let client = Client::connect(&format!("https://{}/wt", relay.address()), Trust::Insecure).await?;
+        if let Some(session) = &opening.session {
+            attach(world, &client, session).await?;
+        }
+        let mut subscriptions = Vec::new();
+        for (index, channel) in world.channels.iter().enumerate() {
+            let subscription = client.subscribe(channel, opening.place.start(index)).await?;
+            opening.place.begin(index, subscription.begins().clone());
+            subscriptions.push(subscription);
+        }
+        Ok(Self { subscriptions, turn: 0, client, relay })
+    }
+
+    pub(super) async fn next(&mut self) -> Result<Seen, Broken> {
+        let count = self.subscriptions.len();
+        self.turn = (self.turn + 1) % count.max(1);
+        for index in (self.turn..count).chain(0..self.turn) {
+            if let Some(given) = self.subscriptions.get_mut(index).and_then(Subscription::try_next) {
+                return seen(index, given);
+            }
+        }
+        let waiting = self.subscriptions.iter_mut().map(|it| Box::pin(it.next()));
+        let (given, index, _) = select_all(waiting).await;
+        seen(index, given?)
+    }
+
+    pub(super) async fn kill(self) -> Result<(), Broken> {
+        // Else the client would say that it closes.
+        self.relay.hold(true).await?;
+        drop(self.client);
+        Ok(())
+    }
+
+    pub(super) async fn freeze(&mut self, pause: Duration) -> Result<(), Broken> {
+        self.relay.hold(true).await?;
+        time::sleep(pause).await;
+        Ok(self.relay.hold(false).await?)
+    }
+
+    pub(super) async fn readdress(&mut self) -> Result<(), Broken> {
+        self.relay.rebind().await?;
+        Ok(())
+    }
+}
+
+/// Goes on with a session. Its subscriptions end, since this client has positions of its own.
+async fn attach(world: &World, client: &Client, session: &Session) -> Result<(), Broken> {
+    client.attach(&session.id, &session.secret).await?;
+    if !session.subscribed {
+        return Ok(());
+    }
+    let mut brought = Vec::new();
+    while brought.len() < world.channels.len() {
+        brought.push(client.adopted().await.map_err(Broken::new)?);
+    }
+    // All at once, since one that is not read stops the others.
+    for ended in join_all(brought.into_iter().map(Subscription::unsubscribe)).await {
+        ended?;
+    }
+    Ok(())
+}
+
+fn seen(channel: usize, given: Given) -> Result<Seen, Broken> {
+    Ok(match given {
+        Given::Publication(Publication { epoch, offset, payload, .. }) => {
+            let number = number(payload.as_ref().map_or(&[], |it| it.bytes()))?;
+            Seen::Event(Event { channel, number, position: Position { epoch, offset }, cursor: None })
+        }
+        Given::Gap(_) => Seen::Gap,
+        Given::Reset(_) => Seen::Reset,
+        Given::Synced(_) => return Err(Broken::new("a channel of events was synced")),
+    })
+}
