@@ -11,7 +11,7 @@ use super::{
     place::{Overlap, Place},
     plant::{Kind, Plant},
     report::Report,
-    schedule::{By, Fault, Route, Schedule, Strike},
+    schedule::{By, Fault, Moment, Route, Schedule, Strike},
     world::World,
 };
 
@@ -78,11 +78,19 @@ impl Client {
 
     async fn read(&mut self) -> Result<(), GivenUp> {
         for strike in std::mem::take(&mut self.strikes) {
-            while self.ledger.progress() < strike.after {
+            let moment = match strike.moment {
+                Moment::At(moment) => {
+                    self.catch_up().await?;
+                    moment
+                }
+                Moment::Soon(events) => self.ledger.progress() + events,
+            };
+            while self.ledger.progress() < moment && !self.ledger.is_at_the_end() {
                 self.step().await?;
             }
             self.strike(strike).await?;
         }
+        self.catch_up().await?;
         while !self.ledger.is_at_the_end() {
             self.step().await?;
         }
@@ -122,8 +130,9 @@ impl Client {
             self.overlap = None;
         }
         // A cursor says where the new connection stands, which is behind as long as something comes twice.
-        self.place.note(&event, &self.world.channels, self.overlap.is_none());
-        for (channel, number) in self.plant.pass(self.struck, event.channel, event.number) {
+        let (channel, number) = (event.channel, event.number);
+        self.place.note(event, &self.world.channels, self.overlap.is_none());
+        for (channel, number) in self.plant.pass(self.struck, channel, number) {
             self.ledger.event(channel, number);
         }
         if !self.recovering.is_empty() {
@@ -131,11 +140,13 @@ impl Client {
         }
     }
 
-    /// Lets something happen, and reads on until the client has recovered.
+    /// Lets something happen, and connects again where that is needed.
     async fn strike(&mut self, strike: Strike) -> Result<(), GivenUp> {
         let (world, was) = (self.world.clone(), self.transport);
         self.struck = true;
         self.by = strike.by;
+        // What it had not recovered from is part of what it recovers from now.
+        self.recovering.clear();
         let done = match (strike.fault, self.link.as_mut()) {
             (Fault::Stalled, Some(link)) => link.stall(&world, strike.pause).await,
             (Fault::Frozen, Some(link)) => link.freeze(strike.pause).await,
@@ -171,6 +182,11 @@ impl Client {
             }
         }
         self.report.went(was, self.transport);
+        Ok(())
+    }
+
+    /// Reads on until it has recovered.
+    async fn catch_up(&mut self) -> Result<(), GivenUp> {
         self.note_recovered();
         while !self.recovering.is_empty() {
             self.step().await?;
@@ -187,7 +203,7 @@ impl Client {
 
     fn note_recovered(&mut self) {
         let Self { recovering, ledger, report, world, .. } = self;
-        // Also what comes over a connection that is to be left does not count.
+        // What comes over a connection that is being left does not count.
         if self.link.is_some() {
             recovering.retain(|(fault, began, next)| {
                 let recovered = ledger.has_reached(next);

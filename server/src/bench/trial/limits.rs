@@ -26,12 +26,14 @@ pub(super) const RECEIVE_BUFFER: u32 = 64 * 1024;
 pub(super) const HEAD_BYTES: usize = 16 * 1024;
 /// Body of an HTTP answer, chunk of one, and event of an event stream, in bytes.
 pub(super) const BODY_BYTES: usize = 2 * 1024 * 1024;
-/// How long a client may be away, catching up included, by which the rate is judged.
+/// How long a client may take to connect and catch up, by which the rate is judged.
 pub(super) const CATCHING_UP: Duration = Duration::from_secs(10);
 /// Longest pause that can be asked for: connections and sessions without a sign of life are kept for 30 s.
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(20);
-/// What the default history of a channel holds.
-pub(super) const HISTORY: u64 = 10_000;
+/// Pauses that a client may have before it has recovered.
+pub(super) const PAUSES: u32 = 2;
+/// What may be missed of a channel: four fifths of what its default history holds.
+pub(super) const MISSED: f64 = 8_000.0;
 /// Channels at most.
 pub(super) const CHANNELS: usize = 16;
 /// Payload of an event at most, in bytes.

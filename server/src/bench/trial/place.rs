@@ -26,11 +26,14 @@ impl Place {
     }
 
     /// An event was taken. Its cursor counts unless the client is elsewhere in another channel.
-    pub(super) fn note(&mut self, event: &Event, channels: &[ChannelName], with_cursor: bool) {
-        self.cursor = event.cursor.clone().filter(|_| with_cursor);
-        self.learn(self.cursor.as_deref().and_then(|it| Cursor::parse(it).ok()).as_ref(), channels);
+    pub(super) fn note(&mut self, event: Event, channels: &[ChannelName], with_cursor: bool) {
+        self.cursor = event.cursor.filter(|_| with_cursor);
+        if self.positions.iter().any(Option::is_none) {
+            let cursor = self.cursor.as_deref().and_then(|it| Cursor::parse(it).ok());
+            self.learn(cursor.as_ref(), channels);
+        }
         if let Some(position) = self.positions.get_mut(event.channel) {
-            *position = Some(event.position.clone());
+            *position = Some(event.position);
         }
     }
 
@@ -142,7 +145,7 @@ mod tests {
 
     fn place(events: &[Event]) -> Place {
         let mut place = Place::new(2);
-        events.iter().for_each(|event| place.note(event, &names(), true));
+        events.iter().for_each(|event| place.note(event.clone(), &names(), true));
         place
     }
 
@@ -171,7 +174,7 @@ mod tests {
         assert_eq!(place.given_cursor(), cursor);
         assert_eq!(place.offset(1).map(Offset::get), Some(2), "it says where the other channel is");
         assert!(matches!(place.start(1), StartRequest::Cursor(_)));
-        place.note(&event(0, 8, cursor), &channels, false);
+        place.note(event(0, 8, cursor), &channels, false);
         assert_eq!(place.given_cursor(), None);
         assert_eq!(place.start(0), StartRequest::Position(event(0, 8, None).position));
         place.skip_one();

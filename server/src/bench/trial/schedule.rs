@@ -8,6 +8,8 @@ use crate::bench::random::Random;
 const SPAN: (f64, f64) = (0.02, 0.95);
 /// The shortest pause, as a share of the longest.
 const LEAST_PAUSE: f64 = 0.05;
+/// How often something happens soon after what happened before, and within how many events.
+const SOON: (f64, u64) = (0.25, 40);
 /// How often a client comes back with its session, and not by its cursor alone.
 const WITH_SESSION: f64 = 0.65;
 
@@ -80,11 +82,19 @@ pub(super) enum By {
     Cursor,
 }
 
+/// When something happens to a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moment {
+    /// When it has got so far in the events, and has recovered from what happened before.
+    At(u64),
+    /// When so many more have come, whether it has recovered or not. Never twice in a row, so that what is missed is bounded.
+    Soon(u64),
+}
+
 /// One thing that happens to a client.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Strike {
-    /// It comes when the client has got so far in the events.
-    pub(super) after: u64,
+    pub(super) moment: Moment,
     pub(super) fault: Fault,
     /// How long the client is away, where it is.
     pub(super) pause: Duration,
@@ -120,7 +130,10 @@ impl Schedule {
             random.shuffle(&mut turn);
             kinds.extend(turn);
         }
-        let strikes = moments.into_iter().zip(kinds).map(|(after, fault)| {
+        let mut may_be_soon = false;
+        let strikes = moments.into_iter().zip(kinds).map(|(moment, fault)| {
+            let soon = random.chance() < SOON.0 && may_be_soon;
+            may_be_soon = !soon;
             let others: Vec<_> = Route::ALL.into_iter().filter(|it| *it != transport).collect();
             let to = match fault {
                 Fault::Killed => random.one_of(&Route::ALL),
@@ -129,7 +142,7 @@ impl Schedule {
             };
             transport = to.unwrap_or(transport);
             Strike {
-                after,
+                moment: if soon { Moment::Soon(random.next() % SOON.1) } else { Moment::At(moment) },
                 fault,
                 pause: longest.mul_f64(LEAST_PAUSE + (1.0 - LEAST_PAUSE) * random.chance()),
                 to: transport,
@@ -169,8 +182,15 @@ mod tests {
     fn strikes_come_in_order_while_events_flow_and_each_kind_comes_to_everybody() {
         for it in schedules(3) {
             assert_eq!(it.strikes.len(), 10);
-            assert!(it.strikes.is_sorted_by_key(|strike| strike.after));
-            assert!(it.strikes.iter().all(|strike| (2_000..=95_000).contains(&strike.after)));
+            let at = |strike: &Strike| match strike.moment {
+                Moment::At(moment) => Some(moment),
+                Moment::Soon(_) => None,
+            };
+            let moments: Vec<_> = it.strikes.iter().filter_map(at).collect();
+            assert!(moments.is_sorted());
+            assert!(moments.iter().all(|moment| (2_000..=95_000).contains(moment)));
+            assert!(at(&it.strikes[0]).is_some(), "at first it has no place to come back to");
+            assert!(it.strikes.windows(2).all(|pair| pair.iter().any(|strike| at(strike).is_some())));
             assert!(it.strikes.iter().all(|strike| strike.pause <= LONGEST && strike.pause >= LONGEST / 20));
             for kind in Fault::PLANNED {
                 assert_eq!(it.strikes.iter().filter(|strike| strike.fault == kind).count(), 2);

@@ -41,15 +41,12 @@ impl Link {
         let http = Http::over(tcp(world, opening.from).await?, world.http);
         let session = opening.session.clone();
         let cursor = opening.place.cursor(&world.channels);
-        let afresh = cursor.is_none();
         let mut it = Self { http, session, cursor, asked: false, retired: false, waiting: VecDeque::new() };
-        if afresh {
-            it.begin(world, 0).await?;
-            it.take(world).await?;
-            let cursor = it.cursor.as_deref().and_then(|it| Cursor::parse(it).ok());
-            opening.place.learn(cursor.as_ref(), &world.channels);
-        }
-        it.ask(world).await?;
+        // Once it is answered the session has the channels, and the cursor tells where reading begins.
+        it.begin(world, 0).await?;
+        it.take(world).await?;
+        let cursor = it.cursor.as_deref().and_then(|it| Cursor::parse(it).ok());
+        opening.place.learn(cursor.as_ref(), &world.channels);
         Ok(it)
     }
 
