@@ -32,6 +32,8 @@ pub(super) struct Client {
     struck: bool,
     /// What it is recovering from, since when, and what it has then.
     recovering: Vec<(Fault, Duration, Vec<u64>)>,
+    /// Connections in a row that ended before anything had come.
+    fruitless: usize,
     ledger: Ledger,
     report: Report,
 }
@@ -59,6 +61,7 @@ impl Client {
             plant: Plant::new(plant),
             struck: false,
             recovering: Vec::new(),
+            fruitless: 0,
             ledger: Ledger::new(&world.totals),
             report: Report::default(),
             world,
@@ -111,6 +114,10 @@ impl Client {
                 self.link = None;
                 self.report.broken(self.transport, &why);
                 self.recover(Fault::Broken);
+                self.fruitless += 1;
+                if self.fruitless > limits::ATTEMPTS {
+                    return Err(self.give_up("which ends before anything has come"));
+                }
                 self.come_back().await
             }
             Err(_) => Err(self.give_up("by which nothing comes any more, while there is more")),
@@ -118,6 +125,7 @@ impl Client {
     }
 
     fn take(&mut self, seen: Seen) {
+        self.fruitless = 0;
         let event = match seen {
             Seen::Event(event) => event,
             Seen::Gap => return self.ledger.gap(),
@@ -147,28 +155,9 @@ impl Client {
         self.by = strike.by;
         // What it had not recovered from is part of what it recovers from now.
         self.recovering.clear();
-        let done = match (strike.fault, self.link.as_mut()) {
-            (Fault::Stalled, Some(link)) => link.stall(&world, strike.pause).await,
-            (Fault::Frozen, Some(link)) => link.freeze(strike.pause).await,
-            (Fault::Readdressed, Some(link)) => {
-                self.from = next_address(self.from);
-                let readdressed = link.readdress().await;
-                readdressed.unwrap_or_else(|| {
-                    self.link = None;
-                    Ok(())
-                })
-            }
-            (Fault::Killed, _) => {
-                let done = match self.link.take() {
-                    Some(link) => link.kill(&world).await,
-                    None => Ok(()),
-                };
-                time::sleep(strike.pause).await;
-                done
-            }
-            _ => Ok(()),
-        };
-        if let Err(why) = done {
+        let within = limits::OPENING + strike.pause;
+        let done = time::timeout(within, self.suffer(&world, strike)).await;
+        if let Err(why) = done.unwrap_or_else(|_| Err(Broken::late())) {
             self.link = None;
             self.report.broken(was, &why);
         }
@@ -185,6 +174,31 @@ impl Client {
         Ok(())
     }
 
+    /// What happens before the client does something about it.
+    async fn suffer(&mut self, world: &World, strike: Strike) -> Result<(), Broken> {
+        let Some(mut link) = self.link.take() else { return Ok(()) };
+        match strike.fault {
+            Fault::Killed => {
+                // That it was broken already is as good.
+                let _ = link.kill(world).await;
+                time::sleep(strike.pause).await;
+                return Ok(());
+            }
+            Fault::Stalled => link.stall(world, strike.pause).await?,
+            Fault::Frozen => link.freeze(strike.pause).await?,
+            Fault::Readdressed => {
+                self.from = next_address(self.from);
+                match link.readdress().await {
+                    Some(done) => done?,
+                    None => return Ok(()),
+                }
+            }
+            Fault::Moved | Fault::Broken => {}
+        }
+        self.link = Some(link);
+        Ok(())
+    }
+
     /// Reads on until it has recovered.
     async fn catch_up(&mut self) -> Result<(), GivenUp> {
         self.note_recovered();
@@ -196,6 +210,7 @@ impl Client {
 
     /// Begins to recover. The client has when it has the next event of each channel too.
     fn recover(&mut self, fault: Fault) {
+        self.report.suffered(fault);
         let next = self.world.published().into_iter().zip(&self.world.totals);
         let next = next.map(|(published, total)| (published + 1).min(*total)).collect();
         self.recovering.push((fault, self.world.now(), next));

@@ -16,7 +16,9 @@ pub(super) struct Report {
     /// Different events that came.
     pub(super) events: u64,
     pub(super) faults: Faults,
-    /// How long it took to recover, in ms.
+    /// What happened to clients, and how often.
+    suffered: BTreeMap<Fault, u64>,
+    /// How long it took to recover, in ms, where nothing else happened before.
     recoveries: BTreeMap<Fault, Vec<f64>>,
     /// Where clients went on, and from where.
     ways: BTreeMap<(Route, Route), u64>,
@@ -52,6 +54,11 @@ impl Report {
         *self.ways.entry((from, to)).or_default() += 1;
     }
 
+    /// Something happened to the client.
+    pub(super) fn suffered(&mut self, fault: Fault) {
+        *self.suffered.entry(fault).or_default() += 1;
+    }
+
     /// The client has caught up.
     pub(super) fn recovered(&mut self, from: Fault, took: Duration) {
         self.recoveries.entry(from).or_default().push(took.as_secs_f64() * 1e3);
@@ -71,6 +78,9 @@ impl Report {
     pub(super) fn add(&mut self, other: Self) {
         self.events += other.events;
         self.faults.add(other.faults);
+        for (fault, count) in other.suffered {
+            *self.suffered.entry(fault).or_default() += count;
+        }
         for (fault, times) in other.recoveries {
             self.recoveries.entry(fault).or_default().extend(times);
         }
@@ -103,10 +113,16 @@ impl Report {
     /// All that there is to say.
     pub(super) fn print(&mut self) {
         println!("{} deliveries; {}", self.events, self.wrongs());
-        println!("{:>14} {:>8} {:>12} {:>12} {:>12}", "fault", "times", "p50 ms", "p99 ms", "max ms");
-        for (fault, times) in &mut self.recoveries {
+        println!(
+            "{:>14} {:>8} {:>12} {:>12} {:>12} {:>12}",
+            "fault", "times", "recovered", "p50 ms", "p99 ms", "max ms"
+        );
+        for (fault, count) in &self.suffered {
+            let mut none = Vec::new();
+            let times = self.recoveries.get_mut(fault).unwrap_or(&mut none);
             let [p50, p99, max] = [50.0, 99.0, 100.0].map(|percent| percentile(times, percent));
-            println!("{fault:>14} {:>8} {p50:>12.1} {p99:>12.1} {max:>12.1}", times.len());
+            let recovered = times.len();
+            println!("{fault:>14} {count:>8} {recovered:>12} {p50:>12.1} {p99:>12.1} {max:>12.1}");
         }
         println!("{:>14} {}", "went on from to", Route::ALL.map(|to| format!("{to:>14}")).concat());
         for from in Route::ALL {

@@ -127,3 +127,49 @@ fn within(length: usize, most: usize) -> Result<(), Broken> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// What a client makes of these answers; each piece is written by itself.
+    async fn answered(pieces: &[&str]) -> Http {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let stream = TcpStream::connect(address).await.expect("connected");
+        let (mut server, _) = listener.accept().await.expect("accepted");
+        for piece in pieces {
+            server.write_all(piece.as_bytes()).await.expect("written");
+        }
+        Http::over(stream, address)
+    }
+
+    #[tokio::test]
+    async fn answers_follow_each_other() {
+        let mut http = answered(&[
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabHTTP/1.1 200 OK\r\nTransfer-",
+            "Encoding: chunked\r\n\r\n3\r\ncd",
+            "e\r\nB\r\n0123456789f\r\n0\r\n\r\nHTTP/1.1 401 No\r\nContent-Length: 3\r\n\r\nwhy",
+        ])
+        .await;
+        assert_eq!(http.answer().await.expect("an answer"), "ab");
+        assert_eq!(http.answer().await.expect("an answer"), "cde0123456789f");
+        let refused = http.answer().await.expect_err("not 200");
+        assert_eq!(refused.to_string(), "401: why");
+        assert!(http.answer().await.is_err(), "the connection has ended");
+    }
+
+    #[tokio::test]
+    async fn what_is_too_long_is_refused() {
+        let long = "x".repeat(limits::HEAD_BYTES + 1);
+        assert!(answered(&["HTTP/1.1 200 OK\r\n", &long]).await.head().await.is_err());
+        assert!(answered(&["ffffffff\r\n"]).await.chunk().await.is_err());
+        assert!(
+            answered(&["HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n"]).await.answer().await.is_err()
+        );
+    }
+}

@@ -28,6 +28,11 @@ impl Broken {
     fn new(why: impl fmt::Display) -> Self {
         Self(why.to_string())
     }
+
+    /// Something took longer than it may.
+    pub(super) fn late() -> Self {
+        Self::new("it took too long")
+    }
 }
 
 impl fmt::Display for Broken {
@@ -103,9 +108,7 @@ impl Link {
                 Route::Poll => Self::Poll(Box::new(poll::Link::open(world, opening).await?)),
             })
         };
-        time::timeout(limits::OPENING, opened)
-            .await
-            .unwrap_or_else(|_| Err(Broken::new("it did not open in time")))
+        time::timeout(limits::OPENING, opened).await.unwrap_or_else(|_| Err(Broken::late()))
     }
 
     /// What comes next. Who gives up waiting cannot go on with the connection.

@@ -82,3 +82,26 @@ fn event(world: &World, text: &str) -> Result<Option<Seen>, Broken> {
         _ => None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_told_apart() {
+        let nowhere = "127.0.0.1:1".parse().expect("an address");
+        let world = World::new(nowhere, nowhere, 2, 10).expect("names");
+        let seen = |text: &str| event(&world, text).expect("it can be read");
+        let publication = "{\"channel\":\"event:trial-1\",\"epoch\":\"e\",\"offset\":7,\ndata: \"data\":\"0004\",\"time\":1}";
+        let Some(Seen::Event(it)) = seen(&format!("id: a.b.c\ndata: {publication}")) else {
+            panic!("no event")
+        };
+        assert_eq!((it.channel, it.number, it.position.offset.get()), (1, 4, 7));
+        assert_eq!(it.cursor.as_deref(), Some("a.b.c"));
+        assert!(seen("retry: 1000\n: fulmar").is_none() && seen(": keep-alive").is_none());
+        assert!(matches!(seen("id: x\nevent: gap\ndata: {}"), Some(Seen::Gap)));
+        assert!(matches!(seen("id: x\nevent: reset\ndata: {}"), Some(Seen::Reset)));
+        assert!(event(&world, "event: close\ndata: {}").is_err());
+        assert!(event(&world, &publication.replace("trial-1", "other").replace("{", "data: {")).is_err());
+    }
+}
