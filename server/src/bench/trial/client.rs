@@ -11,7 +11,7 @@ use super::{
     place::{Overlap, Place},
     plant::{Kind, Plant},
     report::Report,
-    schedule::{By, Fault, Moment, Route, Schedule, Strike},
+    schedule::{By, Fault, Moment, Old, Route, Schedule, Strike},
     world::World,
 };
 
@@ -259,12 +259,14 @@ impl Client {
             self.place.skip_one();
         }
         let mut old = self.link.take();
-        if let Some(old) = &mut old {
-            old.retire();
+        match &mut old {
+            Some(old) if strike.old == Old::LetGo => old.let_go(),
+            Some(old) => old.retire(),
+            None => {}
         }
         self.recover(Fault::Moved);
         for _ in 0..limits::ATTEMPTS {
-            match self.open_beside(&mut old, strike.takes_old).await {
+            match self.open_beside(&mut old, strike.old == Old::Taken).await {
                 Ok(()) => return Ok(()),
                 Err(why) => self.refused(&why),
             }
@@ -313,9 +315,6 @@ impl Client {
         self.link = Some(link);
         self.place.adopt(&opening.place);
         self.overlap = overlap.filter(|it| !it.is_over());
-        if let Some(session) = &mut self.session {
-            session.is_subscribed();
-        }
     }
 
     /// What the session has is not known any more: the next attempt makes another.

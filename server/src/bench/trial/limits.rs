@@ -34,8 +34,8 @@ pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 pub(super) const PAUSES: u32 = 2;
 /// What may be missed of a channel: four fifths of what its default history holds.
 pub(super) const MISSED: f64 = 8_000.0;
-/// Channels at most.
-pub(super) const CHANNELS: usize = 16;
+/// Channels at most: as many as the server announces in one batch when it goes on with a session.
+pub(super) const CHANNELS: usize = crate::limits::BATCH_BYTES / crate::limits::TURN_BYTES;
 /// Payload of an event at most, in bytes.
 pub(super) const PAYLOAD_BYTES: usize = 1024;
 /// Reasons of broken connections and failures that are printed.

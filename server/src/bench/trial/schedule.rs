@@ -82,6 +82,21 @@ pub(super) enum By {
     Cursor,
 }
 
+/// What a client that moves does meanwhile with the connection that it leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Old {
+    /// It takes what still comes there.
+    Taken,
+    /// It takes nothing more of it, and keeps it until it is on the other.
+    Ignored,
+    /// It ends what it reads there, while it asks the other to go on.
+    LetGo,
+}
+
+impl Old {
+    const ALL: [Self; 3] = [Self::Taken, Self::Ignored, Self::LetGo];
+}
+
 /// When something happens to a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Moment {
@@ -101,8 +116,7 @@ pub(super) struct Strike {
     /// Where it goes on.
     pub(super) to: Route,
     pub(super) by: By,
-    /// When it moves: whether it takes what still comes over the transport that it leaves.
-    pub(super) takes_old: bool,
+    pub(super) old: Old,
 }
 
 /// What happens to one client.
@@ -147,7 +161,7 @@ impl Schedule {
                 pause: longest.mul_f64(LEAST_PAUSE + (1.0 - LEAST_PAUSE) * random.chance()),
                 to: transport,
                 by: means(&mut random),
-                takes_old: random.chance() < 0.5,
+                old: random.one_of(&Old::ALL).unwrap_or(Old::Taken),
             }
         });
         Self { first, by, strikes: strikes.collect() }
@@ -201,13 +215,13 @@ mod tests {
     #[test]
     fn all_pairs_of_transports_are_moved_between_in_every_way() {
         let (mut moves, mut returns) = (BTreeSet::new(), BTreeSet::new());
-        for it in schedules(5) {
+        for it in (5..10).flat_map(schedules) {
             let mut at = it.first;
             for strike in it.strikes {
                 match strike.fault {
                     Fault::Moved => {
                         assert_ne!(at, strike.to);
-                        moves.insert((at, strike.to, strike.by == By::Session, strike.takes_old));
+                        moves.insert((at, strike.to, strike.by == By::Session, strike.old));
                     }
                     Fault::Killed => {
                         returns.insert((at, strike.to, strike.by == By::Session));
@@ -217,6 +231,6 @@ mod tests {
                 at = strike.to;
             }
         }
-        assert_eq!((moves.len(), returns.len()), (4 * 3 * 4, 4 * 4 * 2));
+        assert_eq!((moves.len(), returns.len()), (4 * 3 * 2 * 3, 4 * 4 * 2));
     }
 }

@@ -60,9 +60,6 @@ pub(super) enum Seen {
 pub(super) struct Session {
     id: String,
     secret: String,
-    /// Whether it has the trial's channels.
-    #[serde(skip)]
-    subscribed: bool,
 }
 
 impl Session {
@@ -70,11 +67,6 @@ impl Session {
     pub(super) async fn make(world: &World) -> Result<Self, Broken> {
         let mut http = Http::over(tcp(world, None).await?, world.http);
         Ok(serde_json::from_slice(&http.post("/session", None).await?)?)
-    }
-
-    /// It has been subscribed on a connection.
-    pub(super) fn is_subscribed(&mut self) {
-        self.subscribed = true;
     }
 }
 
@@ -125,6 +117,14 @@ impl Link {
     pub(super) fn retire(&mut self) {
         if let Self::Poll(it) = self {
             it.retire();
+        }
+    }
+
+    /// The client goes on elsewhere, and ends what it reads here, if there is a way to say so.
+    pub(super) fn let_go(&mut self) {
+        match self {
+            Self::WebTransport(it) => it.let_go(),
+            Self::WebSocket(_) | Self::Sse(_) | Self::Poll(_) => self.retire(),
         }
     }
 

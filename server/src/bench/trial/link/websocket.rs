@@ -17,6 +17,8 @@ use crate::bench::{
     trial::{place::Event, world::World},
 };
 
+/// Of requests to end what a session may have brought.
+const UNSUBSCRIBE: u32 = 2;
 /// The first request whose answer shows that a channel is subscribed; the others follow.
 const SUBSCRIBE: u32 = 1_000;
 
@@ -37,14 +39,12 @@ impl Link {
             Some(session) => (String::new(), {
                 let (id, secret) = (session.id.clone(), session.secret.clone());
                 let mut messages = vec![ClientMessage::Attach { r#ref: NonZeroU32::new(1), id, secret }];
-                if session.subscribed {
-                    // Those that it brings end, since this client has positions of its own.
-                    let unsubscribe = |channel: &_| ClientMessage::Unsubscribe {
-                        r#ref: NonZeroU32::new(2),
-                        channel: Clone::clone(channel),
-                    };
-                    messages.extend(world.channels.iter().map(unsubscribe));
-                }
+                // Those that it brings end, since this client has positions of its own.
+                let unsubscribe = |channel: &_| ClientMessage::Unsubscribe {
+                    r#ref: NonZeroU32::new(UNSUBSCRIBE),
+                    channel: Clone::clone(channel),
+                };
+                messages.extend(world.channels.iter().map(unsubscribe));
                 let subscribe = |(index, channel): (usize, &_)| ClientMessage::Subscribe {
                     r#ref: NonZeroU32::new(SUBSCRIBE + index as u32),
                     channel: Clone::clone(channel),
@@ -142,6 +142,8 @@ impl Link {
             ServerFrame::Close { code, reason } => {
                 return Err(Broken::new(format_args!("the server closed with {code} ({reason})")));
             }
+            // The session brought nothing.
+            ServerFrame::Error { r#ref: Some(it), .. } if it.get() == UNSUBSCRIBE => None,
             ServerFrame::Error { code, message, .. } => {
                 return Err(Broken::new(format_args!("the server answered {code}: {message}")));
             }

@@ -1,10 +1,10 @@
 //! WebTransport, by the native client, behind a relay of its own.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use fulmar_client::{Client, Event as Given, Publication, Relay, Subscription, Trust};
 use fulmar_core::Position;
-use futures_util::future::{join_all, select_all};
+use futures_util::{StreamExt as _, future::select_all, stream::FuturesUnordered};
 use tokio::time;
 
 use super::{Broken, Opening, Seen, Session, number};
@@ -25,7 +25,7 @@ impl Link {
         let relay = Relay::to(world.quic).await?;
         let client = Client::connect(&format!("https://{}/wt", relay.address()), Trust::Insecure).await?;
         if let Some(session) = &opening.session {
-            attach(world, &client, session).await?;
+            attach(&client, session).await?;
         }
         let mut subscriptions = Vec::new();
         for (index, channel) in world.channels.iter().enumerate() {
@@ -44,9 +44,17 @@ impl Link {
                 return seen(index, given);
             }
         }
+        if self.subscriptions.is_empty() {
+            return Err(Broken::new("it was let go"));
+        }
         let waiting = self.subscriptions.iter_mut().map(|it| Box::pin(it.next()));
         let (given, index, _) = select_all(waiting).await;
         seen(index, given?)
+    }
+
+    /// Ends the streams of its subscriptions.
+    pub(super) fn let_go(&mut self) {
+        self.subscriptions.clear();
     }
 
     pub(super) async fn kill(self) -> Result<(), Broken> {
@@ -68,19 +76,23 @@ impl Link {
     }
 }
 
-/// Goes on with a session. Its subscriptions end, since this client has positions of its own.
-async fn attach(world: &World, client: &Client, session: &Session) -> Result<(), Broken> {
+/// Goes on with a session. The subscriptions that it brings end, since this client has positions of its own.
+async fn attach(client: &Client, session: &Session) -> Result<(), Broken> {
     client.attach(&session.id, &session.secret).await?;
-    if !session.subscribed {
-        return Ok(());
-    }
-    let mut brought = Vec::new();
-    while brought.len() < world.channels.len() {
-        brought.push(client.adopted().await.map_err(Broken::new)?);
-    }
-    // All at once, since one that is not read stops the others.
-    for ended in join_all(brought.into_iter().map(Subscription::unsubscribe)).await {
-        ended?;
+    // What is brought is announced in one batch, before the answer to what is asked after that. A subscription that is not read
+    // stops the answers too, so each is ended as it comes.
+    let (mut announced, mut ending) = (false, FuturesUnordered::new());
+    let mut all = pin!(client.ping());
+    while !announced || !ending.is_empty() {
+        tokio::select! {
+            biased;
+            brought = client.adopted(), if !announced => ending.push(brought.map_err(Broken::new)?.unsubscribe()),
+            Some(ended) = ending.next() => ended?,
+            done = &mut all, if !announced => {
+                done?;
+                announced = true;
+            }
+        }
     }
     Ok(())
 }
