@@ -24,7 +24,7 @@ struct Arguments {
 enum Command {
     /// Serve; what `fulmar` does without a command
     Serve(Overrides),
-    /// Measure this machine's figures; prints them and asserts nothing
+    /// Measure this machine's figures; prints them and asserts nothing, but for `trial`
     Bench(fulmar::bench::Arguments),
 }
 

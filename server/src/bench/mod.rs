@@ -57,8 +57,14 @@ enum Workload {
     Fanout(fanout::Fanout),
     /// What one subscriber that stops reading costs the others
     Stall(stall::Stall),
-    /// Clients that are killed, stalled, frozen and moved while events flow: whether one is lost, repeated or out of order.
-    /// Fails if one is
+    /// Clients that are killed, stalled, frozen and moved while events flow: fails if one is lost, repeated or out of order
+    ///
+    /// Clients are killed, stalled, frozen, moved among WebTransport, WebSocket, SSE and long-poll, and given new addresses, by seed.
+    /// Every one of them must see each event once and in order, without a gap or reset.
+    ///
+    /// Channels have the default history, 10,000 events and 5 minutes: the rate and the longest pause have to keep within it, which
+    /// is checked; so has what the machine can carry, else there are gaps. What a recovery takes begins when the fault is over, and
+    /// ends when the client has all that was published by then, and the next event of each channel.
     Trial(trial::Trial),
 }
 
