@@ -24,6 +24,8 @@ pub(super) struct Report {
     ways: BTreeMap<(Route, Route), u64>,
     /// Attempts to connect that came to nothing.
     refused: u64,
+    /// Connections on which the server did what it must not.
+    wrong: u64,
     /// Clients that gave up.
     gave_up: u64,
     /// What went wrong with connections.
@@ -33,12 +35,14 @@ pub(super) struct Report {
 impl Report {
     /// The server ended a connection, or it was lost.
     pub(super) fn broken(&mut self, transport: Route, why: &Broken) {
+        self.wrong += u64::from(matches!(why, Broken::Wrong(_)));
         self.reason(format!("{transport} ended: {why}"));
     }
 
     /// An attempt to connect came to nothing.
     pub(super) fn refused(&mut self, transport: Route, why: &Broken) {
         self.refused += 1;
+        self.wrong += u64::from(matches!(why, Broken::Wrong(_)));
         self.reason(format!("no {transport}: {why}"));
     }
 
@@ -70,9 +74,9 @@ impl Report {
         }
     }
 
-    /// Whether the client has seen each event once and in order.
+    /// Whether the client has seen each event once and in order, and nothing else was wrong.
     pub(super) fn is_clean(&self) -> bool {
-        self.faults == Faults::default() && self.gave_up == 0
+        self.faults == Faults::default() && self.wrong == 0 && self.gave_up == 0
     }
 
     pub(super) fn add(&mut self, other: Self) {
@@ -88,6 +92,7 @@ impl Report {
             *self.ways.entry(way).or_default() += count;
         }
         self.refused += other.refused;
+        self.wrong += other.wrong;
         self.gave_up += other.gave_up;
         for reason in other.reasons {
             self.reason(reason);
@@ -99,8 +104,8 @@ impl Report {
         let Faults { lost, repeated, out_of_order, strange, gaps, resets } = self.faults;
         format!(
             "lost {lost}, repeated {repeated}, out of order {out_of_order}, never published {strange}, gaps {gaps}, \
-             resets {resets}, gave up {}",
-            self.gave_up
+             resets {resets}, wrong answers {}, gave up {}",
+            self.wrong, self.gave_up
         )
     }
 

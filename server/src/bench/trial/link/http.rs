@@ -62,7 +62,7 @@ impl Http {
             }
         }
         if status != 200 {
-            return Err(Broken::new(format_args!("{status}: {}", String::from_utf8_lossy(&body))));
+            return Err(Broken::wrong(format_args!("{status}: {}", String::from_utf8_lossy(&body))));
         }
         Ok(body.freeze())
     }
@@ -76,18 +76,19 @@ impl Http {
         let status = lines.next().and_then(|it| it.split(' ').nth(1)?.parse().ok());
         let header = |name: &str| lines.clone().find_map(|it| it.strip_prefix(name)?.strip_prefix(':'));
         let length = match header("content-length") {
-            Some(length) => Length::Bytes(length.trim().parse()?),
+            Some(length) => Length::Bytes(length.trim().parse().map_err(Broken::wrong)?),
             None if header("transfer-encoding").is_some_and(|it| it.trim() == "chunked") => Length::Chunked,
             None => Length::Bytes(0),
         };
-        Ok((status.ok_or_else(|| Broken::new("an answer without a status"))?, length))
+        Ok((status.ok_or_else(|| Broken::wrong("an answer without a status"))?, length))
     }
 
     /// The next chunk of a body; `None` at its end.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, Broken> {
         let end = self.line_end(b"\r\n", limits::HEAD_BYTES).await?;
         let line = self.take(end).await?;
-        let length = usize::from_str_radix(String::from_utf8_lossy(&line).trim(), 16)?;
+        let length =
+            usize::from_str_radix(String::from_utf8_lossy(&line).trim(), 16).map_err(Broken::wrong)?;
         within(length, limits::BODY_BYTES)?;
         let mut chunk = self.take(length + 2).await?;
         chunk.truncate(length);
@@ -115,7 +116,7 @@ impl Http {
 
     async fn read(&mut self) -> Result<(), Broken> {
         match self.stream.read_buf(&mut self.buffer).await? {
-            0 => Err(Broken::new("the server ended the connection")),
+            0 => Err(Broken::ended("the server ended the connection")),
             _ => Ok(()),
         }
     }
@@ -123,7 +124,7 @@ impl Http {
 
 fn within(length: usize, most: usize) -> Result<(), Broken> {
     if length > most {
-        return Err(Broken::new(format_args!("an answer has a part of {length} bytes, above {most}")));
+        return Err(Broken::wrong(format_args!("an answer has a part of {length} bytes, above {most}")));
     }
     Ok(())
 }
@@ -159,8 +160,8 @@ mod tests {
         assert_eq!(http.answer().await.expect("an answer"), "ab");
         assert_eq!(http.answer().await.expect("an answer"), "cde0123456789f");
         let refused = http.answer().await.expect_err("not 200");
-        assert_eq!(refused.to_string(), "401: why");
-        assert!(http.answer().await.is_err(), "the connection has ended");
+        assert_eq!(refused, Broken::Wrong("401: why".to_owned()));
+        assert!(matches!(http.answer().await, Err(Broken::Ended(_))), "the connection has ended");
     }
 
     #[tokio::test]

@@ -6,11 +6,15 @@ mod sse;
 mod websocket;
 mod webtransport;
 
-use std::{error::Error, fmt, net::Ipv4Addr, time::Duration};
+use std::{fmt, io, net::Ipv4Addr, time::Duration};
 
-use fulmar_core::{Epoch, Offset, Position};
+use fulmar_client::Close;
+use fulmar_core::{CloseCode, Code, Epoch, Offset, Position};
 use serde::Deserialize;
-use tokio::{net::TcpSocket, net::TcpStream, time};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    time,
+};
 
 use self::http::Http;
 use super::{
@@ -21,29 +25,52 @@ use super::{
 };
 
 /// Why a connection came to nothing, or is no more.
-#[derive(Clone, Debug)]
-pub(super) struct Broken(String);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Broken {
+    /// It ended, or there was none, as happens.
+    Ended(String),
+    /// The server did what it must not do to such a client.
+    Wrong(String),
+}
 
 impl Broken {
-    fn new(why: impl fmt::Display) -> Self {
-        Self(why.to_string())
+    fn ended(why: impl fmt::Display) -> Self {
+        Self::Ended(why.to_string())
+    }
+
+    fn wrong(why: impl fmt::Display) -> Self {
+        Self::Wrong(why.to_string())
+    }
+
+    /// The server closed: it may when the session goes on elsewhere.
+    fn closed(code: u32, why: impl fmt::Display) -> Self {
+        let fair = [u32::from(CloseCode::Replaced.code()), Close::LOST].contains(&code);
+        if fair { Self::ended(why) } else { Self::wrong(why) }
+    }
+
+    /// The server refused something: it may when the session goes on elsewhere.
+    fn refused(code: &str, why: impl fmt::Display) -> Self {
+        if code == Code::UnknownSession.as_str() { Self::ended(why) } else { Self::wrong(why) }
     }
 
     /// Something took longer than it may.
     pub(super) fn late() -> Self {
-        Self::new("it took too long")
+        Self::ended("it took too long")
     }
 }
 
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        match self {
+            Self::Ended(why) => f.write_str(why),
+            Self::Wrong(why) => write!(f, "WRONG: {why}"),
+        }
     }
 }
 
-impl<E: Error> From<E> for Broken {
-    fn from(error: E) -> Self {
-        Self::new(error)
+impl From<io::Error> for Broken {
+    fn from(error: io::Error) -> Self {
+        Self::ended(error)
     }
 }
 
@@ -66,7 +93,7 @@ impl Session {
     /// Has the server make one.
     pub(super) async fn make(world: &World) -> Result<Self, Broken> {
         let mut http = Http::over(tcp(world, None).await?, world.http);
-        Ok(serde_json::from_slice(&http.post("/session", None).await?)?)
+        read(&http.post("/session", None).await?)
     }
 }
 
@@ -181,10 +208,15 @@ async fn tcp(world: &World, from: Option<Ipv4Addr>) -> Result<TcpStream, Broken>
     Ok(stream)
 }
 
+/// What JSON of the server's says.
+fn read<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Broken> {
+    serde_json::from_slice(json).map_err(Broken::wrong)
+}
+
 /// The number that an event carries.
 fn number(payload: &[u8]) -> Result<u64, Broken> {
     let number = std::str::from_utf8(payload).ok().and_then(|it| it.parse().ok());
-    number.ok_or_else(|| Broken::new("an event came without a number"))
+    number.ok_or_else(|| Broken::wrong("an event came without a number"))
 }
 
 /// The query of a request that reads all channels.
@@ -208,8 +240,8 @@ async fn ticket(http: &mut Http, session: Option<&Session>) -> Result<Option<Str
         ticket: String,
     }
     let Some(session) = session else { return Ok(None) };
-    let answer = http.post("/session/ticket", Some(&session.secret)).await?;
-    Ok(Some(serde_json::from_slice::<Answer>(&answer)?.ticket))
+    let answer: Answer = read(&http.post("/session/ticket", Some(&session.secret)).await?)?;
+    Ok(Some(answer.ticket))
 }
 
 /// An event out of a publication in JSON.
@@ -221,8 +253,8 @@ fn publication(world: &World, text: &str, cursor: Option<String>) -> Result<Even
         offset: u64,
         data: &'a str,
     }
-    let Publication { channel, epoch, offset, data } = serde_json::from_str(text)?;
-    let unknown = || Broken::new("a publication is of no channel, or has no place");
+    let Publication { channel, epoch, offset, data } = read(text.as_bytes())?;
+    let unknown = || Broken::wrong("a publication is of no channel, or has no place");
     let channel = world.channel(channel).ok_or_else(unknown)?;
     let epoch = Epoch::parse(epoch).map_err(|_| unknown())?;
     let offset = Offset::new(offset).ok_or_else(unknown)?;

@@ -6,7 +6,7 @@ use fulmar_core::Cursor;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Broken, Opening, Seen, Session, http::Http, publication, query, tcp, ticket};
+use super::{Broken, Opening, Seen, Session, http::Http, publication, query, read, tcp, ticket};
 use crate::bench::trial::{limits, world::World};
 
 #[derive(Debug)]
@@ -56,7 +56,7 @@ impl Link {
                 return Ok(seen);
             }
             if self.retired && !self.asked {
-                return Err(Broken::new("it was the last poll"));
+                return Err(Broken::ended("it was the last poll"));
             }
             self.ask(world).await?;
             self.take(world).await?;
@@ -84,7 +84,7 @@ impl Link {
     async fn take(&mut self, world: &World) -> Result<(), Broken> {
         let body = self.http.answer().await?;
         self.asked = false;
-        let answer: Answer<'_> = serde_json::from_slice(&body)?;
+        let answer: Answer<'_> = read(&body)?;
         for control in &answer.control {
             match control.r#type {
                 "gap" => self.waiting.push_back(Seen::Gap),

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::{Buf as _, BytesMut};
+use serde::Deserialize;
 
 use super::{
     Broken, Opening, Seen,
@@ -29,7 +30,7 @@ impl Link {
         http.get(&target, &last.unwrap_or_default()).await?;
         match http.head().await? {
             (200, Length::Chunked) => Ok(Self { http, stream: BytesMut::new(), waiting: VecDeque::new() }),
-            (status, _) => Err(Broken::new(format_args!("an event stream was answered with {status}"))),
+            (status, _) => Err(Broken::wrong(format_args!("an event stream was answered with {status}"))),
         }
     }
 
@@ -39,21 +40,26 @@ impl Link {
                 return Ok(seen);
             }
             let chunk = self.http.chunk().await?;
-            self.stream.extend_from_slice(&chunk.ok_or_else(|| Broken::new("the event stream ended"))?);
+            self.stream.extend_from_slice(&chunk.ok_or_else(|| Broken::ended("the event stream ended"))?);
             let mut from = 0;
             while let Some(end) =
                 self.stream.get(from..).and_then(|it| it.windows(2).position(|it| it == b"\n\n"))
             {
-                let text = std::str::from_utf8(&self.stream[from..from + end])?;
+                let text = std::str::from_utf8(&self.stream[from..from + end]).map_err(Broken::wrong)?;
                 self.waiting.extend(event(world, text)?);
                 from += end + 2;
             }
             self.stream.advance(from);
             if self.stream.len() > limits::BODY_BYTES {
-                return Err(Broken::new("an event of the stream does not end"));
+                return Err(Broken::wrong("an event of the stream does not end"));
             }
         }
     }
+}
+
+#[derive(Debug, Deserialize)]
+struct Close {
+    code: u32,
 }
 
 /// What an event of the stream means for the application.
@@ -78,7 +84,10 @@ fn event(world: &World, text: &str) -> Result<Option<Seen>, Broken> {
         "" => Some(Seen::Event(super::publication(world, &data, id)?)),
         "gap" => Some(Seen::Gap),
         "reset" => Some(Seen::Reset),
-        "close" => return Err(Broken::new(format_args!("the server closed the event stream: {data}"))),
+        "close" => {
+            let Close { code } = super::read(data.as_bytes())?;
+            return Err(Broken::closed(code, format_args!("the server closed the event stream: {data}")));
+        }
         _ => None,
     })
 }
@@ -101,7 +110,9 @@ mod tests {
         assert!(seen("retry: 1000\n: fulmar").is_none() && seen(": keep-alive").is_none());
         assert!(matches!(seen("id: x\nevent: gap\ndata: {}"), Some(Seen::Gap)));
         assert!(matches!(seen("id: x\nevent: reset\ndata: {}"), Some(Seen::Reset)));
-        assert!(event(&world, "event: close\ndata: {}").is_err());
+        let closed =
+            |code| event(&world, &format!("event: close\ndata: {{\"code\":{code}}}")).expect_err("it ends");
+        assert!(matches!((closed(4900), closed(4901)), (Broken::Ended(_), Broken::Wrong(_))));
         assert!(event(&world, &publication.replace("trial-1", "other").replace("{", "data: {")).is_err());
     }
 }

@@ -55,8 +55,8 @@ impl Link {
             }),
             None => (super::query(world, opening.place.cursor(&world.channels).as_deref(), None), Vec::new()),
         };
-        let mut client = Client::over(stream, &format!("{url}{query}")).await.map_err(Broken::new)?;
-        client.send_all(&messages).await.map_err(Broken::new)?;
+        let mut client = Client::over(stream, &format!("{url}{query}")).await.map_err(Broken::ended)?;
+        client.send_all(&messages).await.map_err(Broken::ended)?;
         let mut it = Self { client, aliases: HashMap::new(), waiting: VecDeque::new() };
         let mut subscribed = vec![false; world.channels.len()];
         while subscribed.contains(&false) {
@@ -102,16 +102,16 @@ impl Link {
 
     /// Says something, whose answer waits to be read.
     pub(super) async fn speak(&mut self) -> Result<(), Broken> {
-        self.client.send(&ClientMessage::Ping { r#ref: None }).await.map_err(Broken::new)
+        self.client.send(&ClientMessage::Ping { r#ref: None }).await.map_err(Broken::ended)
     }
 
     async fn frame(&mut self) -> Result<ServerFrame, Broken> {
-        let frame = self.client.next().await.map_err(Broken::new)?;
-        Ok(binary::decode_server(&frame)?)
+        let frame = self.client.next().await.map_err(Broken::ended)?;
+        binary::decode_server(&frame).map_err(Broken::wrong)
     }
 
     fn name(&mut self, world: &World, mark: &Mark) -> Result<usize, Broken> {
-        let unknown = || Broken::new("the server told of a channel that nobody asked for");
+        let unknown = || Broken::wrong("the server told of a channel that nobody asked for");
         let channel = world.channel(mark.channel.as_str()).ok_or_else(unknown)?;
         self.aliases.insert(mark.alias, (channel, mark.position.epoch.clone()));
         Ok(channel)
@@ -121,7 +121,7 @@ impl Link {
     fn seen(&mut self, world: &World, frame: ServerFrame) -> Result<Option<Seen>, Broken> {
         Ok(match frame {
             ServerFrame::Publication { alias, offset, draft, .. } => {
-                let unknown = || Broken::new("an event came by an alias that stands for nothing");
+                let unknown = || Broken::wrong("an event came by an alias that stands for nothing");
                 let (channel, epoch) = self.aliases.get(&alias).cloned().ok_or_else(unknown)?;
                 let number = number(draft.payload.as_ref().map_or(&[], |it| it.bytes()))?;
                 Some(Seen::Event(Event {
@@ -140,12 +140,12 @@ impl Link {
                 Some(Seen::Reset)
             }
             ServerFrame::Close { code, reason } => {
-                return Err(Broken::new(format_args!("the server closed with {code} ({reason})")));
+                return Err(Broken::closed(code, format_args!("the server closed with {code} ({reason})")));
             }
             // The session brought nothing.
             ServerFrame::Error { r#ref: Some(it), .. } if it.get() == UNSUBSCRIBE => None,
             ServerFrame::Error { code, message, .. } => {
-                return Err(Broken::new(format_args!("the server answered {code}: {message}")));
+                return Err(Broken::refused(&code, format_args!("the server answered {code}: {message}")));
             }
             _ => None,
         })

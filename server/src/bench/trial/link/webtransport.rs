@@ -2,7 +2,9 @@
 
 use std::{pin::pin, time::Duration};
 
-use fulmar_client::{Client, Event as Given, Publication, Relay, Subscription, Trust};
+use fulmar_client::{
+    Client, ConnectError, Ended, Event as Given, Publication, Relay, RequestError, Subscription, Trust,
+};
 use fulmar_core::Position;
 use futures_util::{StreamExt as _, future::select_all, stream::FuturesUnordered};
 use tokio::time;
@@ -45,7 +47,7 @@ impl Link {
             }
         }
         if self.subscriptions.is_empty() {
-            return Err(Broken::new("it was let go"));
+            return Err(Broken::ended("it was let go"));
         }
         let waiting = self.subscriptions.iter_mut().map(|it| Box::pin(it.next()));
         let (given, index, _) = select_all(waiting).await;
@@ -86,7 +88,7 @@ async fn attach(client: &Client, session: &Session) -> Result<(), Broken> {
     while !announced || !ending.is_empty() {
         tokio::select! {
             biased;
-            brought = client.adopted(), if !announced => ending.push(brought.map_err(Broken::new)?.unsubscribe()),
+            brought = client.adopted(), if !announced => ending.push(brought.map_err(Ended::Closed)?.unsubscribe()),
             Some(ended) = ending.next() => ended?,
             done = &mut all, if !announced => {
                 done?;
@@ -105,6 +107,35 @@ fn seen(channel: usize, given: Given) -> Result<Seen, Broken> {
         }
         Given::Gap(_) => Seen::Gap,
         Given::Reset(_) => Seen::Reset,
-        Given::Synced(_) => return Err(Broken::new("a channel of events was synced")),
+        Given::Synced(_) => return Err(Broken::wrong("a channel of events was synced")),
     })
+}
+
+impl From<ConnectError> for Broken {
+    fn from(error: ConnectError) -> Self {
+        match &error {
+            ConnectError::Rejected => Self::wrong(error),
+            ConnectError::Closed(close) => Self::closed(close.code, &error),
+            _ => Self::ended(error),
+        }
+    }
+}
+
+impl From<RequestError> for Broken {
+    fn from(error: RequestError) -> Self {
+        match &error {
+            RequestError::Refused(refusal) => Self::refused(&refusal.code, &error),
+            RequestError::Closed(close) => Self::closed(close.code, &error),
+            RequestError::StreamEnded => Self::ended(error),
+        }
+    }
+}
+
+impl From<Ended> for Broken {
+    fn from(ended: Ended) -> Self {
+        match &ended {
+            Ended::Closed(close) => Self::closed(close.code, &ended),
+            Ended::StreamEnded | Ended::Unsubscribed => Self::ended(ended),
+        }
+    }
 }
