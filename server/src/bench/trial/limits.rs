@@ -28,7 +28,7 @@ pub(super) const HEAD_BYTES: usize = 16 * 1024;
 pub(super) const BODY_BYTES: usize = 2 * 1024 * 1024;
 /// How long a client may take to connect and catch up, by which the rate is judged.
 pub(super) const CATCHING_UP: Duration = Duration::from_secs(10);
-/// Longest pause that can be asked for: connections and sessions without a sign of life are kept for 30 s.
+/// Longest pause that can be asked for: sessions without a connection are kept for 30 s.
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 /// Pauses that a client may have before it has recovered.
 pub(super) const PAUSES: u32 = 2;

@@ -39,8 +39,8 @@ pub(super) struct Trial {
     /// What happens to each client, so many times; the kinds take turns, five make each of them happen
     #[arg(long, default_value_t = 10)]
     faults: usize,
-    /// Longest pause of a client that is killed, stalled or frozen, in seconds: 20 at most, since connections and sessions
-    /// without a sign of life are kept for 30 s
+    /// Longest pause of a client that is killed, stalled or frozen, in seconds: 20 at most, since sessions without a connection are
+    /// kept for 30 s. After 10 s the server may end connections that show no life, and idle ones; clients come back then
     #[arg(long, default_value_t = 10.0)]
     pause: f64,
     /// What decides which client suffers what, when

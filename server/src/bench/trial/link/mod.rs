@@ -42,10 +42,11 @@ impl Broken {
         Self::Wrong(why.to_string())
     }
 
-    /// The server closed: it may when the session goes on elsewhere.
+    /// The server closed: it may when the session goes on elsewhere, and when the client was frozen as it was asked for a sign of
+    /// life.
     fn closed(code: u32, why: impl fmt::Display) -> Self {
-        let fair = [u32::from(CloseCode::Replaced.code()), Close::LOST].contains(&code);
-        if fair { Self::ended(why) } else { Self::wrong(why) }
+        let fair = [CloseCode::Replaced, CloseCode::NoHeartbeat].map(|it| u32::from(it.code()));
+        if fair.contains(&code) || code == Close::LOST { Self::ended(why) } else { Self::wrong(why) }
     }
 
     /// The server refused something: it may when the session goes on elsewhere.
