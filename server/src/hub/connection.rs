@@ -158,7 +158,7 @@ impl Connection {
                 (r#ref, self.subscribe(feed, r#ref, &channel, &start))
             }
             ClientMessage::Unsubscribe { r#ref, channel } => {
-                let done = self.session().unsubscribe(&channel, self.hub.now());
+                let done = self.session().unsubscribe(Some(&self.signal), &channel, self.hub.now());
                 (r#ref, done.map(|()| ServerMessage::Unsubscribed { r#ref, channel }))
             }
             ClientMessage::Publish { r#ref, channel, draft } => {
@@ -438,7 +438,7 @@ impl Hub {
                 Ok(subscribed(r#ref, &channel, begins))
             }
             ClientMessage::Unsubscribe { r#ref, channel } => {
-                session.unsubscribe(&channel, self.now())?;
+                session.unsubscribe(None, &channel, self.now())?;
                 Ok(ServerMessage::Unsubscribed { r#ref, channel })
             }
             ClientMessage::Publish { r#ref, channel, draft } => {

@@ -145,7 +145,7 @@ impl Session {
     /// The connection ended, the session stays.
     pub(super) fn detach(&self, signal: &Arc<CloseSignal>) {
         let mut state = lock(&self.state);
-        if state.attached.as_ref().is_some_and(|attached| Arc::ptr_eq(attached, signal)) {
+        if state.is_attached(signal) {
             state.attached = None;
             state.drop_lanes();
         }
@@ -219,11 +219,8 @@ impl Session {
     ) -> Result<(Arc<Channel>, Begins), Problem> {
         let mut state = lock(&self.state);
         let unannounced = by.is_none_or(|by| by.unannounced);
-        let replaced = by.as_ref().is_some_and(|by| {
-            !state.attached.as_ref().is_some_and(|attached| Arc::ptr_eq(attached, by.signal))
-        });
-        if state.ended || replaced {
-            return Err(Problem::new(Code::UnknownSession, "the session has ended or goes on elsewhere"));
+        if state.ended || by.is_some_and(|by| !state.is_attached(by.signal)) {
+            return Err(elsewhere());
         }
         let (owner, ready) = by.map_or((&state.main, &state.main), |by| (by.owner, by.ready));
         let (owner, ready) = (owner.clone(), ready.clone());
@@ -258,9 +255,17 @@ impl Session {
         Ok((channel, begins))
     }
 
-    /// Ends a subscription.
-    pub(super) fn unsubscribe(&self, name: &ChannelName, now: Now) -> Result<(), Problem> {
+    /// Ends a subscription, for a connection if it is still the one that is attached, or for whoever has the session's secret.
+    pub(super) fn unsubscribe(
+        &self,
+        by: Option<&Arc<CloseSignal>>,
+        name: &ChannelName,
+        now: Now,
+    ) -> Result<(), Problem> {
         let mut state = lock(&self.state);
+        if by.is_some_and(|signal| !state.is_attached(signal)) {
+            return Err(elsewhere());
+        }
         let key = state.find(name).ok_or_else(|| {
             Problem::new(Code::NotSubscribed, format!("this session has no subscription to {name}"))
         })?;
@@ -316,7 +321,16 @@ impl Subscription {
     }
 }
 
+fn elsewhere() -> Problem {
+    Problem::new(Code::UnknownSession, "the session has ended or goes on elsewhere")
+}
+
 impl State {
+    /// Whether it is this connection that is attached.
+    fn is_attached(&self, signal: &Arc<CloseSignal>) -> bool {
+        self.attached.as_ref().is_some_and(|attached| Arc::ptr_eq(attached, signal))
+    }
+
     fn find(&self, name: &ChannelName) -> Option<usize> {
         let mut subscriptions = self.subscriptions.iter();
         subscriptions.find(|(_, it)| it.channel.name() == name).map(|(key, _)| key)

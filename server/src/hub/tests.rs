@@ -178,3 +178,20 @@ async fn positions_are_taken_once_on_a_connection() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_connection_that_was_replaced_ends_nothing_of_the_session() {
+    let hub = hub();
+    let session = session(&hub);
+    let (old, mut new) = (Client::new(&hub), Client::new(&hub));
+    assert_eq!(old.attach(&session, None).await, ["attached true"]);
+    assert_eq!(old.subscribe("event:a", StartRequest::Afresh).await, ["subscribed 0 None"]);
+    assert_eq!(new.attach(&session, None).await, ["attached true"]);
+    let unsubscribe = ClientMessage::Unsubscribe { r#ref: None, channel: channel("event:a") };
+    assert_eq!(old.ask(unsubscribe.clone()).await, ["unknown_session"]);
+    publish(&hub, "event:a").await;
+    assert_eq!(new.read(), ["event:a subscribed 0 None", "event:a 1"]);
+    assert_eq!(new.ask(unsubscribe).await.len(), 1);
+    publish(&hub, "event:a").await;
+    assert_eq!(new.read(), [""; 0]);
+}

@@ -1,7 +1,7 @@
 //! What a client remembers in order to come back. Pure.
 
 use fulmar_client::cursor_of;
-use fulmar_core::{ChannelName, Cursor, Offset, Position, StartRequest};
+use fulmar_core::{ChannelName, Cursor, Offset, Position, Positions, Problem, StartRequest};
 
 /// An event, as a transport gives it.
 #[derive(Clone, Debug)]
@@ -68,6 +68,17 @@ impl Place {
             return StartRequest::Cursor(cursor);
         }
         self.positions.get(channel).cloned().flatten().map_or(StartRequest::Afresh, StartRequest::Position)
+    }
+
+    /// Where it has got to in the channels of which that is known.
+    pub(super) fn positions(&self, channels: &[ChannelName]) -> Result<Positions, Problem> {
+        let mut positions = Positions::default();
+        for (channel, position) in channels.iter().zip(&self.positions) {
+            if let Some(position) = position {
+                positions.push(channel.clone(), position.clone())?;
+            }
+        }
+        Ok(positions)
     }
 
     /// The cursor that it was given.

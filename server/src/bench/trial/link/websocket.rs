@@ -6,7 +6,7 @@ use std::{
 };
 
 use fulmar_core::{
-    ClientMessage, Epoch, Position, Ref,
+    ClientMessage, Epoch, Position, Ref, StartRequest,
     codec::binary::{self, ServerFrame},
     message::Mark,
 };
@@ -38,19 +38,26 @@ impl Link {
         let (query, messages) = match &opening.session {
             Some(session) => (String::new(), {
                 let (id, secret) = (session.id.clone(), session.secret.clone());
-                let mut messages = vec![ClientMessage::Attach { r#ref: NonZeroU32::new(1), id, secret }];
-                // Those that it brings end, since this client has positions of its own.
-                let unsubscribe = |channel: &_| ClientMessage::Unsubscribe {
+                let positions = opening.place.positions(&world.channels).map_err(Broken::wrong)?;
+                // Of the others it is not known whether the session has subscriptions to them.
+                let unknown: Vec<_> = world
+                    .channels
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, channel)| positions.get(channel).is_none())
+                    .collect();
+                let positions = Some(positions);
+                let attach = ClientMessage::Attach { r#ref: NonZeroU32::new(1), id, secret, positions };
+                let mut messages = vec![attach];
+                messages.extend(unknown.iter().map(|(_, channel)| ClientMessage::Unsubscribe {
                     r#ref: NonZeroU32::new(UNSUBSCRIBE),
                     channel: Clone::clone(channel),
-                };
-                messages.extend(world.channels.iter().map(unsubscribe));
-                let subscribe = |(index, channel): (usize, &_)| ClientMessage::Subscribe {
-                    r#ref: NonZeroU32::new(SUBSCRIBE + index as u32),
+                }));
+                messages.extend(unknown.iter().map(|(index, channel)| ClientMessage::Subscribe {
+                    r#ref: NonZeroU32::new(SUBSCRIBE + *index as u32),
                     channel: Clone::clone(channel),
-                    start: opening.place.start(index),
-                };
-                messages.extend(world.channels.iter().enumerate().map(subscribe));
+                    start: StartRequest::Afresh,
+                }));
                 messages
             }),
             None => (super::query(world, opening.place.cursor(&world.channels).as_deref(), None), Vec::new()),
@@ -61,9 +68,10 @@ impl Link {
         let mut subscribed = vec![false; world.channels.len()];
         while subscribed.contains(&false) {
             match it.frame().await? {
-                ServerFrame::Subscribed { r#ref, mark } => {
+                ServerFrame::Subscribed { r#ref, mark, recovered } => {
                     let (channel, position) = (it.name(world, &mark)?, mark.position);
-                    if is_answer(r#ref, channel) || opening.session.is_none() {
+                    // One that the session brought without a position has neither.
+                    if is_answer(r#ref, channel) || recovered.is_some() || opening.session.is_none() {
                         subscribed[channel] = true;
                         opening.place.begin(channel, position);
                     }
