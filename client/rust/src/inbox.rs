@@ -224,9 +224,13 @@ impl Inbox {
                 queues.keys.insert(publication.key.clone(), arrival);
                 queues.datagrams.push_back((arrival, Item::Event(Event::Publication(publication))));
             }
+            let latest = queues.arrivals;
             match (settled, queues.datagrams.back_mut()) {
                 (None, _) => {}
-                (Some(settled), Some((_, Item::Settled(before)))) => *before = settled.max(*before),
+                // Else it would be read before what the stream has brought since, which may be what makes it.
+                (Some(settled), Some((arrival, Item::Settled(before)))) if *arrival == latest => {
+                    *before = settled.max(*before);
+                }
                 (Some(settled), _) => {
                     let arrival = queues.arrival();
                     queues.datagrams.push_back((arrival, Item::Settled(settled)));
@@ -383,6 +387,20 @@ mod tests {
         assert_eq!(offset(&inbox.try_next().expect("a value")).0, 7, "what was read is in nobody's way");
         let Queues { keys, streamed, .. } = &*inbox.queues();
         assert!(keys.is_empty() && streamed.is_empty(), "nothing is remembered of what was read");
+    }
+
+    #[test]
+    fn a_position_is_read_after_all_that_makes_it() {
+        let inbox = Inbox::new(Arc::default());
+        inbox.values([], Offset::new(4));
+        inbox.values([], Offset::new(5));
+        inbox.put(publication(6, 10, Lane::Stream));
+        inbox.values([], Offset::new(6));
+        let read = std::iter::from_fn(|| inbox.try_next()).map(|item| match item {
+            Item::Settled(at) => format!("position {at}"),
+            event @ Item::Event(_) => format!("event {}", offset(&event).0),
+        });
+        assert_eq!(read.collect::<Vec<_>>(), ["position 5", "event 6", "position 6"]);
     }
 
     #[tokio::test]

@@ -324,6 +324,10 @@ impl<T: Clone> Registry<T> {
         let ended: Vec<_> =
             self.sessions.extract_if(|_, entry| over(entry)).map(|(_, entry)| entry).collect();
         self.unattached -= ended.iter().filter(|entry| entry.attachment.is_none()).count();
+        if ended.iter().any(|entry| entry.tickets > 0) {
+            // A session that is made again under the same id has none of them.
+            self.tickets.retain(|_, (id, _)| self.sessions.contains_key(id));
+        }
         ended.into_iter().map(|entry| entry.handle).collect()
     }
 
@@ -472,5 +476,19 @@ mod tests {
         }
         assert!(registry.issue(ID, ticket(99), Now::from_millis(30_000)).is_err(), "bounded");
         registry.issue(ID, ticket(99), Now::from_millis(60_000)).expect("the old ones expired");
+    }
+
+    #[test]
+    fn tickets_end_with_their_session() {
+        let (mut registry, secret) = resumable();
+        let (ticket, later) = (Ticket::from_entropy([1; 16]), Ticket::from_entropy([2; 16]));
+        registry.issue(ID, ticket, Now::from_millis(25_000)).expect("room");
+        assert_eq!(registry.reap(Now::from_millis(30_000)), ["it"]);
+        registry.resume(&secret, |_| "again").expect("made again");
+        let problem =
+            registry.redeem(&ticket.reveal(), Now::from_millis(30_000)).expect_err("of another life");
+        assert_eq!(problem.code, Code::BadTicket);
+        registry.reap(Now::from_millis(60_000));
+        registry.issue(ID, later, Now::from_millis(60_000)).expect("room");
     }
 }

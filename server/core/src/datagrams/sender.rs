@@ -74,6 +74,7 @@ impl Sender {
 
     /// Takes in an acknowledgement that came by datagram. Whether [`flush`](Self::flush) has something to do because of it.
     pub fn acknowledge(&mut self, ack: Ack, now: Duration) -> bool {
+        let before = self.record.deadline(self.rtt);
         let (lanes, mut arrived) = (&mut self.lanes, false);
         self.record.acknowledge(ack, now, |packet| {
             arrived = true;
@@ -84,7 +85,9 @@ impl Sender {
                 }
             }
         });
-        arrived && (self.blocked || self.record.deadline(self.rtt).is_some_and(|deadline| deadline <= now))
+        // One packet that has arrived can make others late.
+        let sooner = |deadline| before.is_none_or(|before| deadline < before);
+        arrived && (self.blocked || self.record.deadline(self.rtt).is_some_and(sooner))
     }
 
     /// Takes in an acknowledgement that came on a stream: its frames up to `number` have arrived. The tags of channels that

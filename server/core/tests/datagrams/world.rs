@@ -82,6 +82,8 @@ pub struct World {
     queue: BTreeMap<(Duration, u64), Event>,
     channels: Vec<Channel>,
     sender: Sender,
+    /// When it is to be flushed, as the last flush said.
+    alarm: Option<Duration>,
     client: Client,
     down: Datagrams,
     up: Datagrams,
@@ -143,6 +145,7 @@ impl World {
             sequence: 0,
             queue: BTreeMap::new(),
             sender: Sender::default(),
+            alarm: None,
             client: Client::new(channels.len(), plan.keeps, fault),
             down: Datagrams::new(plan.down.clone(), rng.split()),
             up: Datagrams::new(plan.up.clone(), rng.split()),
@@ -200,7 +203,7 @@ impl World {
     /// Goes on to what is next. `false`: nothing is.
     fn step(&mut self) -> bool {
         let event = self.queue.first_key_value().map(|((when, _), _)| *when);
-        let due = if self.forced { Some(self.now) } else { self.sender.next() };
+        let due = if self.forced { Some(self.now) } else { self.alarm };
         let flush = due.map(|due| due.max(self.busy));
         let Some(next) = [event, flush, self.ack_at].into_iter().flatten().min() else { return false };
         self.now = self.now.max(next);
@@ -323,6 +326,7 @@ impl World {
                 && !forgotten
             {
                 self.sender.wake(lane);
+                self.forced = true;
             }
         }
         let pause = if self.rng.chance(plan.pause.0) { plan.pause.1 } else { 0 };
@@ -389,6 +393,7 @@ impl World {
                 let active = self.channels[channel].active.take().expect("it was subscribed");
                 if let Some(lane) = active.lane {
                     self.sender.close(lane);
+                    self.forced = true;
                 }
                 let name = self.channels[channel].name.clone();
                 let unsubscribed = ServerMessage::Unsubscribed { r#ref: None, channel: name };
@@ -407,6 +412,7 @@ impl World {
                     break;
                 }
                 let frames = self.channels[index].read(index, &mut self.sender, self.now);
+                self.forced |= self.channels[index].active.as_ref().is_some_and(|it| it.lane.is_some());
                 // The first frame says that the channel is in sync.
                 self.wanted.insert(stream);
                 let instance = self.channels[index].active.as_ref().map_or(0, |it| it.instance);
@@ -415,10 +421,13 @@ impl World {
                 }
             }
         }
-        if self.busy <= self.now && (self.forced || self.sender.next().is_some_and(|due| due <= self.now)) {
+        if self.busy <= self.now && (self.forced || self.alarm.is_some_and(|due| due <= self.now)) {
             self.flush();
         }
         self.write_streams();
+        let sooner = |next| self.alarm.is_none_or(|alarm| next < alarm);
+        let unheard = !self.forced && self.sender.next().is_some_and(sooner);
+        check!(self, !unheard, "it is due before it was said to be, and nobody is told");
         self.check_lows();
     }
 
@@ -426,7 +435,10 @@ impl World {
         for stream in self.wanted.clone() {
             while self.streams[stream][0].backlog < self.plan.stream_window {
                 let mut logs = Logs { channels: &mut self.channels, fault: self.fault };
-                let Some((frame, values)) = self.sender.stream(stream, 8_000, self.now, &mut logs) else {
+                let before = self.sender.next();
+                let made = self.sender.stream(stream, 8_000, self.now, &mut logs);
+                self.forced |= self.sender.next() != before;
+                let Some((frame, values)) = made else {
                     self.wanted.remove(&stream);
                     break;
                 };
@@ -456,7 +468,8 @@ impl World {
         }
         let Effects { packets, streams, resets, counts } = effects;
         let moved = !packets.is_empty() || !resets.is_empty() || counts.lost > 0;
-        let again = self.sender.next().is_some_and(|next| next <= self.now);
+        self.alarm = self.sender.next();
+        let again = self.alarm.is_some_and(|next| next <= self.now);
         self.strikes = if again && !moved { self.strikes + 1 } else { 0 };
         check!(self, self.strikes < 2, "it is to be flushed again and again, for nothing");
         self.check_bounds(under_way, window, packets.len());
