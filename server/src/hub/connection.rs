@@ -168,10 +168,10 @@ impl Connection {
             }
             ClientMessage::Attach { r#ref, id, secret, positions } => {
                 let done = self.attach(feed, &id, &secret, positions.as_ref());
-                if let (Ok(_), Some(positions)) = (&done, &positions) {
-                    refused = self.read_on(feed, positions);
+                if let (Ok((session, _)), Some(positions)) = (&done, &positions) {
+                    refused = self.read_on(session, feed, positions);
                 }
-                (r#ref, done.map(|resumed| ServerMessage::Attached { r#ref, session: id, resumed }))
+                (r#ref, done.map(|(_, resumed)| ServerMessage::Attached { r#ref, session: id, resumed }))
             }
             ClientMessage::Ping { r#ref } => (r#ref, Ok(ServerMessage::Pong { r#ref })),
             ClientMessage::Pong { .. } => return Answers::default(),
@@ -249,8 +249,11 @@ impl Connection {
         id: &str,
         secret: &str,
         positions: Option<&Positions>,
-    ) -> Result<bool, Problem> {
-        if self.session().is_subscribed() {
+    ) -> Result<(Arc<Session>, bool), Problem> {
+        // Held throughout, before the registry's: of two attaches at once on streams of a connection, that which the registry knows
+        // as the last has to be the last here too.
+        let mut attached = lock(&self.attached);
+        if attached.session.is_subscribed() {
             return Err(Problem::new(Code::BadMessage, "attach before you subscribe"));
         }
         let mut registry = lock(&self.hub.registry);
@@ -269,17 +272,17 @@ impl Connection {
         self.positioned.fetch_or(positions.is_some(), Ordering::Relaxed);
         session.attach(&self.signal, &feed.ready, positions.unwrap_or(&Positions::default()));
         drop(registry);
-        let attached = Attached { session: session.clone(), attachment };
-        let before = std::mem::replace(&mut *lock(&self.attached), attached);
+        let before = std::mem::replace(&mut *attached, Attached { session: session.clone(), attachment });
+        drop(attached);
         if !Arc::ptr_eq(&before.session, &session) {
             self.release(before);
         }
-        Ok(known)
+        Ok((session, known))
     }
 
     /// Subscribes to the channels of these positions that the session does not have, and gives what keeps any from it.
-    fn read_on(&self, feed: &FeedHandle, positions: &Positions) -> Vec<ServerMessage> {
-        let (session, ready) = (self.session(), &feed.ready);
+    fn read_on(&self, session: &Session, feed: &FeedHandle, positions: &Positions) -> Vec<ServerMessage> {
+        let ready = &feed.ready;
         let mut refused = Vec::new();
         for (name, position) in positions.iter() {
             let start = Start::After(position.clone().into());

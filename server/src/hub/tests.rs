@@ -1,11 +1,21 @@
 //! Sessions that go on with another connection, and from where their clients have got to.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    hint,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use fulmar_core::{
     ChannelName, ClientMessage, CloseCode, Code, Draft, Item, Payload, Position, Positions, PublicationId,
     ServerMessage, StartRequest,
 };
+
+use futures_util::FutureExt as _;
 
 use super::{Connection, Feed, Hub, Order, ReadBudget, feed::What};
 use crate::namespace::{Namespace, Namespaces};
@@ -194,4 +204,31 @@ async fn a_connection_that_was_replaced_ends_nothing_of_the_session() {
     assert_eq!(new.ask(unsubscribe).await.len(), 1);
     publish(&hub, "event:a").await;
     assert_eq!(new.read(), [""; 0]);
+}
+
+/// On streams of one connection.
+#[test]
+fn of_two_attaches_at_once_both_the_registry_and_the_connection_know_the_same_as_the_last() {
+    let hub = hub();
+    for _ in 0..2_000 {
+        let session = session(&hub);
+        let client = Client::new(&hub);
+        // Without sleeping, so that they begin together.
+        let there = AtomicUsize::new(0);
+        let attach = || {
+            there.fetch_add(1, Ordering::SeqCst);
+            while there.load(Ordering::SeqCst) < 2 {
+                hint::spin_loop();
+            }
+            let answers = client.attach(&session, None).now_or_never().expect("it waits for nothing");
+            assert_eq!(answers, ["attached true"]);
+        };
+        thread::scope(|scope| {
+            scope.spawn(attach);
+            scope.spawn(attach);
+        });
+        drop(client);
+        hub.maintain();
+        assert_eq!(hub.census().0, 0, "sessions without a connection are reaped");
+    }
 }
