@@ -253,7 +253,7 @@ impl Connection {
         // Held throughout, before the registry's: of two attaches at once on streams of a connection, that which the registry knows
         // as the last has to be the last here too.
         let mut attached = lock(&self.attached);
-        if attached.session.is_subscribed() {
+        if self.signal.has_begun() {
             return Err(Problem::new(Code::BadMessage, "attach before you subscribe"));
         }
         let mut registry = lock(&self.hub.registry);

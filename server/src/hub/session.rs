@@ -2,7 +2,10 @@
 
 mod reading;
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{
+    Arc, Mutex, OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
 
 use fulmar_core::{
     ChannelName, CloseCode, Code, Now, Positions, Problem, Reader, Resume, Start, codec::binary::Ack,
@@ -71,11 +74,13 @@ pub(super) struct Subscriber<'a> {
     pub(super) unannounced: bool,
 }
 
-/// Asks a connection to close, once.
+/// What a session knows of the connection that is attached. Asks it to close, once.
 #[derive(Debug, Default)]
 pub(super) struct CloseSignal {
     code: OnceLock<CloseCode>,
     notify: Notify,
+    /// It has had subscriptions, and so frames that are numbered for as long as it lasts.
+    begun: AtomicBool,
 }
 
 impl CloseSignal {
@@ -87,6 +92,15 @@ impl CloseSignal {
 
     pub(super) fn code(&self) -> Option<CloseCode> {
         self.code.get().copied()
+    }
+
+    /// Whether the connection has had subscriptions.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    fn begin(&self) {
+        self.begun.store(true, Ordering::Relaxed);
     }
 
     pub(super) async fn fired(&self) -> CloseCode {
@@ -109,11 +123,6 @@ impl Session {
         self.id
     }
 
-    /// Whether it has subscriptions.
-    pub(super) fn is_subscribed(&self) -> bool {
-        !lock(&self.state).subscriptions.is_empty()
-    }
-
     /// A connection takes over: what was attached is told, and every subscription is read through `ready`, on from where the
     /// client says that it has got to.
     pub(super) fn attach(&self, signal: &Arc<CloseSignal>, ready: &Arc<Ready>, positions: &Positions) {
@@ -124,6 +133,9 @@ impl Session {
             before.fire(CloseCode::Replaced);
         }
         state.drop_lanes();
+        if !state.subscriptions.is_empty() {
+            signal.begin();
+        }
         for (key, subscription) in &mut state.subscriptions {
             subscription.ready = ready.clone();
             subscription.owner = ready.clone();
@@ -252,6 +264,9 @@ impl Session {
             unannounced,
             given: false,
         });
+        if let Some(attached) = &state.attached {
+            attached.begin();
+        }
         Ok((channel, begins))
     }
 

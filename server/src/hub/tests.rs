@@ -206,11 +206,26 @@ async fn a_connection_that_was_replaced_ends_nothing_of_the_session() {
     assert_eq!(new.read(), [""; 0]);
 }
 
+/// Frames of state are numbered for as long as a connection lasts.
+#[tokio::test]
+async fn a_connection_that_has_had_subscriptions_attaches_no_more() {
+    let hub = hub();
+    let (first, second) = (session(&hub), session(&hub));
+    let client = Client::new(&hub);
+    let unsubscribe = ClientMessage::Unsubscribe { r#ref: None, channel: channel("state:a") };
+    assert_eq!(client.subscribe("state:a", StartRequest::Afresh).await.len(), 1);
+    assert_eq!(client.ask(unsubscribe).await.len(), 1);
+    assert_eq!(client.attach(&first, None).await, ["bad_message"]);
+    let client = Client::new(&hub);
+    assert_eq!(client.attach(&first, None).await, ["attached true"]);
+    assert_eq!(client.attach(&second, None).await, ["attached true"], "there was no subscription");
+}
+
 /// On streams of one connection.
 #[test]
 fn of_two_attaches_at_once_both_the_registry_and_the_connection_know_the_same_as_the_last() {
     let hub = hub();
-    for _ in 0..2_000 {
+    for _ in 0..1_000 {
         let session = session(&hub);
         let client = Client::new(&hub);
         // Without sleeping, so that they begin together.

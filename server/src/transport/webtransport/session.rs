@@ -196,14 +196,15 @@ impl Session {
         loop {
             let (end, next) =
                 self.connection.read_datagrams(&feed, || self.path(), ReadBudget(DATAGRAM_BATCH), &mut batch);
-            if !batch.signals.is_empty() {
-                self.send_signals(&mut batch.signals).await;
-            }
+            // Before the signals, which may wait for room: what was put into packets would age.
             for packet in batch.effects.packets.drain(..) {
                 if self.send_datagram(packet).await.is_err() {
                     // The path takes no datagrams at all: values go by stream.
                     break;
                 }
+            }
+            if !batch.signals.is_empty() {
+                self.send_signals(&mut batch.signals).await;
             }
             if end == FeedEnd::More {
                 continue;
