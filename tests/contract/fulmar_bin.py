@@ -192,8 +192,8 @@ def decode(raw, direction=None):
         elif name == "positions":
             if not reader.done():
                 fields[name] = []
-                for _ in range(reader.varint()):
-                    fields[name].append({"channel": reader.string(), "epoch": reader.string(), "offset": reader.offset()})
+                for _ in range(reader.number()):
+                    fields[name].append({"channel": reader.string(), "epoch": reader.string(), "offset": reader.number()})
         elif name == "kind":
             fields[name] = reader.byte()
         elif name == "start":
