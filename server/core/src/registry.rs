@@ -4,7 +4,11 @@
 //! methods return. Every connection is a session: *bare* ones end with their connection; *resumable* ones, made by
 //! `POST /session`, stay for a grace period without one.
 
-use std::{collections::HashMap, fmt, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+    time::Duration,
+};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use subtle::ConstantTimeEq as _;
@@ -19,7 +23,7 @@ use crate::{
 pub type Digest = fn(&[u8]) -> [u8; 32];
 
 /// Names a session: 128 bits, random or out of its secret.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId([u8; 16]);
 
 impl SessionId {
@@ -134,6 +138,8 @@ pub struct Registry<T> {
     /// How long a session without a connection is kept.
     grace: Duration,
     digest: Digest,
+    /// The sessions without a connection, those first that have been for longest.
+    detached: BTreeSet<(Duration, SessionId)>,
     /// How many attachments there were.
     attachments: u64,
     /// Sessions that were made and never attached: at most a tenth, since making one costs its maker nothing.
@@ -143,8 +149,8 @@ pub struct Registry<T> {
 impl<T: Clone> Registry<T> {
     /// An empty registry for at most `capacity` sessions, each of which is kept for `grace` without a connection.
     pub fn new(capacity: usize, grace: Duration, digest: Digest) -> Self {
-        let (sessions, tickets) = Default::default();
-        Self { sessions, tickets, capacity, grace, digest, attachments: 0, unattached: 0 }
+        let (sessions, tickets, detached) = Default::default();
+        Self { sessions, tickets, capacity, grace, digest, detached, attachments: 0, unattached: 0 }
     }
 
     /// How many sessions there are.
@@ -155,6 +161,11 @@ impl<T: Clone> Registry<T> {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.sessions.is_empty()
+    }
+
+    /// Whether there is a session of this id.
+    pub fn contains(&self, id: SessionId) -> bool {
+        self.sessions.contains_key(&id)
     }
 
     /// Every session's handle.
@@ -183,6 +194,7 @@ impl<T: Clone> Registry<T> {
         }
         let detached = Some(now.monotonic);
         self.insert(id, Entry { handle, resumable: true, attachment: None, detached, tickets: 0 })?;
+        self.detached.insert((now.monotonic, id));
         self.unattached += 1;
         Ok(())
     }
@@ -299,7 +311,9 @@ impl<T: Clone> Registry<T> {
         if entry.attachment.replace(attachment).is_none() {
             self.unattached -= 1;
         }
-        entry.detached = None;
+        if let Some(at) = entry.detached.take() {
+            self.detached.remove(&(at, id));
+        }
         Ok((id, entry.handle.clone(), attachment))
     }
 
@@ -310,7 +324,10 @@ impl<T: Clone> Registry<T> {
             return None;
         }
         if entry.resumable {
-            entry.detached = Some(now.monotonic);
+            if let Some(before) = entry.detached.replace(now.monotonic) {
+                self.detached.remove(&(before, id));
+            }
+            self.detached.insert((now.monotonic, id));
             return None;
         }
         self.sessions.remove(&id).map(|entry| entry.handle)
@@ -319,16 +336,30 @@ impl<T: Clone> Registry<T> {
     /// Ends sessions that have been without a connection for the grace period, and gives back their handles.
     pub fn reap(&mut self, now: Now) -> Vec<T> {
         self.expire_tickets(now);
-        let grace = self.grace;
-        let over = |entry: &Entry<T>| entry.detached.is_some_and(|at| now.since(at) >= grace);
-        let ended: Vec<_> =
-            self.sessions.extract_if(|_, entry| over(entry)).map(|(_, entry)| entry).collect();
-        self.unattached -= ended.iter().filter(|entry| entry.attachment.is_none()).count();
-        if ended.iter().any(|entry| entry.tickets > 0) {
-            // A session that is made again under the same id has none of them.
-            self.tickets.retain(|_, (id, _)| self.sessions.contains_key(id));
+        let mut ended = Vec::new();
+        while let Some((at, _)) = self.detached.first()
+            && now.since(*at) >= self.grace
+        {
+            ended.extend(self.end_first());
         }
-        ended.into_iter().map(|entry| entry.handle).collect()
+        ended
+    }
+
+    /// Where the node is full, ends the session that has been without a connection for longest, and gives back its handle: one that
+    /// was there before keeps nobody out who comes now.
+    pub fn make_room(&mut self) -> Option<T> {
+        if self.sessions.len() < self.capacity { None } else { self.end_first() }
+    }
+
+    fn end_first(&mut self) -> Option<T> {
+        let (_, id) = self.detached.pop_first()?;
+        let entry = self.sessions.remove(&id)?;
+        self.unattached -= usize::from(entry.attachment.is_none());
+        if entry.tickets > 0 {
+            // A session that is made again under the same id has none of them.
+            self.tickets.retain(|_, (of, _)| *of != id);
+        }
+        Some(entry.handle)
     }
 
     fn expire_tickets(&mut self, now: Now) {
@@ -490,5 +521,27 @@ mod tests {
         assert_eq!(problem.code, Code::BadTicket);
         registry.reap(Now::from_millis(60_000));
         registry.issue(ID, later, Now::from_millis(60_000)).expect("room");
+    }
+
+    #[test]
+    fn where_the_node_is_full_those_without_a_connection_give_way() {
+        let mut registry = Registry::new(3, GRACE, digest);
+        let secrets = [1, 2].map(|n| Secret::from_entropy([n; 24]).reveal(SessionId::from_entropy([n; 16])));
+        let attach = |registry: &mut Registry<_>, n: usize, handle| {
+            let ((id, _, attachment), _) = registry.resume(&secrets[n], |_| handle).expect("room");
+            (id, attachment)
+        };
+        let (first, second) = (attach(&mut registry, 0, "first"), attach(&mut registry, 1, "second"));
+        assert_eq!(registry.make_room(), None, "there is room");
+        registry.insert_bare(SessionId::from_entropy([9; 16]), "bare").expect("room");
+        assert_eq!(registry.make_room(), None, "all have connections");
+        registry.detach(second.0, second.1, Now::from_millis(1));
+        registry.detach(first.0, first.1, Now::from_millis(2));
+        let (_, again) = attach(&mut registry, 1, "unused");
+        registry.detach(second.0, again, Now::from_millis(3));
+        assert_eq!(registry.make_room(), Some("first"), "the other was attached meanwhile");
+        assert_eq!((registry.len(), registry.make_room()), (2, None));
+        assert_eq!(registry.reap(Now::from_millis(30_002)), [""; 0]);
+        assert_eq!(registry.reap(Now::from_millis(30_003)), ["second"]);
     }
 }

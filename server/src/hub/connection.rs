@@ -58,7 +58,11 @@ impl Connection {
     /// `too_many_sessions`, `shutting_down`.
     pub fn open(hub: &Arc<Hub>) -> Result<Self, Problem> {
         let session = Session::new(SessionId::from_entropy(entropy()));
-        let attachment = lock(&hub.registry).insert_bare(session.id(), session.clone())?;
+        let attachment = {
+            let mut registry = lock(&hub.registry);
+            hub.end_session(registry.make_room());
+            registry.insert_bare(session.id(), session.clone())?
+        };
         Self::on(hub, session, attachment, &Arc::default()).unless_closing()
     }
 
@@ -257,7 +261,8 @@ impl Connection {
             return Err(Problem::new(Code::BadMessage, "attach before you subscribe"));
         }
         let mut registry = lock(&self.hub.registry);
-        if registry.identify(secret)?.to_string() != id {
+        let proven = registry.identify(secret)?;
+        if proven.to_string() != id {
             return Err(Problem::new(Code::UnknownSession, "no such session; make one with POST /session"));
         }
         let ((_, session, attachment), known) = match positions {
@@ -267,7 +272,12 @@ impl Connection {
                 let message = "this connection was attached with positions before; open another";
                 return Err(Problem::new(Code::BadMessage, message));
             }
-            Some(_) => registry.resume(secret, Session::new)?,
+            Some(_) => {
+                if !registry.contains(proven) {
+                    self.hub.end_session(registry.make_room());
+                }
+                registry.resume(secret, Session::new)?
+            }
         };
         self.positioned.fetch_or(positions.is_some(), Ordering::Relaxed);
         session.attach(&self.signal, &feed.ready, positions.unwrap_or(&Positions::default()));

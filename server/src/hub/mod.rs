@@ -155,8 +155,18 @@ impl Hub {
     pub fn create_session(&self) -> Result<(SessionId, String), Problem> {
         let secret = Secret::from_entropy(entropy());
         let id = secret.session(sha256);
-        lock(&self.registry).insert_resumable(id, Session::new(id), self.now())?;
+        let mut registry = lock(&self.registry);
+        self.end_session(registry.make_room());
+        registry.insert_resumable(id, Session::new(id), self.now())?;
+        drop(registry);
         Ok((id, secret.reveal(id)))
+    }
+
+    /// A session had to give way to another.
+    fn end_session(&self, gone: Option<Arc<Session>>) {
+        if let Some(session) = gone {
+            session.end(CloseCode::SessionExpired, self.now());
+        }
     }
 
     /// A ticket that attaches the session of `secret` once.

@@ -26,6 +26,15 @@ pub(super) struct Ready {
     by_cursor: bool,
 }
 
+/// A wait. Nothing of who waits is kept when it is over: a session may keep a `Ready` for longer than its connection lasted.
+struct Waiting<'a>(&'a Ready);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waker.take();
+    }
+}
+
 impl Ready {
     pub(super) fn new(by_cursor: bool) -> Self {
         Self { by_cursor, ..Self::default() }
@@ -68,11 +77,40 @@ impl Ready {
 
     /// Waits until it is not empty, or was poked. Cancel-safe, for one who waits.
     pub(super) async fn filled(&self) {
+        let _waiting = Waiting(self);
         poll_fn(|cx| {
             // Before looking, so that nothing comes unseen in between.
             self.waker.register(cx.waker());
             if self.is_empty() { Poll::Pending } else { Poll::Ready(()) }
         })
         .await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::Arc,
+        task::{Wake, Waker},
+    };
+
+    use super::*;
+
+    struct Task;
+
+    impl Wake for Task {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    #[test]
+    fn who_no_longer_waits_is_not_kept() {
+        let (ready, task) = (Ready::default(), Arc::new(Task));
+        let waker = Waker::from(task.clone());
+        let mut wait = Box::pin(ready.filled());
+        assert!(wait.as_mut().poll(&mut std::task::Context::from_waker(&waker)).is_pending());
+        drop(waker);
+        assert_eq!(Arc::strong_count(&task), 2, "it is to be woken");
+        drop(wait);
+        assert_eq!(Arc::strong_count(&task), 1);
     }
 }
