@@ -180,7 +180,10 @@ export class InbandConnection extends Connection {
         else this.#answer(message, new FulmarError(message.error.code, message.error.message));
         break;
       case 'ping': this.send({ type: 'pong', ref: message.ref }); break;
-      case 'close': this.closing ??= { code: message.code, reason: message.reason }; break;
+      case 'close':
+        this.closing ??= { code: message.code, reason: message.reason };
+        if (message.retry_ms !== undefined) this.closing.retry ??= message.retry_ms;
+        break;
       // A type that is not known is of a later minor version.
     }
   }

@@ -182,7 +182,10 @@ export function encodeServer(message) {
       break;
     case 'ping': writer.byte(PING).integer(ref); break;
     case 'pong': writer.byte(PONG).integer(ref); break;
-    case 'close': writer.byte(CLOSE).integer(message.code).string(message.reason); break;
+    case 'close':
+      writer.byte(CLOSE).integer(message.code).string(message.reason);
+      if (message.retry_ms !== undefined) writer.integer(message.retry_ms);
+      break;
     case 'attached':
       writer.byte(ATTACHED).integer(ref).string(message.session);
       if (!message.resumed) writer.byte(MADE_AGAIN);
@@ -239,7 +242,10 @@ export function decodeServer(bytes) {
       break;
     case PING: message = withRef('ping'); break;
     case PONG: message = withRef('pong'); break;
-    case CLOSE: message = { type: 'close', code: reader.integer(), reason: reader.string() }; break;
+    case CLOSE:
+      message = { type: 'close', code: reader.integer(), reason: reader.string() };
+      if (!reader.ended) message.retry_ms = reader.integer();
+      break;
     case ATTACHED:
       message = withRef('attached');
       message.session = reader.string();

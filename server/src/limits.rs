@@ -57,6 +57,8 @@
 
 use std::time::Duration;
 
+use fulmar_core::CloseCode;
+
 /// Sessions of a node.
 pub const SESSIONS: usize = 200_000;
 /// Longest that a session without a transport may be configured to be kept.
@@ -93,6 +95,14 @@ pub const HEARTBEAT: Duration = Duration::from_secs(20);
 pub const HEARTBEAT_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a closing handshake may take.
 pub const CLOSE_DEADLINE: Duration = Duration::from_secs(3);
+/// The same when the server stops: it waits for clients that have vanished no longer than a bad path's round trip. Those that live
+/// have been told before they are asked.
+pub const STOP_CLOSE_DEADLINE: Duration = Duration::from_secs(1);
+
+/// How long a closing handshake with this code may take.
+pub fn close_deadline(code: CloseCode) -> Duration {
+    if code == CloseCode::GoingAway { STOP_CLOSE_DEADLINE } else { CLOSE_DEADLINE }
+}
 /// How long a WebSocket whose peer broke the rules stays when the peer was told so: time to read the close before the
 /// connection is gone. A peer waits for that, some no longer than half a second.
 pub const CLOSE_LINGER: Duration = Duration::from_millis(250);

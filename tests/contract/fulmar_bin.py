@@ -77,7 +77,7 @@ FRAMES = {
     0x08: ("error", "ref code$ message$ about"),
     0x09: ("ping", "ref"),
     0x0A: ("pong", "ref"),
-    0x0B: ("close", "code reason$"),
+    0x0B: ("close", "code reason$ retry_ms"),
     0x0C: ("attached", "ref session$ resumed"),
     0x0D: ("values", "number time entries"),
     0x21: ("subscribe", "ref channel$ kind start"),
@@ -116,6 +116,8 @@ def encode(fields):
             out += fields.get("payload", b"")
         elif name == "entries":
             out += entries_frame(fields["entries"], fields["time"])
+        elif name == "retry_ms":
+            out += varint(fields[name]) if name in fields else b""
         elif name == "recovered":
             out += bytes([RECOVERED.index(fields["recovered"])]) if "recovered" in fields else b""
         elif name == "resumed":
@@ -174,6 +176,9 @@ def decode(raw, direction=None):
                 utf8(fields[name])
         elif name == "entries":
             fields[name] = list(entries(reader, fields["time"]))
+        elif name == "retry_ms":
+            if not reader.done():
+                fields[name] = reader.number()
         elif name == "recovered":
             if not reader.done():
                 told = reader.byte()

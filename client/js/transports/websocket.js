@@ -45,8 +45,9 @@ class WebSocketConnection extends InbandConnection {
     this.#codec = codecs[encoding]();
     socket.onmessage = ({ data }) => this.#message(data);
     socket.onclose = ({ code, reason }) => {
+      const said = this.closing;
       const abnormal = code === CloseCode.LOST || code === 1005;
-      this.finish(abnormal && this.closing ? this.closing : { code, reason });
+      this.finish(said && (abnormal || said.code === code) ? said : { code, reason });
     };
   }
 

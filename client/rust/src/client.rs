@@ -141,7 +141,7 @@ impl Client {
 
     /// Closes the session. The code travels as the QUIC connection's, so one of 4000 to 4999 is meant.
     pub fn close(&self, code: u32, reason: &str) {
-        self.session.finish(Close { code, reason: reason.to_owned() });
+        self.session.finish(Close::new(code, reason));
     }
 
     /// Waits until the session is closed, by whichever side.

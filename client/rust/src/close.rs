@@ -1,6 +1,6 @@
 //! How a session ended.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use fulmar_core::{CloseCode, close::Advice};
 use wtransport::error::ConnectionError;
@@ -12,6 +12,9 @@ pub struct Close {
     pub code: u32,
     /// For people.
     pub reason: String,
+    /// How long the server asked this client to stay away before it comes back: its own share of a time over which all
+    /// clients of a server that stops are spread.
+    pub retry: Option<Duration>,
 }
 
 impl Close {
@@ -20,12 +23,16 @@ impl Close {
     /// Never sent: the session was lost without a close.
     pub const LOST: u32 = 1006;
 
+    pub(crate) fn new(code: u32, reason: impl Into<String>) -> Self {
+        Self { code, reason: reason.into(), retry: None }
+    }
+
     pub(crate) fn lost(reason: impl Into<String>) -> Self {
-        Self { code: Self::LOST, reason: reason.into() }
+        Self::new(Self::LOST, reason)
     }
 
     pub(crate) fn broken(why: &impl fmt::Display) -> Self {
-        Self { code: u32::from(CloseCode::ProtocolError.code()), reason: why.to_string() }
+        Self::new(u32::from(CloseCode::ProtocolError.code()), why.to_string())
     }
 
     /// What the transport's end says. A code outside of the protocol's ranges is HTTP/3's or QUIC's own.
@@ -33,7 +40,7 @@ impl Close {
         if let ConnectionError::ApplicationClosed(close) = error
             && let Ok(code @ 1000..5000) = u32::try_from(close.code().into_inner())
         {
-            return Self { code, reason: String::from_utf8_lossy(close.reason()).into_owned() };
+            return Self::new(code, String::from_utf8_lossy(close.reason()));
         }
         Self::lost(error.to_string())
     }

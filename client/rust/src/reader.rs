@@ -142,7 +142,9 @@ impl Reader {
                 }
             }
             ServerFrame::Ping { r#ref } => self.session.pong(r#ref),
-            ServerFrame::Close { code, reason } => self.session.say(Close { code, reason }),
+            ServerFrame::Close { code, reason, retry } => {
+                self.session.say(Close { code, reason, retry });
+            }
             ServerFrame::Unsubscribed { r#ref: Some(r#ref), .. }
             | ServerFrame::Published { r#ref: Some(r#ref), .. }
             | ServerFrame::Attached { r#ref: Some(r#ref), .. }

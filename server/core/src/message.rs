@@ -1,8 +1,9 @@
 //! What travels in-band on a session, whatever the encoding. PROTOCOL.md, section 4.
 
-use std::{num::NonZeroU32, sync::Arc};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use crate::{
+    close::CloseCode,
     cursor::{Cursor, Resume},
     limits,
     name::ChannelName,
@@ -217,7 +218,16 @@ pub enum ServerMessage {
         code: u32,
         /// For people.
         reason: String,
+        /// How long this client is asked to stay away before it comes back, where the server cares.
+        retry: Option<Duration>,
     },
+}
+
+impl ServerMessage {
+    /// What a connection is told that the server closes.
+    pub fn close(code: CloseCode, retry: Option<Duration>) -> Self {
+        Self::Close { code: u32::from(code.code()), reason: code.reason().to_owned(), retry }
+    }
 }
 
 #[cfg(test)]

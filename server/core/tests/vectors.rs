@@ -101,6 +101,7 @@ fn server_message(json: &Value, alias: u64) -> ServerMessage {
         "close" => ServerMessage::Close {
             code: u32::try_from(json["code"].as_u64().expect("a code")).expect("32 bits"),
             reason: text(json, "reason").to_owned(),
+            retry: json.get("retry_ms").map(|ms| Duration::from_millis(ms.as_u64().expect("milliseconds"))),
         },
         other => panic!("no such message: {other}"),
     }
@@ -139,7 +140,7 @@ fn server_frame(message: &ServerMessage, vector: &Value) -> ServerFrame {
         ServerMessage::Refused { channel, .. } => server_error(None, Some(channel), vector),
         ServerMessage::Ping { r#ref } => ServerFrame::Ping { r#ref },
         ServerMessage::Pong { r#ref } => ServerFrame::Pong { r#ref },
-        ServerMessage::Close { code, reason } => ServerFrame::Close { code, reason },
+        ServerMessage::Close { code, reason, retry } => ServerFrame::Close { code, reason, retry },
     }
 }
 

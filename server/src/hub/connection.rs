@@ -149,6 +149,16 @@ impl Connection {
         self.signal.code()
     }
 
+    /// How long the client is asked to stay away, where it is.
+    pub fn retry(&self) -> Option<Duration> {
+        self.signal.retry()
+    }
+
+    /// What the client is told in-band before its transport is closed with `code`.
+    pub fn close_message(&self, code: CloseCode) -> ServerMessage {
+        ServerMessage::close(code, self.retry())
+    }
+
     /// Asks this connection to close.
     pub fn close(&self, code: CloseCode) {
         self.signal.fire(code);

@@ -203,7 +203,7 @@ impl Hub {
         self.closing.store(true, Ordering::SeqCst);
         let sessions: Vec<_> = lock(&self.registry).handles().cloned().collect();
         for session in sessions {
-            session.close(code);
+            session.close(code, None);
         }
     }
 

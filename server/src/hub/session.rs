@@ -2,9 +2,12 @@
 
 mod reading;
 
-use std::sync::{
-    Arc, Mutex, OnceLock,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use fulmar_core::{
@@ -77,7 +80,7 @@ pub(super) struct Subscriber<'a> {
 /// What a session knows of the connection that is attached. Asks it to close, once.
 #[derive(Debug, Default)]
 pub(super) struct CloseSignal {
-    code: OnceLock<CloseCode>,
+    why: OnceLock<(CloseCode, Option<Duration>)>,
     notify: Notify,
     /// It has had subscriptions, and so frames that are numbered for as long as it lasts.
     begun: AtomicBool,
@@ -85,13 +88,23 @@ pub(super) struct CloseSignal {
 
 impl CloseSignal {
     pub(super) fn fire(&self, code: CloseCode) {
-        if self.code.set(code).is_ok() {
+        self.fire_with(code, None);
+    }
+
+    /// As [`Self::fire`], and says when the client should come back.
+    fn fire_with(&self, code: CloseCode, retry: Option<Duration>) {
+        if self.why.set((code, retry)).is_ok() {
             self.notify.notify_waiters();
         }
     }
 
     pub(super) fn code(&self) -> Option<CloseCode> {
-        self.code.get().copied()
+        self.why.get().map(|(code, _)| *code)
+    }
+
+    /// When the client should come back, where it is told.
+    pub(super) fn retry(&self) -> Option<Duration> {
+        self.why.get().and_then(|(_, retry)| *retry)
     }
 
     /// Whether the connection has had subscriptions.
@@ -106,8 +119,8 @@ impl CloseSignal {
     pub(super) async fn fired(&self) -> CloseCode {
         loop {
             let notified = self.notify.notified();
-            if let Some(code) = self.code.get() {
-                return *code;
+            if let Some(code) = self.code() {
+                return code;
             }
             notified.await;
         }
@@ -163,16 +176,16 @@ impl Session {
         }
     }
 
-    /// Asks the attached connection to close.
-    pub(super) fn close(&self, code: CloseCode) {
+    /// Asks the attached connection to close, and its client to come back after `retry`.
+    pub(super) fn close(&self, code: CloseCode, retry: Option<Duration>) {
         if let Some(attached) = &lock(&self.state).attached {
-            attached.fire(code);
+            attached.fire_with(code, retry);
         }
     }
 
     /// The session ends with all it holds.
     pub(super) fn end(&self, code: CloseCode, now: Now) {
-        self.close(code);
+        self.close(code, None);
         lock(&self.state).ended = true;
         self.unsubscribe_where(now, |_| true);
     }

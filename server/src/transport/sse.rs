@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use fulmar_core::{
-    ChannelName, CloseCode, Encoding, Item, Problem, ServerMessage, close::Advice, codec::json,
-};
+use fulmar_core::{ChannelName, CloseCode, Encoding, Item, Problem, close::Advice, codec::json};
 use futures_util::Stream;
 use tokio::time;
 
@@ -134,9 +132,9 @@ impl EventStream {
     /// not have.
     fn close(&mut self, code: CloseCode) -> Bytes {
         self.phase = Phase::Over;
-        let message = ServerMessage::Close { code: u32::from(code.code()), reason: code.reason().to_owned() };
+        let (retry, message) = (self.connection.retry(), self.connection.close_message(code));
         let retry = match code.advice() {
-            Advice::Resume | Advice::Afresh => limits::SSE_RETRY,
+            Advice::Resume | Advice::Afresh => retry.unwrap_or(limits::SSE_RETRY),
             Advice::StayAway => Duration::from_secs(3600),
         };
         let mut out = BytesMut::new();

@@ -1,11 +1,11 @@
 //! WebSocket: RFC 6455 over HTTP/1.1, RFC 8441 over HTTP/2.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
 use bytes::Bytes;
 use fulmar_core::{
-    CloseCode, Encoding, Rejection, ServerMessage,
+    Encoding, Rejection, ServerMessage,
     codec::{self, binary, json},
     limits as core_limits,
 };
@@ -56,7 +56,7 @@ pub async fn serve(
     let duplex = Duplex::new(&connection, encoding, Heartbeat::Server, &greeting);
     drop(greeting);
     let end = duplex.run(&mut feed, &mut source, &mut sink).await;
-    close(sink, source, end).await;
+    close(sink, source, end, connection.retry()).await;
 }
 
 /// Gives a peer back what it sends, by all the rules of [`serve`] but those of the messages: what a suite that tests
@@ -74,7 +74,7 @@ pub async fn echo(socket: WebSocket) {
             Err(end) => break end,
         }
     };
-    close(sink, source, end).await;
+    close(sink, source, end, None).await;
 }
 
 fn halves(socket: WebSocket, encoding: Encoding, outlet: Option<Outlet>) -> (Outgoing, IncomingFrames) {
@@ -82,16 +82,20 @@ fn halves(socket: WebSocket, encoding: Encoding, outlet: Option<Outlet>) -> (Out
     (Outgoing { sink, encoding, outlet }, IncomingFrames { stream, encoding })
 }
 
-async fn close(sink: Outgoing, source: IncomingFrames, end: End) {
+async fn close(sink: Outgoing, source: IncomingFrames, end: End, retry: Option<Duration>) {
     // A peer that does not answer the close is left.
-    let _ = time::timeout(limits::CLOSE_DEADLINE, say_goodbye(sink, source, end)).await;
+    let patience = match end {
+        End::Server(code) => limits::close_deadline(code),
+        End::Peer | End::Broken(_) => limits::CLOSE_DEADLINE,
+    };
+    let _ = time::timeout(patience, say_goodbye(sink, source, end, retry)).await;
 }
 
 /// The closing handshake, RFC 6455 section 7: tungstenite answers a peer's close on its own as long as it is polled.
-async fn say_goodbye(mut sink: Outgoing, mut source: IncomingFrames, end: End) {
+async fn say_goodbye(mut sink: Outgoing, mut source: IncomingFrames, end: End, retry: Option<Duration>) {
     match end {
         End::Server(code) => {
-            let frame = codec::encode(sink.encoding, &close_message(code));
+            let frame = codec::encode(sink.encoding, &ServerMessage::close(code, retry));
             let _ = sink.send_frames(&mut VecDeque::from([frame])).await;
             let close = CloseFrame { code: code.code(), reason: Utf8Bytes::from_static(code.reason()) };
             let _ = sink.sink.send(Message::Close(Some(close))).await;
@@ -107,10 +111,6 @@ async fn say_goodbye(mut sink: Outgoing, mut source: IncomingFrames, end: End) {
         }
     }
     while let Some(Ok(_)) = source.stream.next().await {}
-}
-
-fn close_message(code: CloseCode) -> ServerMessage {
-    ServerMessage::Close { code: u32::from(code.code()), reason: code.reason().to_owned() }
 }
 
 struct Outgoing {

@@ -261,6 +261,6 @@ fn server_message(frame: &ServerFrame) -> Option<ServerMessage> {
         }
         ServerFrame::Ping { r#ref } => ServerMessage::Ping { r#ref },
         ServerFrame::Pong { r#ref } => ServerMessage::Pong { r#ref },
-        ServerFrame::Close { code, reason } => ServerMessage::Close { code, reason },
+        ServerFrame::Close { code, reason, retry } => ServerMessage::Close { code, reason, retry },
     })
 }

@@ -81,7 +81,7 @@ impl Connection {
         let mut tasks = lock(&self.tasks);
         tasks.abort_all();
         drop(tasks);
-        self.held.end(Close { code, reason: reason.to_owned() });
+        self.held.end(Close { code, reason: reason.to_owned(), retry: None });
     }
 }
 

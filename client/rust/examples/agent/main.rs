@@ -180,7 +180,7 @@ async fn on(op: &str, connection: &Connection, request: &Value) -> Answer {
         }
         "closed" => {
             let patience = patience(request);
-            let Close { code, reason } = tokio::time::timeout(patience, connection.client.closed())
+            let Close { code, reason, .. } = tokio::time::timeout(patience, connection.client.closed())
                 .await
                 .map_err(|_| Failure::new("timeout", format!("waited {patience:?} in vain for the close")))?;
             Ok(json!({ "code": code, "reason": reason }))

@@ -133,10 +133,13 @@ pub fn encode(message: &ServerMessage) -> Bytes {
             out.push(PONG);
             write_ref(&mut out, *r#ref);
         }
-        ServerMessage::Close { code, reason } => {
+        ServerMessage::Close { code, reason, retry } => {
             out.push(CLOSE);
             varint::write(&mut out, u64::from(*code));
             write_string(&mut out, reason);
+            if let Some(retry) = retry {
+                write_millis(&mut out, *retry);
+            }
         }
     }
     out.into()
@@ -283,14 +286,18 @@ fn body(out: &mut Vec<u8>, draft: &Draft, publish: bool, between: impl FnOnce(&m
         write_string(out, id.as_str());
     }
     if let Some(ttl) = ttl {
-        // What no frame can say is longer than any server takes, and so is the most that one can.
-        let ttl = ttl.as_millis().min(u128::from(NUMBER));
-        varint::write(out, ttl as u64);
+        // What no frame can say is longer than any server takes.
+        write_millis(out, ttl);
     }
     out.extend(priority.map(NonZeroU8::get));
     if let Some(payload) = &draft.payload {
         out.extend_from_slice(payload.bytes());
     }
+}
+
+/// The most that a frame can say stands for all that is longer.
+fn write_millis(out: &mut Vec<u8>, time: Duration) {
+    varint::write(out, time.as_millis().min(u128::from(NUMBER)) as u64);
 }
 
 fn write_ref(out: &mut Vec<u8>, r#ref: Ref) {

@@ -93,12 +93,14 @@ pub fn encode(message: &ServerMessage) -> Bytes {
         }
         ServerMessage::Ping { r#ref } => out.open("ping", *r#ref),
         ServerMessage::Pong { r#ref } => out.open("pong", *r#ref),
-        ServerMessage::Close { code, reason } => out
-            .open("close", None)
-            .raw(",\"code\":")
-            .number(u64::from(*code))
-            .raw(",\"reason\":")
-            .string(reason),
+        ServerMessage::Close { code, reason, retry } => {
+            out.open("close", None).raw(",\"code\":").number(u64::from(*code));
+            out.raw(",\"reason\":").string(reason);
+            match retry {
+                Some(retry) => out.raw(",\"retry_ms\":").number(retry.as_millis() as u64),
+                None => &mut out,
+            }
+        }
     };
     out.raw("}");
     out.0.into()

@@ -75,9 +75,7 @@ impl Session {
         };
         if control {
             if let Some(code) = code.filter(|_| !self.ended.is_cancelled()) {
-                let close =
-                    ServerMessage::Close { code: u32::from(code.code()), reason: code.reason().to_owned() };
-                let mut frames = VecDeque::from([binary::encode(&close)]);
+                let mut frames = VecDeque::from([binary::encode(&self.connection.close_message(code))]);
                 let told = duplex::Sink::send(sink, &mut frames);
                 let _ = time::timeout(limits::CLOSE_DEADLINE / 4, told).await;
                 self.told.cancel();

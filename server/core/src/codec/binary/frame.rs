@@ -1,6 +1,6 @@
 //! A server's frame as a client finds it: what bears only an alias is not resolved yet.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use super::{
     ATTACHED, CLOSE, ERROR, GAP, HAS_ID, HAS_KEY, Input, KIND, MADE_AGAIN, NOT_RECOVERED, PING, PONG,
@@ -103,6 +103,8 @@ pub enum ServerFrame {
         code: u32,
         /// For people.
         reason: String,
+        /// How long this client is asked to stay away before it comes back.
+        retry: Option<Duration>,
     },
 }
 
@@ -171,6 +173,10 @@ pub fn decode_server(frame: &[u8]) -> Result<ServerFrame, Malformed> {
         CLOSE => ServerFrame::Close {
             code: u32::try_from(input.integer()?).map_err(|_| bad("a close code is below 2^32"))?,
             reason: input.string()?.to_owned(),
+            retry: match input.rest {
+                [] => None,
+                _ => Some(Duration::from_millis(input.integer()?)),
+            },
         },
         ATTACHED => ServerFrame::Attached {
             r#ref: input.reference()?,
