@@ -64,6 +64,8 @@ export function closeFor(error) {
   let code = CloseCode.LOST;
   if (error instanceof FulmarError) {
     if (error.code === 'bad_cursor') code = CloseCode.SESSION_EXPIRED;
+    else if (error.code === 'fell_behind') code = CloseCode.FELL_BEHIND;
+    else if (error.code === 'replaced') code = CloseCode.REPLACED;
     else if (error.code === 'malformed') code = CloseCode.PROTOCOL_ERROR;
     else if (error.status >= 400 && error.status < 500 && error.status !== 429) code = CloseCode.REFUSED;
   }

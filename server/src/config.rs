@@ -19,7 +19,7 @@ use serde::Deserialize;
 use crate::{
     admission::Caps,
     http::{ApiAccess, ApiKey},
-    limits::SESSION_GRACE_MAX,
+    limits::{SESSION_GRACE_MAX, STOP_DEADLINE, STOP_DEADLINE_MAX},
     namespace::{Namespace, Namespaces, Overflow},
 };
 
@@ -67,6 +67,8 @@ pub struct Config {
     pub caps: CapsSection,
     /// How long a session without a transport is kept.
     pub session_grace: Duration,
+    /// How long a stop may take.
+    pub stop_deadline: Duration,
     /// What channels are.
     pub namespaces: Namespaces,
     /// Whether this is development mode.
@@ -95,6 +97,7 @@ struct File {
     hosts: Vec<String>,
     origins: Vec<String>,
     session_grace_seconds: Option<i64>,
+    drain_seconds: Option<i64>,
     api: ApiSection,
     limits: CapsSection,
     namespaces: HashMap<String, NamespaceSection>,
@@ -172,6 +175,7 @@ impl Config {
             api: ApiAccess::Open,
             caps: CapsSection::default(),
             session_grace: SESSION_GRACE,
+            stop_deadline: STOP_DEADLINE,
             namespaces: Namespaces::development(),
             development: true,
         }
@@ -222,6 +226,7 @@ impl Config {
             hosts,
             origins,
             session_grace_seconds,
+            drain_seconds,
             api: _,
             limits,
             namespaces,
@@ -240,12 +245,10 @@ impl Config {
         self.origins = origins;
         self.caps = limits;
         if let Some(given) = session_grace_seconds {
-            let seconds = u64::try_from(given).unwrap_or_default();
-            if !(1..=SESSION_GRACE_MAX.as_secs()).contains(&seconds) {
-                let most = SESSION_GRACE_MAX.as_secs();
-                return Err(ConfigError(format!("session_grace_seconds is from 1 to {most}, not {given}")));
-            }
-            self.session_grace = Duration::from_secs(seconds);
+            self.session_grace = seconds("session_grace_seconds", given, SESSION_GRACE_MAX)?;
+        }
+        if let Some(given) = drain_seconds {
+            self.stop_deadline = seconds("drain_seconds", given, STOP_DEADLINE_MAX)?;
         }
         self.api = ApiAccess::Closed;
         let namespaces: Result<Vec<_>, ConfigError> = namespaces
@@ -318,6 +321,14 @@ impl NamespaceSection {
 impl File {
     fn parse(text: &str) -> Result<Self, toml::de::Error> {
         toml::from_str(text)
+    }
+}
+
+/// A time of at least a second.
+fn seconds(setting: &str, given: i64, most: Duration) -> Result<Duration, ConfigError> {
+    match u64::try_from(given) {
+        Ok(seconds @ 1..) if seconds <= most.as_secs() => Ok(Duration::from_secs(seconds)),
+        _ => Err(ConfigError(format!("{setting} is from 1 to {}, not {given}", most.as_secs()))),
     }
 }
 
@@ -429,6 +440,14 @@ mod tests {
         for wrong in ["0", "-1", "86401"] {
             let why = grace(&format!("session_grace_seconds = {wrong}")).expect_err(wrong).to_string();
             assert!(why.contains("session_grace_seconds is from 1 to 86400"), "{why}");
+        }
+        let drain = |text: &str| Config::parse(text).map(|config| config.stop_deadline.as_secs());
+        assert_eq!(drain("").expect("the default"), 10);
+        assert_eq!(drain("drain_seconds = 1").expect("the least"), 1);
+        assert_eq!(drain("drain_seconds = 3600").expect("the most"), 3_600);
+        for wrong in ["0", "-1", "3601"] {
+            let why = drain(&format!("drain_seconds = {wrong}")).expect_err(wrong).to_string();
+            assert!(why.contains("drain_seconds is from 1 to 3600"), "{why}");
         }
         assert!(Config::parse("colour = 'red'").is_err(), "unknown settings are refused");
         assert!(Config::parse("http = '0.0.0.0:80'").is_err(), "plain HTTP stays on this machine");

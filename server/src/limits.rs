@@ -215,7 +215,23 @@ pub const FRAME_DEADLINE: Duration = Duration::from_secs(10);
 /// How much of a congestion window datagrams may have, in eighths: streams have the rest at least.
 pub const DATAGRAM_WINDOW_EIGHTHS: usize = 7;
 
-/// How long sessions go on when the server is about to stop and has said so.
+/// How long sessions go on when the server is about to stop and has said so; a quarter of the time for the stop at most.
 pub const DRAIN: Duration = Duration::from_millis(500);
-/// How long the server takes to end its connections.
-pub const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(8);
+/// How long a server that stops takes for it at most, unless configured otherwise.
+pub const STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// Longest that it may be configured to take.
+pub const STOP_DEADLINE_MAX: Duration = Duration::from_secs(3_600);
+/// A TCP connection that is to end when the server stops, and over which nothing came or went for this long, is not waited for.
+pub const STOP_QUIET: Duration = Duration::from_secs(2);
+/// How long a QUIC connection stays when its last session has ended because the server stops. The session's close has been waited
+/// for.
+pub const STOP_LINGER: Duration = Duration::from_millis(250);
+
+/// What every client of a server that stops is asked to wait at least before it comes back.
+pub const RETRY_LEAST: Duration = Duration::from_millis(500);
+/// The time over which those clients are spread at least.
+pub const RETRY_WINDOW: Duration = Duration::from_secs(1);
+/// The time over which they are spread at most, however many there are.
+pub const RETRY_WINDOW_MAX: Duration = Duration::from_secs(60);
+/// How many sessions come back in a second, where the bounds allow it: a QUIC handshake costs a core about a millisecond.
+pub const RETURNS_PER_SECOND: u64 = 500;

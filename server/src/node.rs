@@ -1,15 +1,6 @@
 //! Assembly: a configuration becomes a running node. Start and stop order stand here and nowhere else.
 
-use std::{
-    fmt,
-    future::Future,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{fmt, future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use fulmar_core::CloseCode;
 use tokio::{task::JoinSet, time};
@@ -133,7 +124,7 @@ impl Node {
         if self.config.tls.is_some() { "https" } else { "http" }
     }
 
-    /// Serves until `stop` is done, then ends what is open, and returns within [`limits::SHUTDOWN_DEADLINE`].
+    /// Serves until `stop` is done, then ends what is open, and returns within the time that is configured for it.
     ///
     /// # Errors
     /// [`StartError`] when the certificate cannot be used for the sidecar.
@@ -145,7 +136,9 @@ impl Node {
             None => None,
         };
         let access = Access::new(config.hosts, config.origins, scheme, http.port());
-        let (connections, accepting) = (TaskTracker::new(), CancellationToken::new());
+        let (connections, accepting, draining) =
+            (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
+        let patience = config.stop_deadline;
         let directory = Directory { quic, http, secure: tls.is_some(), certificates: certificates.clone() };
         let app = Arc::new(App {
             hub: hub.clone(),
@@ -153,7 +146,6 @@ impl Node {
             api: config.api,
             directory,
             tasks: connections.clone(),
-            stopping: AtomicBool::new(false),
         });
 
         let admission = |address| Admission::new(config.caps.of_listener(address), hub.counters().clone());
@@ -165,7 +157,7 @@ impl Node {
             router.clone(),
             admission(quic),
             connections.clone(),
-            accepting.clone(),
+            draining.clone(),
         );
         tasks.spawn(quic);
         tasks.spawn(sidecar.serve(router, tls, admission(http), connections.clone(), accepting.clone()));
@@ -175,15 +167,21 @@ impl Node {
         }
 
         stop.await;
-        // Nobody new is let in, and WebTransport's clients are told of the end by GOAWAY and DRAIN while their sessions go on.
-        app.stopping.store(true, Ordering::Relaxed);
-        accepting.cancel();
-        if hub.census().0 > 0 {
-            time::sleep(limits::DRAIN).await;
-        }
-        hub.close_all(CloseCode::GoingAway);
-        connections.close();
-        if time::timeout(limits::SHUTDOWN_DEADLINE, connections.wait()).await.is_err() {
+        let ending = async {
+            // Nobody new is let in, and who asks for it by HTTP is told when to come back. WebTransport's clients are told of
+            // the end by GOAWAY and DRAIN while their sessions go on.
+            let sessions = hub.drain();
+            draining.cancel();
+            if sessions > 0 {
+                time::sleep(limits::DRAIN.min(patience / 4)).await;
+            }
+            // What is in flight is finished, and everybody is told to come back elsewhere.
+            accepting.cancel();
+            hub.close_all(CloseCode::GoingAway);
+            connections.close();
+            connections.wait().await;
+        };
+        if time::timeout(patience, ending).await.is_err() {
             tracing::warn!(left = connections.len(), "connections did not end in time");
         }
         tasks.shutdown().await;

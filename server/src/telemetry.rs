@@ -58,6 +58,10 @@ counters! {
     deliveries,
     /// Gaps told to subscribers.
     gaps,
+    /// Gaps told to subscribers who were too slow for a channel's history.
+    slow_gaps,
+    /// Connections closed because their client was too slow for a channel's history, where that is the policy.
+    slow_disconnects,
     /// Snapshots begun.
     resets,
     /// Times a parked subscription was woken.

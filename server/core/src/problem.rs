@@ -74,6 +74,10 @@ codes! {
     AlreadySubscribed = "already_subscribed", 409;
     /// The session has no such subscription.
     NotSubscribed = "not_subscribed", 409;
+    /// A poll's session is read by another connection now.
+    Replaced = "replaced", 409;
+    /// A poll's session fell off the history of a channel whose policy is to disconnect it.
+    FellBehind = "fell_behind", 409;
     /// The payload is above the bound.
     PayloadTooLarge = "payload_too_large", 413;
     /// The message is above the bound.

@@ -31,6 +31,7 @@ pub(super) async fn guard(State(app): State<Arc<App>>, request: Request, next: N
         return Failure(problem).into_response();
     }
     let (version, origin) = (request.version(), request.headers().get(header::ORIGIN).cloned());
+    let polls = request.uri().path() == "/poll";
     let preflight = request.method() == Method::OPTIONS && origin.is_some();
     let mut response = if preflight {
         StatusCode::NO_CONTENT.into_response()
@@ -47,6 +48,11 @@ pub(super) async fn guard(State(app): State<Arc<App>>, request: Request, next: N
         header::HeaderName::from_static("cross-origin-resource-policy"),
         HeaderValue::from_static("same-origin"),
     );
+    if let Some(seconds) = app.hub.retry_after()
+        && (polls || response.status() == StatusCode::SERVICE_UNAVAILABLE)
+    {
+        response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+    }
     if version != Version::HTTP_3
         && let Some(advertised) = app.directory.alternative()
     {

@@ -10,15 +10,7 @@ mod serve;
 mod sessions;
 mod upgrade;
 
-use std::{
-    borrow::Cow,
-    collections::HashMap,
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{borrow::Cow, collections::HashMap, fmt, sync::Arc};
 
 use axum::{
     Router,
@@ -81,8 +73,6 @@ pub struct App {
     pub directory: Directory,
     /// Owns the tasks of upgraded connections.
     pub tasks: TaskTracker,
-    /// Whether the server is stopping.
-    pub stopping: AtomicBool,
 }
 
 /// The routes.
@@ -115,7 +105,7 @@ pub fn router(app: Arc<App>, assets: Vec<Asset>) -> Router {
 }
 
 async fn ready(State(app): State<Arc<App>>) -> Result<&'static str, Failure> {
-    if app.stopping.load(Ordering::Relaxed) {
+    if app.hub.is_stopping() {
         return Err(Problem::new(Code::ShuttingDown, "the server is stopping").into());
     }
     Ok("ok")

@@ -144,6 +144,7 @@ where
         .max_send_buf_size(limits::HTTP2_SEND_BUFFER)
         .keep_alive_interval(limits::HEARTBEAT)
         .keep_alive_timeout(limits::HEARTBEAT_DEADLINE);
+    let way_out = outlet.clone();
     let service = TowerToHyperService::new(router);
     let (admitted, budgets) = (Arc::new(admitted), Budgets::of_connection());
     let service = service_fn({
@@ -171,7 +172,11 @@ where
         () = silent => {}
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            let _ = connection.await;
+            // A peer that has vanished is not waited for.
+            tokio::select! {
+                _ = connection => {}
+                () = way_out.quiet(limits::STOP_QUIET) => {}
+            }
         }
     }
 }

@@ -28,6 +28,7 @@ use super::{
     forbidden, lock,
     ready::Ready,
     session::{CloseSignal, Session, Subscriber},
+    shutting_down,
 };
 use crate::{clock::entropy, namespace::Namespace};
 
@@ -41,6 +42,8 @@ pub struct Connection {
     datagrams: Option<Arc<Ready>>,
     /// It was attached with its client's positions, which is done once.
     positioned: AtomicBool,
+    /// It was counted as closed because its client was too slow.
+    fell_behind: AtomicBool,
     /// When its client was last heard, in milliseconds of the node's monotonic clock.
     heard: AtomicU64,
 }
@@ -81,10 +84,7 @@ impl Connection {
 
     /// Checked once it stands in the registry: from then on `close_all` sees it.
     fn unless_closing(self) -> Result<Self, Problem> {
-        if self.hub.closing.load(Ordering::SeqCst) {
-            return Err(Problem::new(Code::ShuttingDown, "the server is stopping; come back to another"));
-        }
-        Ok(self)
+        if self.hub.is_stopping() { Err(shutting_down()) } else { Ok(self) }
     }
 
     fn on(hub: &Arc<Hub>, session: Arc<Session>, attachment: Attachment, ready: &Arc<Ready>) -> Self {
@@ -96,6 +96,7 @@ impl Connection {
             signal,
             datagrams: None,
             positioned: AtomicBool::new(false),
+            fell_behind: AtomicBool::new(false),
             heard: AtomicU64::new(0),
         };
         it.hear();
@@ -336,8 +337,16 @@ impl Connection {
 
     /// Reads on for `feed`.
     pub fn read(&self, feed: &mut Feed, budget: ReadBudget, out: &mut Vec<Delivery>) -> FeedEnd {
-        let (datagrams, now) = (self.datagrams.as_ref(), self.hub.now());
-        self.session().read(feed, datagrams, budget, now, &self.hub.counters, out)
+        let (datagrams, now, counters) = (self.datagrams.as_ref(), self.hub.now(), &self.hub.counters);
+        let before = out.len();
+        let end = self.session().read(feed, datagrams, budget, now, counters, out);
+        let read = out.get(before..).unwrap_or_default();
+        counters.slow_gaps.add(read.iter().filter(|delivery| delivery.is_slow()).count() as u64);
+        if self.close_code() == Some(CloseCode::FellBehind) && !self.fell_behind.swap(true, Ordering::Relaxed)
+        {
+            counters.slow_disconnects.increment();
+        }
+        end
     }
 
     /// Reads on for the feed of [`Self::with_datagrams`]: signals, and the packets with state that are due; `path` is asked

@@ -112,6 +112,11 @@ impl Delivery {
         }
     }
 
+    /// Whether it tells a client of what it was too slow for.
+    pub(super) fn is_slow(&self) -> bool {
+        matches!(self.item(), Some(Item::Gap(_, true)))
+    }
+
     /// When it is no longer worth sending, on the node's monotonic clock.
     pub fn expires(&self) -> Option<Duration> {
         match self.item()? {

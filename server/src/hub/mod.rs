@@ -12,13 +12,14 @@ mod feed;
 mod lanes;
 mod ready;
 mod session;
+mod spread;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -36,6 +37,7 @@ use tokio::time::Instant;
 use self::{
     channel::{Channel, Publisher},
     session::Session,
+    spread::Spread,
 };
 pub use self::{
     connection::{Answers, Connection, CursorRequest},
@@ -62,6 +64,8 @@ pub struct Hub {
     counters: Arc<Counters>,
     /// The node is stopping: nobody new comes in.
     closing: AtomicBool,
+    /// When clients come back, once it is.
+    spread: OnceLock<Spread>,
 }
 
 #[derive(Debug, Default)]
@@ -91,6 +95,7 @@ impl Hub {
             registry: Mutex::new(Registry::new(limits::SESSIONS, grace, sha256)),
             counters: Arc::default(),
             closing: AtomicBool::new(false),
+            spread: OnceLock::new(),
         })
     }
 
@@ -151,8 +156,11 @@ impl Hub {
     /// Makes a session that can be resumed: its id and its secret, to be told to its owner once.
     ///
     /// # Errors
-    /// `too_many_sessions`.
+    /// `too_many_sessions`, `shutting_down`.
     pub fn create_session(&self) -> Result<(SessionId, String), Problem> {
+        if self.is_stopping() {
+            return Err(shutting_down());
+        }
         let secret = Secret::from_entropy(entropy());
         let id = secret.session(sha256);
         let mut registry = lock(&self.registry);
@@ -198,12 +206,32 @@ impl Hub {
         }
     }
 
-    /// Tells every connection to close, and lets nobody new in.
-    pub fn close_all(&self, code: CloseCode) {
+    /// Lets nobody new in. Those who are here go on, until [`Self::close_all`]. How many they are.
+    pub fn drain(&self) -> usize {
         self.closing.store(true, Ordering::SeqCst);
+        let sessions = lock(&self.registry).len();
+        let _ = self.spread.set(Spread::over(sessions));
+        sessions
+    }
+
+    /// Whether the node is stopping.
+    pub fn is_stopping(&self) -> bool {
+        self.closing.load(Ordering::SeqCst)
+    }
+
+    /// For how many seconds a client that is not let in, or that polls, is asked to stay away: each for others. `None` while
+    /// the node is not stopping.
+    pub fn retry_after(&self) -> Option<u64> {
+        self.spread.get().map(|spread| spread.any().as_millis().div_ceil(1_000) as u64)
+    }
+
+    /// Lets nobody new in, and tells every connection to close, and its client when to come back.
+    pub fn close_all(&self, code: CloseCode) {
+        self.drain();
         let sessions: Vec<_> = lock(&self.registry).handles().cloned().collect();
-        for session in sessions {
-            session.close(code, None);
+        for (place, session) in sessions.iter().enumerate() {
+            let retry = self.spread.get().map(|spread| spread.share(place, sessions.len()));
+            session.close(code, retry);
         }
     }
 
@@ -323,6 +351,10 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut out = [0; 32];
     out.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
     out
+}
+
+fn shutting_down() -> Problem {
+    Problem::new(Code::ShuttingDown, "the server is stopping; come back to another")
 }
 
 fn node_full() -> Problem {

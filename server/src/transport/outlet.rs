@@ -8,9 +8,10 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -20,6 +21,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
     sync::Notify,
+    time,
 };
 
 use crate::limits;
@@ -33,6 +35,8 @@ pub struct Outlet(Arc<Valve>);
 struct Valve {
     blocked: AtomicBool,
     opened: Notify,
+    /// How often anything came or went.
+    moves: AtomicU64,
 }
 
 impl Outlet {
@@ -45,6 +49,21 @@ impl Outlet {
             }
             opened.await;
         }
+    }
+
+    /// Waits until nothing has come or gone over the connection for `patience`, or a quarter longer.
+    pub async fn quiet(&self, patience: Duration) {
+        let (mut seen, mut looks) = (self.0.moves.load(Ordering::Relaxed), 0);
+        while looks < 4 {
+            time::sleep(patience / 4).await;
+            let moves = self.0.moves.load(Ordering::Relaxed);
+            looks = if moves == seen { looks + 1 } else { 0 };
+            seen = moves;
+        }
+    }
+
+    fn moved(&self) {
+        self.0.moves.fetch_add(1, Ordering::Relaxed);
     }
 
     fn block(&self) {
@@ -88,7 +107,10 @@ impl Prompt {
 
     fn took(&mut self, took: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match took {
-            Poll::Ready(Ok(n)) => self.written = self.written.saturating_add(n),
+            Poll::Ready(Ok(n)) => {
+                self.written = self.written.saturating_add(n);
+                self.outlet.moved();
+            }
             Poll::Ready(Err(_)) => {}
             Poll::Pending => {
                 self.written = usize::MAX;
@@ -129,7 +151,11 @@ impl AsyncRead for Prompt {
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, into)
+        let read = Pin::new(&mut self.stream).poll_read(cx, into);
+        if read.is_ready() {
+            self.outlet.moved();
+        }
+        read
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use fulmar_core::{ChannelName, Encoding, Item, Problem, codec::json};
+use fulmar_core::{ChannelName, CloseCode, Code, Encoding, Item, Problem, codec::json};
 use tokio::time;
 
 use super::progress::Progress;
@@ -41,13 +41,19 @@ pub async fn answer(
             None => None,
         };
         answer.more = answer.fill(&connection, &mut feed, &mut progress);
+        if let Some(code) = connection.close_code() {
+            check(code)?;
+        }
         if !answer.is_empty() {
             break reserved;
         }
         drop(reserved);
         tokio::select! {
             () = feed.ready() => {}
-            _ = connection.closed() => break None,
+            code = connection.closed() => {
+                check(code)?;
+                break None;
+            }
             () = &mut deadline => break None,
         }
     };
@@ -60,6 +66,25 @@ pub async fn answer(
         }
         None => answer,
     })
+}
+
+/// What a poll that the server ends is answered. When the server stops, what there is; else it would seem that nothing had happened.
+fn check(code: CloseCode) -> Result<(), Problem> {
+    match code {
+        CloseCode::Replaced => Err(Problem::new(
+            Code::Replaced,
+            "another connection reads this session now; it has the subscriptions",
+        )),
+        CloseCode::FellBehind => Err(Problem::new(
+            Code::FellBehind,
+            "the session was not read for longer than a channel's history lasts; subscribe again",
+        )),
+        CloseCode::GoingAway
+        | CloseCode::NoHeartbeat
+        | CloseCode::SessionExpired
+        | CloseCode::ProtocolError
+        | CloseCode::Refused => Ok(()),
+    }
 }
 
 #[derive(Debug, Default)]

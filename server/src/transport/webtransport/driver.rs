@@ -170,8 +170,11 @@ impl Driver {
         }
         let now = self.shared.hub.now();
         let since = *self.idle_since.get_or_insert(now.monotonic);
-        let stopping = self.shared.stop.is_cancelled();
-        let patience = if self.served || stopping { limits::QUIC_LINGER } else { limits::QUIC_UNUSED };
+        let patience = match self.served {
+            _ if self.shared.stop.is_cancelled() => limits::STOP_LINGER,
+            true => limits::QUIC_LINGER,
+            false => limits::QUIC_UNUSED,
+        };
         Some(patience.saturating_sub(now.since(since)))
     }
 
@@ -251,8 +254,9 @@ impl Driver {
         let connection = match opened {
             Ok(connection) => connection,
             Err(problem) => {
+                let retry_after = self.shared.hub.retry_after();
                 self.tasks.spawn(async move {
-                    requests::refuse(stream, &problem).await;
+                    requests::refuse(stream, &problem, retry_after).await;
                     Done::Request
                 });
                 return;

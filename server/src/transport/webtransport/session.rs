@@ -181,9 +181,9 @@ impl Session {
         }
         self.ended.cancel();
         let _ = time::timeout(limits::CLOSE_DEADLINE / 4, connect.0.0.finish()).await;
-        if closed.is_some() {
+        if let Some(code) = closed {
             // The client takes note of the capsule, and ends its side.
-            let _ = time::timeout(limits::CLOSE_DEADLINE, connect.client_closes(&mut capsules)).await;
+            let _ = time::timeout(limits::close_deadline(code), connect.client_closes(&mut capsules)).await;
         }
     }
 
