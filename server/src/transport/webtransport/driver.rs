@@ -254,9 +254,8 @@ impl Driver {
         let connection = match opened {
             Ok(connection) => connection,
             Err(problem) => {
-                let retry_after = self.shared.hub.retry_after();
                 self.tasks.spawn(async move {
-                    requests::refuse(stream, &problem, retry_after).await;
+                    requests::refuse(stream, &problem).await;
                     Done::Request
                 });
                 return;

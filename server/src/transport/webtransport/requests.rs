@@ -63,13 +63,10 @@ pub(super) fn check(request: &Request<()>, access: &Access) -> Result<(), Proble
 }
 
 /// Answers with a problem. A browser tells its page nothing of it; other clients can read it.
-pub(super) async fn refuse(mut stream: RequestStream, problem: &Problem, retry_after: Option<u64>) {
+pub(super) async fn refuse(mut stream: RequestStream, problem: &Problem) {
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::from_u16(problem.code.http_status()).unwrap_or_default();
     response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
-    if let Some(seconds) = retry_after {
-        response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
-    }
     let answering = async {
         stream.send_response(response).await?;
         stream.send_data(json::encode_problem(problem)).await?;
