@@ -16,6 +16,7 @@ import wt
 from raw import EventStream
 from server import Server, check_error, name, poll, publish, within
 from test_quic import DRAIN_SESSION, Watch
+from slow import away
 from ws import open_ws
 
 #: The least delay and, for a few clients, the time over which they are spread: RETRY_LEAST and RETRY_WINDOW of limits.rs, in ms.
@@ -157,15 +158,6 @@ async def test_a_second_signal_ends_it_at_once(own, first, second):
 
 
 
-@contextlib.contextmanager
-def vanished(client):
-    """A QUIC client that is away: it hears nothing, and says nothing."""
-    client.datagram_received = lambda data, address: None
-    client.transmit = lambda: None
-    yield
-    del client.datagram_received, client.transmit
-
-
 async def test_clients_that_have_vanished_do_not_hold_up_the_stop(own):
     """On each transport, idle, and with more on its way than its path takes; well within the 10 s."""
     channel = name()
@@ -182,8 +174,8 @@ async def test_clients_that_have_vanished_do_not_hold_up_the_stop(own):
         await session.open_stream().subscribe(channel)
         silent = await stack.enter_async_context(wt.quic(own))
         await (await silent.session()).open_stream().barrier()
-        stack.enter_context(vanished(client))
-        stack.enter_context(vanished(silent))
+        stack.enter_context(away(client))
+        stack.enter_context(away(silent))
         for _ in range(100):
             await publish(http, channel, "x" * 60_000)
         before = time.monotonic()
