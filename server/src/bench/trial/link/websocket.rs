@@ -147,7 +147,7 @@ impl Link {
                 self.name(world, &mark)?;
                 Some(Seen::Reset)
             }
-            ServerFrame::Close { code, reason } => {
+            ServerFrame::Close { code, reason, .. } => {
                 return Err(Broken::closed(code, format_args!("the server closed with {code} ({reason})")));
             }
             // The session brought nothing.
