@@ -1,4 +1,5 @@
-"""A server behind a router, in network namespaces that are removed whatever comes; and the table of how long clients went without events."""
+"""A server behind a router, in network namespaces that are removed whatever comes; and the table of how long clients went without events,
+and servers with clients that had gone."""
 
 import os
 import pathlib
@@ -80,6 +81,6 @@ def table():
 
 def pytest_terminal_summary(terminalreporter):
     if ROWS:
-        terminalreporter.section("migrations")
+        terminalreporter.section("migrations, and clients that vanished")
     for row in ROWS:
-        terminalreporter.write_line("{:<35} {:<9} {}".format(*row))
+        terminalreporter.write_line("{:<35} {:<23} {}".format(*row))

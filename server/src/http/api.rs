@@ -9,6 +9,7 @@ use axum::{
 };
 use fulmar_core::{Code, Problem, codec::json};
 use serde_json::{Map, Value, json};
+use tokio::runtime::Handle;
 
 use super::{
     ApiAccess, App,
@@ -32,6 +33,7 @@ pub(super) async fn stats(State(app): State<Arc<App>>) -> Result<Response, Failu
     all.insert("sessions".to_owned(), sessions.into());
     all.insert("channels".to_owned(), channels.into());
     all.insert("channel_bytes".to_owned(), bytes.into());
+    all.insert("tasks".to_owned(), Handle::current().metrics().num_alive_tasks().into());
     all.extend(app.hub.counters().all().map(|(name, value)| (name.to_owned(), value.into())));
     Ok(json_response(Value::Object(all).to_string()))
 }
