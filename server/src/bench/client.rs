@@ -43,6 +43,11 @@ impl Client {
         stream.set_nodelay(true)?;
         Self::subscribed(stream, &format!("ws://{address}"), channel).await
     }
+
+    /// Its connection, of which nothing is read or answered any more.
+    pub(super) fn into_stream(self) -> TcpStream {
+        self.socket.into_inner()
+    }
 }
 
 impl Client<TlsStream<TcpStream>> {

@@ -8,10 +8,12 @@ mod datagrams;
 mod fanout;
 mod idle;
 mod leaks;
+mod liveness;
 mod paced;
 pub(crate) mod quic;
 mod random;
 mod server;
+mod silent;
 mod source;
 mod stall;
 mod summary;
@@ -37,8 +39,10 @@ enum Workload {
     Datagrams(datagrams::Datagrams),
     /// Datagrams at a pace to many WebTransport sessions, against quinn alone: CPU per datagram
     Paced(paced::Paced),
-    /// What many streams and many sessions leave behind
+    /// What many streams and sessions leave behind, and clients that come and vanish
     Leaks(leaks::Leaks),
+    /// When clients that have fallen silent are found by each transport, and what they leave behind
+    Liveness(liveness::Liveness),
     /// Age and convergence of state over a wire that loses packets, by every transport; bytes on the wire. Needs root
     Age(age::Age),
     /// The wire of `age`
@@ -82,6 +86,7 @@ pub fn run(arguments: Arguments) -> Outcome {
             Workload::Datagrams(it) => it.run().await,
             Workload::Paced(it) => it.run().await,
             Workload::Leaks(it) => it.run().await,
+            Workload::Liveness(it) => it.run().await,
             Workload::Age(it) => it.run().await,
             Workload::Wire(it) => it.run(),
             Workload::Publisher(it) => it.run().await,

@@ -19,6 +19,16 @@ use tokio::{
 
 const KEY: &str = "a key that guards a loopback server for one run";
 
+/// What a server has at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) sessions: u64,
+    pub(super) tasks: u64,
+    pub(super) descriptors: u64,
+    /// Its proportional set size, in bytes.
+    pub(super) pss: u64,
+}
+
 /// A running server. Dropping it ends the process.
 #[derive(Debug)]
 pub(super) struct Server {
@@ -34,6 +44,11 @@ pub(super) struct Server {
 impl Server {
     /// Starts one whose namespaces `event` and `state` are open to clients.
     pub(super) async fn start() -> Result<Self, Box<dyn Error>> {
+        Self::start_with("").await
+    }
+
+    /// Likewise, with these settings besides.
+    pub(super) async fn start_with(settings: &str) -> Result<Self, Box<dyn Error>> {
         let name =
             format!("fulmar-bench-{}-{}", std::process::id(), u32::from_ne_bytes(crate::clock::entropy()));
         let directory = std::env::temp_dir().join(name);
@@ -48,8 +63,12 @@ impl Server {
         let config = directory.join("fulmar.toml");
         let namespace =
             |name| format!("[namespaces.{name}]\nclass = '{name}'\nsubscribe = true\npublish = true\n");
-        let text =
-            format!("[api]\nkey_file = '{}'\n{}{}", key.display(), namespace("event"), namespace("state"));
+        let text = format!(
+            "{settings}[api]\nkey_file = '{}'\n{}{}",
+            key.display(),
+            namespace("event"),
+            namespace("state")
+        );
         fs::write(&config, text)?;
         let mut child = Command::new(std::env::current_exe()?)
             .args(["serve", "--http", "127.0.0.1:0", "--quic", "127.0.0.1:0", "--config"])
@@ -111,6 +130,32 @@ impl Server {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
         Err("sessions are left after a minute".into())
+    }
+
+    /// What it has, the connection apart that asks.
+    pub(super) async fn held(&self) -> Result<Held, Box<dyn Error>> {
+        let stats = self.stats().await?;
+        let count = |name: &str| stats[name].as_u64().ok_or_else(|| format!("/api/stats has no {name}"));
+        Ok(Held {
+            sessions: count("sessions")?,
+            tasks: count("tasks")?,
+            descriptors: self.descriptors()? as u64,
+            pss: self.pss()?,
+        })
+    }
+
+    /// The same when it has come to rest: when two looks agree on all but memory.
+    pub(super) async fn settled(&self) -> Result<Held, Box<dyn Error>> {
+        let mut before = self.held().await?;
+        for _ in 0..200 {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            let now = self.held().await?;
+            if (Held { pss: before.pss, ..now }) == before {
+                return Ok(now);
+            }
+            before = now;
+        }
+        Err("the server does not come to rest".into())
     }
 
     /// Its counters.
