@@ -151,6 +151,8 @@ pub const TCP_SEND_BUFFER: usize = 256 * 1024;
 pub const TCP_UNSENT: u32 = 16 * 1024;
 /// How long a TCP client may take nothing of what waits for it. (The kernel's `TCP_USER_TIMEOUT`.)
 pub const TCP_STALLED: Duration = Duration::from_secs(30);
+/// How often it is looked whether a TCP client that lags has taken something.
+pub const TCP_LOOK: Duration = Duration::from_secs(5);
 /// TLS sessions that can be resumed, on each listener; others begin anew.
 pub const TLS_SESSIONS: usize = 256;
 /// Tickets by which a client may resume a TLS session.

@@ -4,6 +4,7 @@
 //! the names in messages, and none of another.
 
 pub mod duplex;
+mod lag;
 pub mod outlet;
 pub mod poll;
 mod progress;

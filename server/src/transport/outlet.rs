@@ -24,6 +24,7 @@ use tokio::{
     time,
 };
 
+use super::lag::{self, Lag};
 use crate::limits;
 
 /// Tells those who write to a connection, through whatever lies between, when it is worth it. In the extensions of each of its
@@ -85,6 +86,12 @@ pub struct Prompt {
     outlet: Outlet,
     /// What was written since the kernel last said that it had room.
     written: usize,
+    /// What was ever written.
+    total: u64,
+    /// What the peer had acknowledged before anything was written.
+    origin: u64,
+    /// Of a peer that does not take what it is sent as it comes.
+    lag: Option<Lag>,
 }
 
 impl Prompt {
@@ -97,7 +104,8 @@ impl Prompt {
         let socket = SockRef::from(&stream);
         socket.set_tcp_user_timeout(Some(limits::TCP_STALLED))?;
         socket.set_tcp_notsent_lowat(limits::TCP_UNSENT)?;
-        Ok(Self { stream, outlet: Outlet::default(), written: 0 })
+        let origin = lag::acknowledged(&stream)?;
+        Ok(Self { stream, outlet: Outlet::default(), written: 0, total: 0, origin, lag: None })
     }
 
     /// What tells whether it is worth writing to.
@@ -105,19 +113,38 @@ impl Prompt {
         self.outlet.clone()
     }
 
-    fn took(&mut self, took: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn took(&mut self, cx: &mut Context<'_>, took: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match took {
             Poll::Ready(Ok(n)) => {
                 self.written = self.written.saturating_add(n);
                 self.outlet.moved();
+                self.total += n as u64;
             }
             Poll::Ready(Err(_)) => {}
             Poll::Pending => {
                 self.written = usize::MAX;
-                self.outlet.block();
+                self.block(cx);
             }
         }
         took
+    }
+
+    fn block(&mut self, cx: &mut Context<'_>) {
+        self.outlet.block();
+        if self.lag.is_none() {
+            self.lag = Lag::begin(&self.stream).ok();
+        }
+        self.look_after_lag(cx);
+    }
+
+    /// To be called whenever the connection waits for something.
+    fn look_after_lag(&mut self, cx: &mut Context<'_>) {
+        let all = self.origin + self.total;
+        if let Some(lag) = &mut self.lag
+            && lag.poll_over(cx, &self.stream, all).is_ready()
+        {
+            self.lag = None;
+        }
     }
 
     /// Waits until the kernel holds less than half of [`limits::TCP_UNSENT`] unsent: what it calls writable.
@@ -128,7 +155,7 @@ impl Prompt {
             ready!(self.stream.poll_write_ready(cx))?;
             match self.stream.try_io(Interest::WRITABLE, || writable(&self.stream)) {
                 Ok(()) => self.written = 0,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.outlet.block(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.block(cx),
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
@@ -151,6 +178,7 @@ impl AsyncRead for Prompt {
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.look_after_lag(cx);
         let read = Pin::new(&mut self.stream).poll_read(cx, into);
         if read.is_ready() {
             self.outlet.moved();
@@ -162,7 +190,7 @@ impl AsyncRead for Prompt {
 impl AsyncWrite for Prompt {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let took = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.took(took)
+        self.took(cx, took)
     }
 
     fn poll_write_vectored(
@@ -171,7 +199,7 @@ impl AsyncWrite for Prompt {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let took = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
-        self.took(took)
+        self.took(cx, took)
     }
 
     fn is_write_vectored(&self) -> bool {
