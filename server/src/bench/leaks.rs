@@ -1,34 +1,107 @@
-//! What is left when streams and sessions have come and gone.
+//! What is left when streams, sessions and clients have come and gone.
 
-use std::{error::Error, sync::Arc};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use fulmar_client::{Connector, Trust, wtransport::Connection};
 use fulmar_core::{
     ClientMessage,
     codec::{binary, varint},
 };
-use tokio::{sync::Semaphore, task::JoinSet};
+use futures_util::future::try_join_all;
+use tokio::{sync::Semaphore, task::JoinSet, time};
 
-use super::{Outcome, Progress, server::Server};
+use super::{
+    Outcome, Progress,
+    server::Server,
+    silent::{Silent, Transport},
+};
 
-/// Opens many streams on one connection, then many sessions, and prints the server's memory as it goes.
+/// Opens many streams on one connection, then many sessions, then has many clients of each transport come and vanish, and prints the
+/// server's memory as it goes.
 #[derive(Debug, clap::Args)]
 pub(super) struct Leaks {
-    /// Streams on one connection
+    /// Streams on one connection; 0 leaves them out
     #[arg(long, default_value_t = 1_000_000)]
     streams: u64,
-    /// Sessions, one after another
+    /// Sessions, one after another; 0 leaves them out
     #[arg(long, default_value_t = 20_000)]
     sessions: u64,
-    /// Streams or sessions at once
+    /// Clients of each transport that connect and vanish; 0 leaves them out
+    #[arg(long, default_value_t = 10_000)]
+    cycles: usize,
+    /// How they are connected
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Transport::Websocket, Transport::Sse, Transport::Poll, Transport::Webtransport])]
+    transport: Vec<Transport>,
+    /// Streams, sessions or clients at once
     #[arg(long, default_value_t = 32)]
     at_once: usize,
 }
 
+/// Clients that have vanished and that the server may not yet have found, so that they do not add up to a load of their own.
+const UNDISCOVERED: u64 = 1_000;
+/// Sessions of WebTransport that vanish together, with the relay between them and the server.
+const BEHIND_A_RELAY: usize = 8;
+
 impl Leaks {
     pub(super) async fn run(self) -> Outcome {
-        self.streams().await?;
-        self.sessions().await
+        if self.streams > 0 {
+            self.streams().await?;
+        }
+        if self.sessions > 0 {
+            self.sessions().await?;
+        }
+        if self.cycles > 0 {
+            println!(
+                "clients that connect and vanish: their sockets are reset, or, of WebTransport, heard no more"
+            );
+            println!(
+                "{:>14} {:>10} {:>10} {:>12} {:>10} {:>10}",
+                "", "done", "Pss KiB", "descriptors", "tasks", "sessions"
+            );
+            for transport in &self.transport {
+                self.cycles(*transport).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Prints what there is after a tenth, which warms up, at half, and at the end.
+    async fn cycles(&self, transport: Transport) -> Outcome {
+        let server = Server::start_with("session_grace_seconds = 1\n").await?;
+        let before = server.settled().await?;
+        let mut progress = Progress::new("connecting and vanishing", self.cycles as u64);
+        let together = if transport == Transport::Webtransport { BEHIND_A_RELAY } else { 1 };
+        let mut done = 0;
+        for mark in [self.cycles.div_ceil(10), self.cycles.div_ceil(2), self.cycles] {
+            while done < mark {
+                while server.stats().await?["sessions"].as_u64() > Some(UNDISCOVERED) {
+                    time::sleep(Duration::from_millis(100)).await;
+                }
+                let (mut clients, mut left) = (Vec::new(), mark - done);
+                while left > 0 && clients.len() < self.at_once.div_ceil(together) {
+                    let count = left.min(together);
+                    clients.push(Silent::connect(transport, &server, count));
+                    left -= count;
+                }
+                for silent in try_join_all(clients).await? {
+                    silent.vanish()?;
+                }
+                done = mark - left;
+                progress.at(done as u64);
+            }
+            server.is_empty().await?;
+            let held = server.back_at(before).await?;
+            progress.clear();
+            println!(
+                "{:>14} {done:>10} {:>10} {:>12} {:>10} {:>10}",
+                format!("{transport:?}").to_lowercase(),
+                held.pss / 1024,
+                held.descriptors,
+                held.tasks,
+                held.sessions
+            );
+        }
+        Ok(())
     }
 
     /// Each stream carries a ping and its answer, and ends on both sides.

@@ -158,6 +158,18 @@ impl Server {
         Err("the server does not come to rest".into())
     }
 
+    /// What it has when it has no more tasks and descriptors than `before`, or else what is left of them after a while.
+    pub(super) async fn back_at(&self, before: Held) -> Result<Held, Box<dyn Error>> {
+        for _ in 0..200 {
+            let now = self.held().await?;
+            if now.tasks <= before.tasks && now.descriptors <= before.descriptors {
+                return Ok(now);
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        self.held().await
+    }
+
     /// Its counters.
     pub(super) async fn stats(&self) -> Result<Value, Box<dyn Error>> {
         let mut stream = TcpStream::connect(self.address).await?;
