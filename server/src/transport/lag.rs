@@ -2,14 +2,13 @@
 //!
 //! The kernel ends a connection whose peer does not acknowledge for [`limits::TCP_STALLED`], and one whose peer has had no room for so
 //! long. The latter it counts from when the peer first had none until the peer has room for all of a buffer of up to 64 KiB at once: who
-//! reads slowly never has, and would be cut off while it reads. So what the peer takes is looked at, and moves the kernel's deadline.
+//! reads slowly never has, and would be cut off while it reads. So of a connection that has once lagged, it is looked here what the peer takes.
 
 use std::{
     future::Future as _,
     io,
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use nix::{getsockopt_impl, libc, sockopt_impl, sys::socket::getsockopt};
@@ -32,12 +31,16 @@ sockopt_impl!(
 /// Where `tcpi_bytes_acked` stands in it.
 const BYTES_ACKED: usize = 15;
 
-/// A peer that lags, until it has taken all.
+/// A peer that has lagged.
 #[derive(Debug)]
 pub(super) struct Lag {
-    since: Instant,
     acknowledged: u64,
-    look: Pin<Box<Sleep>>,
+    /// Whether the kernel's own clock is off. It runs until the peer was seen to take something, since it knows since when nothing was.
+    spared: bool,
+    /// When it last took something, or was given something to take.
+    took: Instant,
+    /// Set while there is something that it has not taken.
+    look: Option<Pin<Box<Sleep>>>,
 }
 
 /// What the peer of a connection has acknowledged, in bytes, and perhaps one more for its handshake.
@@ -54,46 +57,48 @@ impl Lag {
     /// # Errors
     /// The system's.
     pub(super) fn begin(stream: &TcpStream) -> io::Result<Self> {
-        let look = Box::pin(time::sleep(limits::TCP_LOOK));
-        let it = Self { since: before(&look), acknowledged: acknowledged(stream)?, look };
-        it.spare(stream, Duration::ZERO)?;
-        Ok(it)
+        let look = soon();
+        Ok(Self { acknowledged: acknowledged(stream)?, spared: false, took: set(&look), look: Some(look) })
     }
 
-    /// Whether it has taken `all`, as [`acknowledged`] counts it. Meanwhile, sees to it that it lives as long as it takes something.
-    pub(super) fn poll_over(&mut self, cx: &mut Context<'_>, stream: &TcpStream, all: u64) -> Poll<()> {
-        loop {
-            ready!(self.look.as_mut().poll(cx));
-            self.look = Box::pin(time::sleep(limits::TCP_LOOK));
-            match self.look(stream, all) {
-                Ok(false) => {}
-                // It has caught up, or the connection has ended.
-                Ok(true) | Err(_) => return Poll::Ready(()),
+    /// There is more to take.
+    pub(super) fn give(&mut self) {
+        if self.look.is_none() {
+            let look = soon();
+            self.took = set(&look);
+            self.look = Some(look);
+        }
+    }
+
+    /// Waits until the peer has taken nothing for too long, of `all` that it is to acknowledge.
+    pub(super) fn poll_stalled(&mut self, cx: &mut Context<'_>, stream: &TcpStream, all: u64) -> Poll<()> {
+        while let Some(look) = &mut self.look {
+            ready!(look.as_mut().poll(cx));
+            let next = soon();
+            let now = set(&next);
+            // What fails is the connection's end, which reading it tells.
+            let acknowledged = acknowledged(stream).unwrap_or(all);
+            if acknowledged > self.acknowledged {
+                (self.acknowledged, self.took) = (acknowledged, now);
+                if !self.spared {
+                    // For good, since the kernel may go on counting where it was when the peer lags the next time.
+                    self.spared = SockRef::from(stream).set_tcp_user_timeout(None).is_ok();
+                }
             }
+            if acknowledged < all && now.duration_since(self.took) >= limits::TCP_STALLED {
+                return Poll::Ready(());
+            }
+            self.look = (acknowledged < all).then_some(next);
         }
-    }
-
-    fn look(&mut self, stream: &TcpStream, all: u64) -> io::Result<bool> {
-        let acknowledged = acknowledged(stream)?;
-        if acknowledged >= all {
-            SockRef::from(stream).set_tcp_user_timeout(Some(limits::TCP_STALLED))?;
-            return Ok(true);
-        }
-        if acknowledged > self.acknowledged {
-            self.acknowledged = acknowledged;
-            self.spare(stream, before(&self.look).duration_since(self.since))?;
-        }
-        Ok(false)
-    }
-
-    /// Lets the peer, which has lagged for so long, take nothing for a while.
-    fn spare(&self, stream: &TcpStream, lagged: Duration) -> io::Result<()> {
-        // What it took may have come right after the look before, or the lag have begun before that was noticed.
-        SockRef::from(stream).set_tcp_user_timeout(Some(lagged + limits::TCP_STALLED + limits::TCP_LOOK))
+        Poll::Pending
     }
 }
 
-/// When a timer for the next look was set.
-fn before(look: &Sleep) -> Instant {
+fn soon() -> Pin<Box<Sleep>> {
+    Box::pin(time::sleep(limits::TCP_LOOK))
+}
+
+/// When a timer was set.
+fn set(look: &Sleep) -> Instant {
     look.deadline() - limits::TCP_LOOK
 }

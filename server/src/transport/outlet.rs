@@ -90,7 +90,7 @@ pub struct Prompt {
     total: u64,
     /// What the peer had acknowledged before anything was written.
     origin: u64,
-    /// Of a peer that does not take what it is sent as it comes.
+    /// Of a peer that did not once take what it was sent as it came.
     lag: Option<Lag>,
 }
 
@@ -119,32 +119,38 @@ impl Prompt {
                 self.written = self.written.saturating_add(n);
                 self.outlet.moved();
                 self.total += n as u64;
+                if let Some(lag) = &mut self.lag {
+                    lag.give();
+                }
+                self.look_after(cx)?;
             }
             Poll::Ready(Err(_)) => {}
             Poll::Pending => {
                 self.written = usize::MAX;
-                self.block(cx);
+                self.block(cx)?;
             }
         }
         took
     }
 
-    fn block(&mut self, cx: &mut Context<'_>) {
+    fn block(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         self.outlet.block();
         if self.lag.is_none() {
-            self.lag = Lag::begin(&self.stream).ok();
+            self.lag = Some(Lag::begin(&self.stream)?);
         }
-        self.look_after_lag(cx);
+        self.look_after(cx)
     }
 
-    /// To be called whenever the connection waits for something.
-    fn look_after_lag(&mut self, cx: &mut Context<'_>) {
+    /// To be called whenever the connection waits for its peer. Fails when the peer has taken nothing for too long.
+    fn look_after(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let all = self.origin + self.total;
-        if let Some(lag) = &mut self.lag
-            && lag.poll_over(cx, &self.stream, all).is_ready()
-        {
-            self.lag = None;
+        let Some(lag) = &mut self.lag else { return Ok(()) };
+        if lag.poll_stalled(cx, &self.stream, all).is_pending() {
+            return Ok(());
         }
+        // Nobody is there to take what is left.
+        SockRef::from(&self.stream).set_linger(Some(Duration::ZERO))?;
+        Err(io::ErrorKind::TimedOut.into())
     }
 
     /// Waits until the kernel holds less than half of [`limits::TCP_UNSENT`] unsent: what it calls writable.
@@ -155,7 +161,7 @@ impl Prompt {
             ready!(self.stream.poll_write_ready(cx))?;
             match self.stream.try_io(Interest::WRITABLE, || writable(&self.stream)) {
                 Ok(()) => self.written = 0,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.block(cx),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.block(cx)?,
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
@@ -172,13 +178,22 @@ fn writable(stream: &TcpStream) -> io::Result<()> {
     }
 }
 
+impl Drop for Prompt {
+    fn drop(&mut self) {
+        if self.lag.is_some() {
+            // What is left to be sent is the kernel's to look after from here on.
+            let _ = SockRef::from(&self.stream).set_tcp_user_timeout(Some(limits::TCP_STALLED));
+        }
+    }
+}
+
 impl AsyncRead for Prompt {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.look_after_lag(cx);
+        self.look_after(cx)?;
         let read = Pin::new(&mut self.stream).poll_read(cx, into);
         if read.is_ready() {
             self.outlet.moved();
