@@ -302,6 +302,8 @@ async fn a_stop_is_told_with_its_code() {
     let mut events = subscribe(&client, "event:a", Start::Afresh).await;
     let (_, close) = tokio::join!(node.stop(), client.closed());
     assert_eq!((close.code, close.reason.as_str()), (4000, "going_away"));
+    let retry = close.retry.expect("a time to come back");
+    assert!((Duration::from_millis(500)..Duration::from_millis(1500)).contains(&retry), "{retry:?}");
     assert_eq!(within("the end", events.next()).await, Err(Ended::Closed(close)));
 }
 

@@ -310,12 +310,12 @@ describe('WebTransport', () => {
 
   test('a ping is answered, and a close in-band tells what the session does not', async () => {
     const { session, connection } = await opened();
-    session.streams[0].say({ type: 'ping', ref: 3 }, { type: 'close', code: 4000, reason: 'stopping' });
+    session.streams[0].say({ type: 'ping', ref: 3 }, { type: 'close', code: 4000, reason: 'stopping', retry_ms: 700 });
     await turn();
     assert.deepEqual(session.streams[0].got.at(-1), { type: 'pong', ref: 3 });
     const waiting = connection.subscribe('event:never');
     session.end({ closeCode: 0, reason: '' });
-    assert.deepEqual(await connection.closed, { code: 4000, reason: 'stopping' });
+    assert.deepEqual(await connection.closed, { code: 4000, reason: 'stopping', retry: 700 });
     await assert.rejects(waiting, Error);
   });
 
@@ -392,6 +392,15 @@ describe('WebSocket', () => {
       connection.close(4321, 'done');
       assert.deepEqual(await connection.closed, { code: 4321, reason: 'done' });
       await assert.rejects(connection.publish('event:x', { data: 1 }), { code: 'closed' });
+    });
+
+    test(`is told when to come back in ${encoding}`, async () => {
+      const { made, WebSocket } = fakeWebSocket(encoding);
+      const connection = await open('websocket', { base: 'http://h:1/', encoding, WebSocket });
+      made[0].say({ type: 'close', code: 4000, reason: 'going_away', retry_ms: 700 });
+      await turn();
+      made[0].close(4000, 'going_away');
+      assert.deepEqual(await connection.closed, { code: 4000, reason: 'going_away', retry: 700 });
     });
   }
 });

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use fulmar_core::{
-    ClientMessage,
+    ClientMessage, CloseCode,
     codec::{
         binary::{self, ServerFrame},
         framing,
@@ -195,7 +195,9 @@ impl Session {
     pub(crate) async fn lost(&self, why: &ConnectionError) {
         let close = Close::from_transport(why);
         let mut said = self.said.subscribe();
-        let said = if close.code == Close::LOST {
+        // When to come back is said in-band alone.
+        let going = u32::from(CloseCode::GoingAway.code());
+        let said = if close.code == Close::LOST || close.code == going {
             timeout(limits::END_GRACE, said.wait_for(Option::is_some)).await.ok().and_then(Result::ok)
         } else {
             None

@@ -271,7 +271,11 @@ impl Connection {
         if self.signal.has_begun() {
             return Err(Problem::new(Code::BadMessage, "attach before you subscribe"));
         }
+        // Asked under the lock by which `close_all` learns of all sessions, so that it sees who is attached to each.
         let mut registry = lock(&self.hub.registry);
+        if self.hub.is_stopping() {
+            return Err(shutting_down());
+        }
         let proven = registry.identify(secret)?;
         if proven.to_string() != id {
             return Err(Problem::new(Code::UnknownSession, "no such session; make one with POST /session"));
