@@ -123,7 +123,7 @@ async def test_each_client_has_a_delay_of_its_own(own):
 
 
 async def test_what_is_in_flight_is_finished(own):
-    """A publish whose body has begun is answered, however late its end comes."""
+    """A publish whose body has begun is answered, though its end comes behind the closes."""
     channel = name()
     body = json.dumps({"channel": channel, "data": "in flight"}).encode()
     async with open_ws(own) as ws, await raw.Connection.open(own.port) as connection:
