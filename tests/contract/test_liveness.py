@@ -56,7 +56,7 @@ def forgetful(tmp_path_factory):
 @pytest.fixture(scope="module")
 def others():
     """Servers that nobody else uses, so that what is left on them can be counted."""
-    running = [Server() for _ in range(3)]
+    running = [Server() for _ in range(4)]
     yield running
     for one in running:
         one.stop()
@@ -235,27 +235,48 @@ async def an_event_stream_that_is_not_read_ends(server):
     assert took > 20, f"a reader that stops for {took:.0f} s is not gone"
 
 
+async def read_slowly(reader, seconds):
+    """512 bytes a second; gives how many."""
+    taken = 0
+    reader.socket.setblocking(False)
+    try:
+        async with asyncio.timeout(seconds):
+            while data := await asyncio.get_running_loop().sock_recv(reader.socket, 512):
+                taken += len(data)
+                # The pace of a slow network, not a wait for anything.
+                await asyncio.sleep(1)
+            raise AssertionError(f"the stream ended after {taken} bytes")
+    except TimeoutError:
+        return taken
+
+
 async def an_event_stream_that_is_read_slowly_stays(server, enough):
     """Its window is closed nearly all the time."""
-    channel, taken = name(), 0
-    loop = asyncio.get_running_loop()
+    channel = name()
     reader = await asyncio.to_thread(stalled.EventStream, server, channel)
-    reader.socket.setblocking(False)
-    async with server.http() as http:
-        for _ in range(8):
-            await publish(http, channel, "x" * 60_000)
-        try:
-            async with asyncio.timeout(enough):
-                while data := await loop.sock_recv(reader.socket, 512):
-                    taken += len(data)
-                    # The pace of a slow network, not a wait for anything.
-                    await asyncio.sleep(1)
-                raise AssertionError(f"the stream ended after {taken} bytes")
-        except TimeoutError:
-            pass
-        finally:
-            reader.close()
-    assert taken < 8 * 60_000, "it was to lag all the time"
+    try:
+        async with server.http() as http:
+            for _ in range(8):
+                await publish(http, channel, "x" * 60_000)
+            assert await read_slowly(reader, enough) < 8 * 60_000, "it was to lag all the time"
+            assert await sessions(http) == 1
+    finally:
+        reader.close()
+
+
+async def an_event_stream_that_is_read_slowly_and_no_more_ends(server):
+    """What it was spared while it was read does not keep it."""
+    channel = name()
+    reader = await asyncio.to_thread(stalled.EventStream, server, channel)
+    try:
+        async with server.http() as http:
+            for _ in range(8):
+                await publish(http, channel, "x" * 60_000)
+            await read_slowly(reader, 20)
+            assert await sessions(http) == 1
+            await gone(http, FOUND, "the end of an event stream that is not read any more")
+    finally:
+        reader.close()
 
 
 async def an_event_stream_on_a_connection_that_answers_stays(server, enough):
@@ -367,7 +388,8 @@ async def test_who_lives_stays_and_who_is_gone_is_closed(server, forgetful, othe
         an_event_stream_is_never_silent(server),
         an_event_stream_that_is_not_read_ends(others[0]),
         an_event_stream_that_is_read_slowly_stays(others[1], enough=60),
-        an_event_stream_on_a_connection_that_answers_stays(others[2], enough=50),
+        an_event_stream_that_is_read_slowly_and_no_more_ends(others[2]),
+        an_event_stream_on_a_connection_that_answers_stays(others[3], enough=50),
         one_after_the_other(
             sessions_that_nobody_goes_on_with_are_reaped(forgetful),
             a_sleeper_goes_on_or_is_told_why_not(forgetful),
