@@ -56,7 +56,7 @@ def forgetful(tmp_path_factory):
 @pytest.fixture(scope="module")
 def others():
     """Servers that nobody else uses, so that what is left on them can be counted."""
-    running = [Server() for _ in range(4)]
+    running = [Server() for _ in range(5)]
     yield running
     for one in running:
         one.stop()
@@ -250,10 +250,10 @@ async def read_slowly(reader, seconds):
         return taken
 
 
-async def an_event_stream_that_is_read_slowly_stays(server, enough):
-    """Its window is closed nearly all the time."""
+async def one_that_is_read_slowly_stays(transport, server, enough):
+    """Its window is closed nearly all the time, and a WebSocket's ping is far behind."""
     channel = name()
-    reader = await asyncio.to_thread(stalled.EventStream, server, channel)
+    reader = await asyncio.to_thread(transport, server, channel)
     try:
         async with server.http() as http:
             for _ in range(8):
@@ -387,7 +387,8 @@ async def test_who_lives_stays_and_who_is_gone_is_closed(server, forgetful, othe
         a_slow_reader_that_always_lags_stays(server, enough=60),
         an_event_stream_is_never_silent(server),
         an_event_stream_that_is_not_read_ends(others[0]),
-        an_event_stream_that_is_read_slowly_stays(others[1], enough=60),
+        one_that_is_read_slowly_stays(stalled.EventStream, others[1], enough=60),
+        one_that_is_read_slowly_stays(stalled.WebSocket, others[4], enough=60),
         an_event_stream_that_is_read_slowly_and_no_more_ends(others[2]),
         an_event_stream_on_a_connection_that_answers_stays(others[3], enough=50),
         one_after_the_other(

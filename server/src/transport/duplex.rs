@@ -19,6 +19,7 @@ use tokio::{
     time::{self, Sleep},
 };
 
+use super::outlet::Outlet;
 use crate::{
     hub::{Answers, Connection, Feed, FeedHandle, ReadBudget},
     limits,
@@ -142,6 +143,8 @@ pub struct Duplex<'a> {
     asked: AtomicU64,
     /// When it last took what had had to wait for it, in milliseconds.
     taken: AtomicU64,
+    /// Of the TCP connection, if there is one.
+    outlet: Option<Outlet>,
 }
 
 impl<'a> Duplex<'a> {
@@ -161,7 +164,14 @@ impl<'a> Duplex<'a> {
             replies,
             asked: AtomicU64::new(u64::MAX),
             taken: AtomicU64::new(0),
+            outlet: None,
         }
+    }
+
+    /// Over this connection: who takes some of a write lives, though it takes long for all of it.
+    pub fn over(mut self, outlet: Option<Outlet>) -> Self {
+        self.outlet = outlet;
+        self
     }
 
     /// Runs it.
@@ -245,18 +255,29 @@ impl<'a> Duplex<'a> {
         pulse: &mut Pulse<'_>,
     ) -> Result<(), End> {
         let mut waited = false;
+        let progress = || self.outlet.as_ref().map_or(0, Outlet::progress);
+        let mut before = progress();
         let written = poll_fn(|cx| {
             if let Poll::Ready(written) = write.as_mut().poll(cx) {
                 return Poll::Ready(Some(written));
             }
             waited = true;
+            let now = progress();
+            if now > before {
+                before = now;
+                self.take();
+            }
             pulse.poll_death(cx).map(|()| None)
         });
         let Some(written) = written.await else { return Err(self.dead()) };
         if waited {
-            self.taken.store(millis(self.connection.hub().now().monotonic), Ordering::Relaxed);
+            self.take();
         }
         written.map_err(|Gone| End::Peer)
+    }
+
+    fn take(&self) {
+        self.taken.store(millis(self.connection.hub().now().monotonic), Ordering::Relaxed);
     }
 
     /// Whether the peer has been silent for so long that it is to be asked.

@@ -61,6 +61,11 @@ impl Lag {
         Ok(Self { acknowledged: acknowledged(stream)?, spared: false, took: set(&look), look: Some(look) })
     }
 
+    /// What the peer had acknowledged when it was last looked.
+    pub(super) fn acknowledged(&self) -> u64 {
+        self.acknowledged
+    }
+
     /// There is more to take.
     pub(super) fn give(&mut self) {
         if self.look.is_none() {

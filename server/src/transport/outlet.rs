@@ -38,6 +38,8 @@ struct Valve {
     opened: Notify,
     /// How often anything came or went.
     moves: AtomicU64,
+    /// What a peer that has lagged had acknowledged when it was last looked.
+    acknowledged: AtomicU64,
 }
 
 impl Outlet {
@@ -65,6 +67,11 @@ impl Outlet {
 
     fn moved(&self) {
         self.0.moves.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What grows, of a connection that waits for its peer, while the peer takes what it is sent, however slowly.
+    pub fn progress(&self) -> u64 {
+        self.0.acknowledged.load(Ordering::Relaxed)
     }
 
     fn block(&self) {
@@ -145,7 +152,9 @@ impl Prompt {
     fn look_after(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let all = self.origin + self.total;
         let Some(lag) = &mut self.lag else { return Ok(()) };
-        if lag.poll_stalled(cx, &self.stream, all).is_pending() {
+        let stalled = lag.poll_stalled(cx, &self.stream, all);
+        self.outlet.0.acknowledged.store(lag.acknowledged(), Ordering::Relaxed);
+        if stalled.is_pending() {
             return Ok(());
         }
         // Nobody is there to take what is left.

@@ -52,8 +52,8 @@ pub async fn serve(
     greeting: Vec<ServerMessage>,
     outlet: Option<Outlet>,
 ) {
-    let (mut sink, mut source) = halves(socket, encoding, outlet);
-    let duplex = Duplex::new(&connection, encoding, Heartbeat::Server, &greeting);
+    let (mut sink, mut source) = halves(socket, encoding, outlet.clone());
+    let duplex = Duplex::new(&connection, encoding, Heartbeat::Server, &greeting).over(outlet);
     drop(greeting);
     let end = duplex.run(&mut feed, &mut source, &mut sink).await;
     close(sink, source, end, connection.retry()).await;
