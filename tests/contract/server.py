@@ -27,6 +27,15 @@ async def within(seconds, awaited):
         raise AssertionError(f"waited {seconds} s in vain for {awaited}") from None
 
 
+def start_configured(folder, configuration, key):
+    """A server with this configuration, in which `{key_file}` stands for a file with the key."""
+    key_file, file = folder / "api.key", folder / "fulmar.toml"
+    key_file.write_text(key + "\n")
+    key_file.chmod(0o600)
+    file.write_text(configuration.format(key_file=key_file))
+    return Server("--config", str(file))
+
+
 class Server:
     """One running `fulmar`; stopped by its own process id. `where` is a command that runs it somewhere else, by exec."""
 

@@ -2,7 +2,7 @@
 
 import contextlib
 
-from server import Server, offsets, publish
+from server import offsets, publish, start_configured
 
 KEY = "a-key-of-more-than-16-characters"
 #: `short` skips to what is held, `strict` disconnects, `value` conflates. Each holds ten publications at most.
@@ -37,11 +37,7 @@ COUNT = 160
 
 
 def start(folder):
-    key_file = folder / "api.key"
-    key_file.write_text(KEY + "\n")
-    key_file.chmod(0o600)
-    (folder / "fulmar.toml").write_text(CONFIGURATION.format(key_file=key_file))
-    return Server("--config", str(folder / "fulmar.toml"))
+    return start_configured(folder, CONFIGURATION, KEY)
 
 
 def api(server):

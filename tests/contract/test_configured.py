@@ -6,7 +6,7 @@ import cursors
 import pytest
 import wt
 from raw import EventStream
-from server import BINARY, DEADLINE, Server, check_error, name, offsets, poll, publish
+from server import BINARY, DEADLINE, check_error, name, offsets, poll, publish, start_configured
 from ws import open_ws
 
 KEY = "a key that only its owner knows"
@@ -52,18 +52,8 @@ payload_bytes = 100
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("configured")
-    key_file = folder / "api.key"
-    key_file.write_text(KEY + "\n")
-    key_file.chmod(0o600)
-    (folder / "fulmar.toml").write_text(CONFIGURATION.format(key_file=key_file))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def configured(files):
-    running = Server("--config", str(files / "fulmar.toml"))
+def configured(tmp_path_factory):
+    running = start_configured(tmp_path_factory.mktemp("configured"), CONFIGURATION, KEY)
     yield running
     running.stop()
 

@@ -10,7 +10,7 @@ import raw
 import stalled
 import wt
 from h2ws import CLOSE, H2, PING, TEXT
-from server import DEADLINE, Server, name, publish, within
+from server import DEADLINE, Server, name, publish, start_configured, within
 from test_sessions import bearer, new_session, send
 from ws import open_ws
 
@@ -43,12 +43,7 @@ KEY = "a key that only its owner knows"
 @pytest.fixture(scope="module")
 def forgetful(tmp_path_factory):
     """A server that keeps a session for a second without a connection."""
-    folder = tmp_path_factory.mktemp("forgetful")
-    key_file = folder / "api.key"
-    key_file.write_text(KEY)
-    key_file.chmod(0o600)
-    (folder / "fulmar.toml").write_text(CONFIGURATION.format(key_file=key_file))
-    running = Server("--config", str(folder / "fulmar.toml"))
+    running = start_configured(tmp_path_factory.mktemp("forgetful"), CONFIGURATION, KEY)
     yield running
     running.stop()
 

@@ -6,7 +6,7 @@ import contextlib
 import cursors
 import pytest
 import wt
-from server import DEADLINE, Server, View, check_error, name, offsets, publish, within
+from server import DEADLINE, View, check_error, name, offsets, publish, start_configured, within
 from test_sessions import ENCODINGS, attach, bearer, new_session, send
 from ws import open_ws
 
@@ -37,12 +37,7 @@ KEY = "a key that only its owner knows"
 @pytest.fixture(scope="module")
 def forgetful(tmp_path_factory):
     """A server that keeps a session for a second without a connection."""
-    folder = tmp_path_factory.mktemp("forgetful")
-    key_file = folder / "api.key"
-    key_file.write_text(KEY)
-    key_file.chmod(0o600)
-    (folder / "fulmar.toml").write_text(CONFIGURATION.format(key_file=key_file))
-    running = Server("--config", str(folder / "fulmar.toml"))
+    running = start_configured(tmp_path_factory.mktemp("forgetful"), CONFIGURATION, KEY)
     yield running
     running.stop()
 
