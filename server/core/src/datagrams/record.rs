@@ -76,13 +76,20 @@ pub(super) struct Packet {
 struct Latency {
     smoothed: Option<Duration>,
     variation: Duration,
+    /// The least of late, which slowly rises.
+    least: Duration,
 }
 
 impl Latency {
     fn sample(&mut self, sample: Duration) {
         match &mut self.smoothed {
-            None => (self.smoothed, self.variation) = (Some(sample), sample / 4),
+            None => (self.smoothed, self.variation, self.least) = (Some(sample), sample / 4, sample),
             Some(smoothed) => {
+                self.least = sample.min(self.least + self.least / 64);
+                // The receiver may have waited for others, which is waited for apart. As RFC 9002, section 5.3, has it.
+                let waited = sample + GRANULARITY >= self.least + limits::ACK_DELAY;
+                let sample =
+                    if waited { sample.saturating_sub(limits::ACK_DELAY).max(self.least) } else { sample };
                 self.variation = (self.variation * 3 + smoothed.abs_diff(sample)) / 4;
                 *smoothed = (*smoothed * 7 + sample) / 8;
             }
@@ -372,6 +379,21 @@ mod tests {
         record.acknowledge(Ack { newest: 7, bitmap: 0 }, now + RTT, |_| {});
         record.push(packet(now));
         assert_eq!(record.deadline(RTT), Some(now + record.latency.patience(RTT)));
+    }
+
+    #[test]
+    fn what_the_receiver_waited_makes_no_latency() {
+        let mut latency = Latency::default();
+        for n in 0..100 {
+            latency.sample(if n % 4 == 3 { RTT + limits::ACK_DELAY } else { RTT });
+        }
+        assert!(latency.expected(ms(0)) < RTT + ms(1));
+        assert!(latency.patience(ms(0)) < RTT + limits::ACK_DELAY + GRANULARITY + ms(1));
+        // A longer path is known as such in a while.
+        for _ in 0..100 {
+            latency.sample(RTT * 2);
+        }
+        assert!(latency.expected(ms(0)) > RTT * 2 - ms(1));
     }
 
     #[test]
