@@ -11,8 +11,22 @@ import { CloseCode, FulmarError, closedError } from './errors.js';
 import { entryOf } from './cursor.js';
 import { Positions } from './positions.js';
 
+let serials = 0;
+
+/** How much a new measurement counts in the smoothed round trip (RFC 9002, section 5.3). */
+const RTT_WEIGHT = 1 / 8;
+
 /** @abstract */
 export class Connection {
+  /** Connections that were opened later have a higher one. */
+  serial = ++serials;
+  /** When the server was heard last, by `performance.now()`. */
+  heard = performance.now();
+  /** For how long a connection that is well may be quiet, and how long an answer may take then, in ms. */
+  quiet = 12_000;
+  patience = 5000;
+  /** Of messages that were answered, in ms. @type {{last: number, least: number, smoothed: number} | null} */
+  rtt = null;
   /**
    * Called with each publication, gap, reset and synced, and with an error that answers nothing.
    * @type {((message: Message) => void) | null}
@@ -43,6 +57,33 @@ export class Connection {
     this.release(close);
     this.#finish(close);
   }
+
+  /** Asks the server for a sign of life. @returns {boolean} whether it can be asked */
+  probe() {
+    return false;
+  }
+
+  /** Where the channel's reading goes on from. @abstract @param {string} channel @returns {import('./cursor.js').Entry | null} */
+  entry(channel) {
+    return null;
+  }
+
+  /** @abstract @param {string} channel @returns {boolean} whether it is subscribed to, or about to be */
+  has(channel) {
+    return false;
+  }
+
+  /** Who the client is, from now on: to be said before it subscribes. @abstract @param {string} secret of its session */
+  identify(secret) {}
+
+  /** Nothing was heard for too long. */
+  lost() {
+    this.finish({ code: CloseCode.LOST, reason: 'The server was not heard any more.' });
+    this.close();
+  }
+
+  /** @abstract @param {number} [code] @param {string} [reason] */
+  close(code, reason) {}
 
   /** Lets go of what the connection holds. @protected @abstract @param {Close} close */
   release(close) {}
@@ -121,8 +162,31 @@ export class InbandConnection extends Connection {
   }
 
   /** @returns {Promise<Message>} */
-  ping() {
-    return this.request({ type: 'ping' });
+  async ping() {
+    const began = performance.now();
+    const pong = await this.request({ type: 'ping' });
+    const last = performance.now() - began;
+    const { least = last, smoothed = last } = this.rtt ?? {};
+    this.rtt = { last, least: Math.min(least, last), smoothed: smoothed + RTT_WEIGHT * (last - smoothed) };
+    return pong;
+  }
+
+  probe() {
+    this.ping().catch(() => {});
+    return true;
+  }
+
+  entry(channel) {
+    return this.positions.entry(channel);
+  }
+
+  has(channel) {
+    return this.#channels.has(channel);
+  }
+
+  identify(secret) {
+    // Where it is refused the connection serves all the same, as a session of its own.
+    this.request({ type: 'attach', id: '', secret, fresh: true }).catch(() => {});
   }
 
   /** @protected @abstract @param {Message} message */
@@ -159,6 +223,7 @@ export class InbandConnection extends Connection {
 
   /** @protected @param {Message} message of the server, without alias @param {boolean} [datagram] */
   receive(message, datagram = false) {
+    this.heard = performance.now();
     switch (message.type) {
       case 'publication':
       case 'gap':
@@ -211,7 +276,4 @@ export class InbandConnection extends Connection {
     this.finish(this.closing ?? { code: broken ? CloseCode.PROTOCOL_ERROR : CloseCode.LOST, reason, error });
     this.close(broken ? CloseCode.PROTOCOL_ERROR : CloseCode.NORMAL, reason);
   }
-
-  /** @abstract @param {number} [code] @param {string} [reason] */
-  close(code, reason) {}
 }

@@ -5,13 +5,14 @@ export class FulmarError extends Error {
   /**
    * @param {string} code snake_case, from the server or one of `unsupported`, `unreachable`, `closed`, `malformed`
    * @param {string} message
-   * @param {{status?: number, cause?: unknown}} [more]
+   * @param {{status?: number, cause?: unknown, retry?: number}} [more] `retry`: come back after so many ms
    */
-  constructor(code, message, { status, cause } = {}) {
+  constructor(code, message, { status, cause, retry } = {}) {
     super(message, cause === undefined ? undefined : { cause });
     this.name = 'FulmarError';
     this.code = code;
     this.status = status;
+    this.retry = retry;
   }
 }
 
@@ -39,24 +40,30 @@ export function advice(code) {
   return 'resume';
 }
 
+/** @param {Response} response @returns {number | undefined} the delay that it asks for, in ms */
+export function retryAfter(response) {
+  const seconds = response.headers.get('retry-after') ?? '';
+  return /^\d+$/.test(seconds) ? Number(seconds) * 1000 : undefined;
+}
+
 /**
  * The error that an HTTP answer carries, whatever its body turns out to be.
  * @param {Response} response
  */
 export async function errorOf(response) {
-  const { status } = response;
+  const more = { status: response.status, retry: retryAfter(response) };
   try {
     const { error } = await response.json();
-    return new FulmarError(error.code, error.message, { status });
+    return new FulmarError(error.code, error.message, more);
   } catch {
-    return new FulmarError('unreachable', `The server answered ${status}.`, { status });
+    return new FulmarError('unreachable', `The server answered ${more.status}.`, more);
   }
 }
 
 /**
  * The close that stands for an error on a transport that has no close codes of its own.
  * @param {unknown} error
- * @returns {{code: number, reason: string, error: unknown}}
+ * @returns {{code: number, reason: string, error: unknown, retry?: number}}
  */
 export function closeFor(error) {
   const reason = error instanceof Error ? error.message : String(error);
@@ -69,7 +76,8 @@ export function closeFor(error) {
     else if (error.code === 'malformed') code = CloseCode.PROTOCOL_ERROR;
     else if (error.status >= 400 && error.status < 500 && error.status !== 429) code = CloseCode.REFUSED;
   }
-  return { code, reason, error };
+  const retry = error instanceof FulmarError ? error.retry : undefined;
+  return { code, reason, error, ...(retry === undefined ? {} : { retry }) };
 }
 
 /** What is left of a request when its connection closes. @param {{code: number, reason: string}} close */

@@ -1,5 +1,13 @@
 /**
- * The client of a Fulmar server: one interface over all of its transports.
+ * The client of a Fulmar server.
+ *
+ *     const client = connect();
+ *     client.subscribe('event:chat', { onPublication: ({ data }) => console.log(data) });
+ *     const players = client.state('state:players');
+ *     await client.publish('event:chat', 'hello');
+ *
+ * It finds the best transport that works, stays connected, and goes on where it was. Below it lies `open`, one connection
+ * over one transport, for those who want to do that themselves:
  *
  *     const connection = await open('webtransport');
  *     const view = new StateView();
@@ -11,12 +19,14 @@
  * A connection does not reconnect by itself: it gives a `cursor`, which is good on any transport.
  *
  * @typedef {'webtransport' | 'websocket' | 'sse' | 'poll'} TransportName
+ * @typedef {import('./connection.js').InbandConnection | import('./http.js').HttpConnection} AnyConnection
  * @typedef {object} Options
  * @property {string} [base] where the server's HTTP is; by default where the page came from
  * @property {'json' | 'bin'} [encoding] on WebSocket; WebTransport is binary, SSE and poll are JSON
  * @property {number} [wait] poll: seconds the server may wait for something to tell; 0 is plain polling. Default 25
  * @property {number} [interval] poll: ms between one answer and the next request. Default 0, or 1000 if `wait` is 0
- * @property {number} [timeout] WebTransport: ms the handshake may take. Default 8000
+ * @property {number} [timeout] WebTransport and WebSocket: ms the handshake may take. Default 8000
+ * @property {boolean} [attach] WebTransport: `attach` is the first that will be sent
  * @property {Iterable<string>} [channels] subscribed at once, as by `subscribe`
  * @property {string | null} [after] the cursor from which `channels` go on
  * @property {(message: import('./wire.js').Message) => void} [onmessage]
@@ -24,15 +34,21 @@
  * @property {typeof WebSocket} [WebSocket] likewise (node 20 has none)
  * @property {any} [WebTransport] likewise
  */
+import { Client } from './client.js';
+import { follow } from './platform.js';
+import { discover } from './transports/discover.js';
 import { openPoll } from './transports/poll.js';
 import { openSse } from './transports/sse.js';
 import { openWebSocket } from './transports/websocket.js';
 import { openWebTransport } from './transports/webtransport.js';
 
 export { CloseCode, FulmarError, advice } from './errors.js';
+export { Client } from './client.js';
+export { LiveState } from './live.js';
+export { Subscription } from './subscription.js';
 export { buildCursor, parseCursor } from './cursor.js';
 export { StateView } from './state.js';
-export { discover } from './transports/discover.js';
+export { discover };
 
 const OPENERS = { webtransport: openWebTransport, websocket: openWebSocket, sse: openSse, poll: openPoll };
 
@@ -40,13 +56,42 @@ const OPENERS = { webtransport: openWebTransport, websocket: openWebSocket, sse:
 export const TRANSPORTS = Object.freeze(/** @type {TransportName[]} */ (Object.keys(OPENERS)));
 
 /**
- * @param {TransportName} transport
- * @param {Options} [options]
- * @returns {Promise<import('./connection.js').InbandConnection | import('./http.js').HttpConnection>}
+ * Connects, at once and for as long as the client is not closed. What is asked of the client meanwhile waits.
+ * @param {string} [base] where the server's HTTP is; by default where the page came from
+ * @param {import('./client.js').ClientOptions} [options]
+ * @returns {Client}
  */
-export async function open(transport, options = {}) {
+export function connect(base = globalThis.location?.origin, options = {}) {
+  if (!base) throw new TypeError('`base` is needed where there is no page');
+  const { transports = TRANSPORTS, encoding = 'bin', ...rest } = options;
+  for (const transport of transports) named(transport);
+  if (!transports.length) throw new TypeError('no transport is asked for');
+  const dial = async (/** @type {TransportName} */ transport) => {
+    const all = { ...rest, encoding, base, attach: true };
+    // These open with their first channel: whether there is a server is asked before.
+    if (transport === 'sse' || transport === 'poll') await discover(all);
+    return open(transport, all);
+  };
+  const client = new Client(base, transports, dial);
+  follow(client);
+  client.run();
+  return client;
+}
+
+/** @param {TransportName} transport */
+function named(transport) {
   const opener = OPENERS[transport];
   if (!opener) throw new TypeError(`no such transport: ${transport}`);
+  return opener;
+}
+
+/**
+ * @param {TransportName} transport
+ * @param {Options} [options]
+ * @returns {Promise<AnyConnection>}
+ */
+export async function open(transport, options = {}) {
+  const opener = named(transport);
   const { base = globalThis.location?.origin, channels = [], after, onmessage = null } = options;
   if (!base) throw new TypeError('`base` is needed where there is no page');
   if (options.encoding && !['json', 'bin'].includes(options.encoding)) {

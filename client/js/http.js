@@ -1,7 +1,7 @@
 /** What SSE and poll share: one request for all channels, the server's cursor, and publishing by a session. */
 import { CloseCode, FulmarError, closeFor, closedError, errorOf } from './errors.js';
 import { Connection } from './connection.js';
-import { buildCursor, cursorFor, mergeCursors } from './cursor.js';
+import { buildCursor, cursorFor, entryOf, fnv1a64, formatCursor, mergeCursors, parseCursor } from './cursor.js';
 import { toJson } from './json.js';
 
 /**
@@ -28,11 +28,13 @@ export class HttpConnection extends Connection {
   base;
   /** @protected @type {(url: string, init?: RequestInit) => Promise<Response>} */
   fetch;
-  /** @type {Promise<{secret: string}> | null} */
+  /** Of the session that publishes; the server makes one where there is none. @type {string | null} */
+  #secret = null;
+  /** Settled when the session is there. @type {Promise<unknown> | null} */
   #session = null;
   /** @type {AbortController | null} */
   #request = null;
-  /** @type {{resolve: () => void, reject: (error: unknown) => void}[]} */
+  /** @type {{channel: string | null, resolve: () => void, reject: (error: unknown) => void}[]} */
   #joining = [];
   #scheduled = false;
 
@@ -47,7 +49,7 @@ export class HttpConnection extends Connection {
   /**
    * Joins a channel to the request: all that are subscribed in one turn go on one request, and a later one has the
    * request made anew from the cursor.
-   * Where the server refuses a channel it refuses the request, and the connection ends with it.
+   * A server that refuses a channel refuses the request, so each is then asked for by itself, and the others go on.
    * @param {string} channel @param {import('./connection.js').From} [from]
    */
   async subscribe(channel, { after, position } = {}) {
@@ -58,17 +60,23 @@ export class HttpConnection extends Connection {
     const from = position ? buildCursor([{ channel, ...position }]) : after;
     if (from) this.cursor = mergeCursors(this.cursor, from);
     this.channels.add(channel);
-    await this.#change();
+    await this.#change(channel);
     return { type: 'subscribed', channel };
   }
 
   /** @param {string} channel */
   async unsubscribe(channel) {
-    if (this.channels.delete(channel)) await this.#change();
+    if (!this.channels.delete(channel)) return;
+    // Else a subscription that is made anew would go on where this one was.
+    if (this.cursor) this.cursor = without(this.cursor, channel);
+    await this.#change(null);
   }
 
-  /** @returns {Promise<void>} settled when a request with the channels as they are now has been answered */
-  #change() {
+  /**
+   * @param {string | null} channel that joins
+   * @returns {Promise<void>} settled when a request with the channels as they are now has been answered
+   */
+  #change(channel) {
     if (!this.#scheduled) {
       this.#scheduled = true;
       queueMicrotask(() => {
@@ -76,7 +84,7 @@ export class HttpConnection extends Connection {
         this.#restart();
       });
     }
-    return new Promise((resolve, reject) => this.#joining.push({ resolve, reject }));
+    return new Promise((resolve, reject) => this.#joining.push({ channel, resolve, reject }));
   }
 
   async #restart() {
@@ -89,9 +97,33 @@ export class HttpConnection extends Connection {
     };
     if (!this.channels.size) return joined();
     const { signal } = (this.#request = new AbortController());
-    const end = await this.run(signal, joined).catch(closeFor);
+    let end;
+    try {
+      end = await this.run(signal, joined);
+    } catch (error) {
+      if (!signal.aborted && isOfChannel(error) && await this.#dropRefused(signal)) {
+        if (!signal.aborted) this.#restart();
+        return;
+      }
+      end = closeFor(error);
+    }
     // A request that was replaced leaves those who still wait to the one that replaced it.
     if (!signal.aborted) this.finish(end);
+  }
+
+  /** Asks for each channel by itself. @param {AbortSignal} signal @returns {Promise<boolean>} whether any was refused */
+  async #dropRefused(signal) {
+    let dropped = false;
+    for (const channel of [...this.channels]) {
+      const error = await this.get('/poll', signal, undefined, [channel]).then(() => null, (refusal) => refusal);
+      if (signal.aborted || !isOfChannel(error)) continue;
+      dropped = true;
+      this.channels.delete(channel);
+      const waits = (waiting) => waiting.channel === channel;
+      for (const { reject } of this.#joining.filter(waits)) reject(error);
+      this.#joining = this.#joining.filter((waiting) => !waits(waiting));
+    }
+    return dropped;
   }
 
   /**
@@ -104,19 +136,32 @@ export class HttpConnection extends Connection {
     throw new Error('abstract');
   }
 
-  /** @protected @param {string} path @param {AbortSignal} signal @param {number} [wait] */
-  async get(path, signal, wait) {
-    const url = urlOf(this.base, path, {
-      channels: this.channels, after: cursorFor(this.cursor, this.channels), wait,
-    });
+  /** @protected @param {string} path @param {AbortSignal} signal @param {number} [wait] @param {Iterable<string>} [channels] */
+  async get(path, signal, wait, channels = this.channels) {
+    const url = urlOf(this.base, path, { channels, after: cursorFor(this.cursor, channels), wait });
     const response = await this.fetch(url, { signal, cache: 'no-store' });
     if (!response.ok) throw await errorOf(response);
     return response;
   }
 
+  /** @param {string} channel */
+  entry(channel) {
+    return (this.cursor && entryOf(this.cursor, channel)) || null;
+  }
+
   /** @protected @param {Uint8Array | string} part */
   count(part) {
+    this.heard = performance.now();
     this.received.bytes += part.length;
+  }
+
+  /** @param {string} channel */
+  has(channel) {
+    return this.channels.has(channel);
+  }
+
+  identify(secret) {
+    this.#secret = secret;
   }
 
   /**
@@ -138,15 +183,24 @@ export class HttpConnection extends Connection {
   }
 
   async #send(message) {
-    this.#session ??= this.#post('/session', {});
-    let secret;
+    this.#session ??= this.#makeSession();
     try {
-      ({ secret } = await this.#session);
+      await this.#session;
     } catch (error) {
       this.#session = null;
       throw error;
     }
-    return this.#post('/send', message, { authorization: `Bearer ${secret}` });
+    return this.#post('/send', message, this.#bearer());
+  }
+
+  /** The secret makes the same session again, and with it the ids of what it has published. */
+  async #makeSession() {
+    const { secret } = await this.#post('/session', {}, this.#bearer());
+    this.#secret ??= secret;
+  }
+
+  #bearer() {
+    return this.#secret ? { authorization: `Bearer ${this.#secret}` } : {};
   }
 
   async #post(path, body, headers = {}) {
@@ -172,3 +226,12 @@ export class HttpConnection extends Connection {
     for (const { reject } of this.#joining.splice(0)) reject(error);
   }
 }
+
+/** @param {string} cursor @param {string} channel @returns {string | null} */
+function without(cursor, channel) {
+  const hash = fnv1a64(channel);
+  return formatCursor(parseCursor(cursor).filter((entry) => entry.hash !== hash));
+}
+
+/** Whether one channel is the reason of a refusal. @param {unknown} error */
+const isOfChannel = (error) => error instanceof FulmarError && (error.code === 'bad_channel' || error.code === 'forbidden');

@@ -71,6 +71,14 @@ export class Positions {
     if (place?.usable && place.epoch === epoch && offset > place.offset) place.offset = offset;
   }
 
+  /** @param {string} channel @returns {import('./cursor.js').Entry | null} null while it has no position */
+  entry(channel) {
+    const place = this.#places.get(channel);
+    if (!place?.usable) return null;
+    const { hash, epoch, offset, base } = place;
+    return { hash, epoch, offset, ...(base === undefined ? {} : { base }) };
+  }
+
   /** @returns {string | null} */
   get cursor() {
     const entries = [...this.#places.values()].filter(({ usable }) => usable);

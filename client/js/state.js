@@ -34,13 +34,18 @@ export class StateView {
 
   /**
    * @param {import('./wire.js').Message} message publication, reset or synced of a state channel; others do nothing
+   * @param {(key: string) => void} [changed] is told each key that it changed, when all is as it will be
    * @returns {boolean} whether it changed what is held
    */
-  apply(message) {
+  apply(message, changed) {
     switch (message.type) {
-      case 'publication': return this.#publication(message);
+      case 'publication': {
+        const isNew = this.#publication(message);
+        if (isNew) changed?.(message.key);
+        return isNew;
+      }
       case 'reset': return this.#reset(message);
-      case 'synced': return this.#synced(message);
+      case 'synced': return this.#synced(message, changed);
       default: return false;
     }
   }
@@ -85,13 +90,19 @@ export class StateView {
     return false;
   }
 
-  /** @param {import('./wire.js').Message} message */
-  #synced({ channel }) {
+  /** @param {import('./wire.js').Message} message @param {(key: string) => void} [changed] */
+  #synced({ channel }, changed) {
     const held = this.#held(channel);
-    const { size } = held.values;
-    for (const [key, value] of held.values) if (value.snapshot < held.snapshot) held.values.delete(key);
+    const gone = [...held.values].filter(([, { snapshot }]) => snapshot < held.snapshot).map(([key]) => key);
+    for (const key of gone) held.values.delete(key);
     held.synced = true;
-    return held.values.size < size;
+    if (changed) gone.forEach(changed);
+    return gone.length > 0;
+  }
+
+  /** @param {string} channel @param {string} key @returns {Value | undefined} what is known of it, a removal too */
+  held(channel, key) {
+    return this.#channels.get(channel)?.values.get(key);
   }
 
   /** @param {string} channel @param {string} [key] @returns {unknown} undefined where the key holds nothing */

@@ -1,5 +1,5 @@
 /** Long-polling, and plain polling where `wait` is 0. */
-import { CloseCode } from '../errors.js';
+import { CloseCode, retryAfter } from '../errors.js';
 import { HttpConnection } from '../http.js';
 import { fromJson } from '../json.js';
 
@@ -11,6 +11,7 @@ class PollConnection extends HttpConnection {
   constructor(options) {
     super('poll', options);
     this.#wait = options.wait ?? 25;
+    this.quiet = this.#wait * 1000 + 10_000;
     this.#interval = options.interval ?? (this.#wait ? 0 : 1000);
   }
 
@@ -24,6 +25,8 @@ class PollConnection extends HttpConnection {
       this.count(text);
       const more = this.#answer(JSON.parse(text));
       joined();
+      const retry = retryAfter(response);
+      if (retry !== undefined) return { code: CloseCode.GOING_AWAY, reason: 'The server is stopping.', retry };
       wait = this.#wait;
       if (!more && this.#interval) await sleep(this.#interval, signal);
       if (signal.aborted) break;

@@ -1,10 +1,13 @@
 /** Server-sent events, read by a streaming fetch: the same code in pages and in node, and the cursor in our hands. */
-import { CloseCode, FulmarError } from '../errors.js';
+import { CloseCode, FulmarError, closeFor } from '../errors.js';
 import { HttpConnection } from '../http.js';
 import { fromJson } from '../json.js';
 
 /** A line longer than this is not of a Fulmar server. */
 const MAX_LINE = 1 << 20;
+
+/** An event stream of which nothing comes for so long does not come through, in ms. */
+const SILENCE_MS = 3000;
 
 /** @typedef {{event: string, data: string, id: string}} SseEvent */
 
@@ -67,8 +70,15 @@ function lineEnd(text, from) {
 }
 
 class SseConnection extends HttpConnection {
+  // A comment comes every 15 s.
+  quiet = 40_000;
+
   async run(signal, joined) {
     const response = await this.get('/sse', signal);
+    // The server says something at once.
+    const silent = new FulmarError('held_back', 'The event stream is silent: something on the way is holding it back.');
+    const silence = setTimeout(() => this.finish(closeFor(silent)), SILENCE_MS);
+    signal.addEventListener('abort', () => clearTimeout(silence), { once: true });
     joined();
     if (response.status === 204) return { code: CloseCode.REFUSED, reason: 'The server asks not to come back.' };
 
@@ -80,6 +90,7 @@ class SseConnection extends HttpConnection {
       for (;;) {
         const { value, done } = await reader.read();
         if (done) break;
+        clearTimeout(silence);
         this.count(value);
         for (const { event, data, id } of parser.push(decoder.decode(value, { stream: true }))) {
           if (signal.aborted) return { code: CloseCode.NORMAL, reason: '' };

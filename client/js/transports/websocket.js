@@ -4,6 +4,8 @@ import { InbandConnection } from '../connection.js';
 import { fromJson, toJson } from '../json.js';
 import { AliasTable, decodeServer, encodeClient } from '../wire.js';
 import { urlOf } from '../http.js';
+import { discover } from './discover.js';
+import { within } from './within.js';
 
 /** A page may not close with other codes. */
 const closable = (code) => code === 1000 || (code >= 3000 && code <= 4999);
@@ -72,16 +74,23 @@ class WebSocketConnection extends InbandConnection {
 
 /** @param {import('../fulmar.js').Options} options */
 export async function openWebSocket(options) {
-  const { base, encoding = 'json' } = options;
+  const { base, encoding = 'json', timeout = 8000 } = options;
   const WebSocket = options.WebSocket ?? globalThis.WebSocket;
   if (!WebSocket) throw new FulmarError('unsupported', 'There is no WebSocket here.');
   const socket = new WebSocket(urlOf(base, '/ws').replace(/^http/, 'ws'), [`fulmar.v1.${encoding}`]);
   socket.binaryType = 'arraybuffer';
-  await new Promise((resolve, reject) => {
-    socket.onopen = resolve;
-    socket.onclose = ({ reason }) => {
-      reject(new FulmarError('unreachable', reason || 'The WebSocket could not be opened.'));
-    };
-  });
+  try {
+    await within(timeout, new Promise((resolve, reject) => {
+      socket.onopen = resolve;
+      socket.onclose = ({ reason }) => {
+        reject(new FulmarError('unreachable', reason || 'The WebSocket could not be opened.'));
+      };
+    }));
+  } catch (error) {
+    socket.close();
+    // A page is not told why: the server says it to those who ask.
+    await discover(options);
+    throw error;
+  }
   return new WebSocketConnection(socket, encoding);
 }

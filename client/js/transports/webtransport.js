@@ -6,6 +6,7 @@ import { fromBase64 } from '../json.js';
 import { Receiver } from '../receiver.js';
 import { AliasTable, decodeServer, encodeClient } from '../wire.js';
 import { discover } from './discover.js';
+import { within } from './within.js';
 
 /** Datagrams that may wait in the browser while the page is busy. What is pushed out of state comes again. */
 const INCOMING_DATAGRAMS = 512;
@@ -115,6 +116,9 @@ class Acknowledger {
 }
 
 class WebTransportConnection extends InbandConnection {
+  /** Networks that let TCP live cut UDP off, and say nothing: it is asked sooner. */
+  quiet = 5000;
+  patience = 3000;
   #session;
   #control;
   #aliases = new AliasTable();
@@ -358,13 +362,4 @@ export async function openWebTransport(options) {
   // A stream exists for the server only when something has been sent on it, and the first is the control stream.
   connection.ping().catch(() => {});
   return connection;
-}
-
-/** @template T @param {number} ms @param {Promise<T>} promise @returns {Promise<T>} */
-function within(ms, promise) {
-  let timer;
-  const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new FulmarError('unreachable', `Nothing within ${ms} ms.`)), ms);
-  });
-  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }

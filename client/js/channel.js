@@ -1,0 +1,163 @@
+/**
+ * A channel as a client reads it, over whichever connection there is: what was handed over once is not handed over
+ * again when the next connection goes on from before it.
+ *
+ * @typedef {import('./wire.js').Message} Message
+ * @typedef {import('./cursor.js').Entry} Entry
+ * @typedef {import('./subscription.js').Subscription} Subscription
+ * @typedef {import('./fulmar.js').AnyConnection} AnyConnection
+ */
+import { formatCursor } from './cursor.js';
+import { StateView } from './state.js';
+
+/**
+ * @typedef {object} Owner what a channel asks of its client
+ * @property {(channel: Channel) => void} pause to stop reading it for a while, from its present position
+ * @property {(channel: Channel) => void} resume
+ * @property {(channel: Channel) => void} drop to stop reading it
+ * @property {(message: Message) => void} gap some of it was missed
+ */
+
+export class Channel {
+  name;
+  /** @type {Set<Subscription>} */
+  subscriptions = new Set();
+  /** @type {Set<import('./live.js').LiveState>} */
+  live = new Set();
+  /** The newest values, once it has shown that it is one of state. @type {StateView | null} */
+  view = null;
+  /** Not read for now, because an iterator has enough to do. */
+  paused = false;
+  /** Why the server does not let it be read. @type {Error | null} */
+  refused = null;
+  /** Whether the server has taken it once. */
+  known = false;
+  /** Gaps told since the beginning. */
+  gaps = 0;
+  /** Settled when what was asked of its connection has been answered. @type {Promise<unknown>} */
+  busy = Promise.resolve();
+  #owner;
+  /** The connection whose messages count: the latest that has told anything of the channel. @type {AnyConnection | null} */
+  #source = null;
+  /** Where to go on while there is no source. @type {Entry | null} */
+  #entry;
+  /** What lies at or below it, in its epoch, came over the connection before. @type {Entry | null} */
+  #floor = null;
+
+  /** @param {string} name @param {Owner} owner @param {Entry | null} entry where to begin; null: from now on */
+  constructor(name, owner, entry) {
+    this.name = name;
+    this.#owner = owner;
+    this.#entry = entry;
+  }
+
+  /** Where to go on; null where there is no position, and reading begins afresh. @returns {Entry | null} */
+  get entry() {
+    return this.#source ? this.#source.entry(this.name) : this.#entry;
+  }
+
+  get cursor() {
+    const { entry } = this;
+    return entry && formatCursor([entry]);
+  }
+
+  /** What to ask of a connection. @returns {import('./connection.js').From} */
+  get from() {
+    const { entry } = this;
+    if (!entry) return {};
+    const { epoch, offset, base } = entry;
+    return base === undefined ? { position: { epoch, offset } } : { after: formatCursor([entry]) };
+  }
+
+  /**
+   * From its first word on, a new connection is the one that counts, and what the one before still says is void.
+   * @param {AnyConnection} connection @returns {boolean} whether it counts
+   */
+  hear(connection) {
+    if (connection === this.#source) return true;
+    if (this.paused || (this.#source && connection.serial < this.#source.serial)) return false;
+    this.#floor = this.entry;
+    this.#source = connection;
+    return true;
+  }
+
+  /** This connection tells nothing of the channel any more. @param {AnyConnection} connection */
+  lose(connection) {
+    if (connection !== this.#source) return;
+    this.#entry = this.entry;
+    this.#source = null;
+  }
+
+  /** @param {AnyConnection} connection @param {Message} message */
+  take(connection, message) {
+    if (!this.hear(connection)) return;
+    const { type, epoch, offset } = message;
+    switch (type) {
+      case 'publication':
+        if (this.#floor?.epoch === epoch && offset <= this.#floor.offset) return;
+        break;
+      case 'gap':
+        this.#floor = null;
+        this.gaps++;
+        this.#owner.gap(message);
+        break;
+      case 'reset':
+        this.#floor = null;
+        this.view ??= new StateView();
+        break;
+    }
+    if (this.view) {
+      // What a snapshot brings is told again to those who were told to forget; else what is older, or known, is not.
+      const known = !this.#see(message) && type === 'publication' && this.view.synced(this.name);
+      if (known) return;
+    }
+    let full = false;
+    for (const subscription of this.subscriptions) {
+      subscription.deliver(message, this.view !== null);
+      full ||= subscription.full;
+    }
+    // Behind the messages that came with this one: the connection's position is then behind what was handed over.
+    if (full && !this.view) queueMicrotask(() => this.#pause());
+  }
+
+  #pause() {
+    if (!this.paused && [...this.subscriptions].some(({ full }) => full)) this.#owner.pause(this);
+  }
+
+  /** @param {Message} message @returns {boolean} whether it changed what is held */
+  #see(message) {
+    const { name, live } = this;
+    const view = /** @type {StateView} */ (this.view);
+    const changed = view.apply(message, (key) => {
+      const value = view.held(name, key);
+      for (const state of live) state.change(key, value);
+    });
+    if (message.type === 'synced') for (const state of live) state.sync();
+    return changed;
+  }
+
+  /** The server has taken the subscription. */
+  accepted() {
+    this.known = true;
+    for (const consumer of [...this.subscriptions, ...this.live]) consumer.accepted();
+  }
+
+  /** Nothing comes any more. @param {Error} [error] */
+  end(error) {
+    this.refused = error ?? null;
+    for (const consumer of [...this.subscriptions, ...this.live]) consumer.end(error);
+  }
+
+  /** An iterator has caught up. */
+  drained() {
+    if (this.paused && ![...this.subscriptions].some(({ full }) => full)) this.#owner.resume(this);
+  }
+
+  /** @param {Subscription | import('./live.js').LiveState} consumer */
+  leave(consumer) {
+    this.subscriptions.delete(/** @type {any} */ (consumer));
+    this.live.delete(/** @type {any} */ (consumer));
+    if (!this.subscriptions.size && !this.live.size) this.#owner.drop(this);
+    else this.drained();
+  }
+}

@@ -1,0 +1,438 @@
+/**
+ * A client that stays connected: it finds the best transport, keeps its subscriptions over whatever comes, and moves up
+ * when a better transport opens.
+ *
+ * @typedef {import('./fulmar.js').AnyConnection} AnyConnection
+ * @typedef {import('./fulmar.js').TransportName} TransportName
+ * @typedef {import('./connection.js').Close} Close
+ * @typedef {import('./connection.js').Content} Content
+ * @typedef {'connecting' | 'open' | 'waiting' | 'closed'} Status `waiting`: for the next attempt to come back
+ *
+ * @typedef {object} ClientOptions
+ * @property {readonly TransportName[]} [transports] those that may be used, the best first
+ * @property {'json' | 'bin'} [encoding] on WebSocket. Default `bin`
+ * @property {number} [wait] poll: seconds the server may wait. Default 25
+ * @property {typeof fetch} [fetch] another one than the platform's
+ * @property {typeof WebSocket} [WebSocket] likewise (node 20 has none)
+ * @property {any} [WebTransport] likewise
+ */
+import { Backoff, STABLE_MS, pause } from './backoff.js';
+import { Channel } from './channel.js';
+import { entryOf } from './cursor.js';
+import { Dialler } from './dial.js';
+import { CloseCode, FulmarError, advice, closedError } from './errors.js';
+import { Heartbeat } from './heartbeat.js';
+import { toBase64 } from './json.js';
+import { LiveState } from './live.js';
+import { Publisher } from './publisher.js';
+import { Subscription } from './subscription.js';
+import { forget } from './verdict.js';
+
+/** When better transports are dialled behind a fallback: soon at first, then ever less often, in ms. */
+const FIRST_CLIMB_MS = 5000, MAX_CLIMB_MS = 5 * 60_000;
+
+/** 16 random bytes, as the server writes them. */
+function mintSecret() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return toBase64(bytes).replaceAll('+', '-').replaceAll('/', '_').replaceAll('=', '');
+}
+
+/**
+ * Events: `status`, `transport`, `gap`, `error` and `close`, all of them with a `detail`.
+ */
+export class Client extends EventTarget {
+  /** Settled at the first connection; rejects if the client is closed before. @type {Promise<Client>} */
+  ready;
+  /** Settled when the client is closed, by itself or because the server does not want it back. @type {Promise<Close>} */
+  closed;
+  /** How often the connection was lost and made again, and how often it moved to a better transport. */
+  reconnects = 0;
+  moves = 0;
+  /** @type {Status} */
+  #status = 'waiting';
+  /** @type {AnyConnection | null} */
+  #connection = null;
+  /** @type {Map<string, Channel>} */
+  #channels = new Map();
+  #secret = mintSecret();
+  #publisher = new Publisher(this.#secret.slice(0, 4));
+  #backoff = new Backoff();
+  #dialler;
+  #open;
+  /** @type {Heartbeat | null} */
+  #heartbeat = null;
+  /** Ends the wait that is under way. */
+  #hurry = new AbortController();
+  /** A connection that opened behind a running one. @type {((connection: AnyConnection) => void) | null} */
+  #better = null;
+  /** @type {Close | null} */
+  #end = null;
+  #suspended = false;
+  #stopClimbing = new AbortController();
+  #finish = { ready: (_) => {}, failed: (_) => {}, closed: (_) => {} };
+
+  /**
+   * @param {string} base of the server
+   * @param {readonly TransportName[]} transports
+   * @param {(transport: TransportName) => Promise<AnyConnection>} open
+   */
+  constructor(base, transports, open) {
+    super();
+    this.base = base;
+    this.#open = open;
+    this.#dialler = new Dialler(base, transports, open);
+    this.#dialler.onbetter = (connection) => this.#climbed(connection);
+    this.ready = new Promise((resolve, reject) => Object.assign(this.#finish, { ready: resolve, failed: reject }));
+    this.ready.catch(() => {});
+    this.closed = new Promise((resolve) => (this.#finish.closed = resolve));
+  }
+
+  get status() {
+    return this.#status;
+  }
+
+  /** What carries the session now. @returns {TransportName | null} */
+  get transport() {
+    return this.#connection?.transport ?? null;
+  }
+
+  /** What became of each transport when it was tried last, so also why it is not used. */
+  get attempts() {
+    return [...this.#dialler.attempts.values()].map((attempt) => ({ ...attempt }));
+  }
+
+  /**
+   * @param {string} channel
+   * @param {import('./subscription.js').Handlers & {after?: string}} [handlers] `after`: a cursor to go on from; without
+   *   one events begin now, and state with all values. A channel that the client has already goes on where it is
+   * @returns {Subscription}
+   */
+  subscribe(channel, { after, ...handlers } = {}) {
+    const held = this.#channel(channel, after);
+    const subscription = new Subscription(held, handlers);
+    if (held.view) this.#tellAll(held, subscription);
+    held.subscriptions.add(subscription);
+    if (held.known) subscription.accepted();
+    return subscription;
+  }
+
+  /** @param {string} channel of state @returns {LiveState} its newest values */
+  state(channel) {
+    const held = this.#channel(channel);
+    const state = new LiveState(held);
+    held.live.add(state);
+    return state;
+  }
+
+  /**
+   * Publishes once, whatever happens to the connection meanwhile.
+   * @param {string} channel
+   * @param {unknown} data text, bytes (Uint8Array), or what JSON can hold
+   * @param {{key?: string, id?: string, priority?: number}} [more]
+   * @returns {Promise<{epoch: string, offset: number}>} when the server has it
+   */
+  publish(channel, data, more = {}) {
+    if (this.#end) return Promise.reject(closedError(this.#end));
+    return this.#publisher.publish(channel, { ...more, data });
+  }
+
+  /** Removes a key of state. @param {string} channel @param {string} [key] */
+  remove(channel, key = '') {
+    if (this.#end) return Promise.reject(closedError(this.#end));
+    return this.#publisher.publish(channel, { key, removed: true });
+  }
+
+  /**
+   * Publishes what is of no use later: it is not kept until there is a connection, and not sent again.
+   * @param {string} channel @param {unknown} data
+   * @param {{key?: string, ttl_ms?: number}} [more]
+   * @returns {boolean} whether it was sent
+   */
+  signal(channel, data, more = {}) {
+    if (!this.#connection?.open) return false;
+    this.#connection.publish(channel, { ...more, data }).catch((error) => {
+      if (error.code !== 'closed') this.#tell('error', error);
+    });
+    return true;
+  }
+
+  /** Says goodbye. @param {string} [reason] */
+  close(reason = '') {
+    this.#stop({ code: CloseCode.NORMAL, reason });
+  }
+
+  // ---- channels -----------------------------------------------------------------------------------------------------
+
+  /** @param {string} name @param {string} [after] */
+  #channel(name, after) {
+    if (this.#end) throw closedError(this.#end);
+    let channel = this.#channels.get(name);
+    if (!channel) {
+      channel = new Channel(name, this.#owner, (after && entryOf(after, name)) || null);
+      this.#channels.set(name, channel);
+      // In a microtask, so that all that are asked for in one turn go in one request where that is how it is done.
+      const added = channel;
+      queueMicrotask(() => this.#join(added));
+    }
+    return channel;
+  }
+
+  #owner = {
+    pause: (channel) => {
+      channel.paused = true;
+      this.#part(channel);
+    },
+    resume: (channel) => {
+      channel.paused = false;
+      this.#join(channel);
+    },
+    drop: (channel) => {
+      if (this.#channels.get(channel.name) !== channel) return;
+      this.#channels.delete(channel.name);
+      if (!channel.paused) this.#part(channel);
+    },
+    gap: (message) => this.#tell('gap', message),
+  };
+
+  /** @param {Channel} channel subscribes to it on the connection that there is */
+  #join(channel) {
+    const connection = this.#connection;
+    if (!connection?.open) return;
+    channel.busy = this.#joined(connection, channel, channel.busy);
+  }
+
+  async #joined(connection, channel, before) {
+    await before;
+    const isWanted = () => this.#channels.get(channel.name) === channel && !channel.paused && !channel.refused;
+    if (connection !== this.#connection || !connection.open || !isWanted()) return;
+    try {
+      await connection.subscribe(channel.name, channel.from);
+      if (isWanted()) channel.hear(connection);
+      channel.accepted();
+    } catch (error) {
+      // When it is the connection that was lost, the next one asks again.
+      if (!connection.open || !(error instanceof FulmarError) || error.code === 'closed') return;
+      this.#channels.delete(channel.name);
+      channel.end(error);
+      this.#tell('error', error);
+    }
+  }
+
+  /** @param {Channel} channel is not read any more */
+  #part(channel) {
+    const connection = this.#connection;
+    if (!connection) return;
+    channel.lose(connection);
+    channel.busy = channel.busy.then(async () => {
+      if (connection.open && connection.has(channel.name)) await connection.unsubscribe(channel.name);
+    }).catch(() => {});
+  }
+
+  /** Tells a newcomer what the others know. @param {Channel} channel @param {Subscription} subscription */
+  #tellAll({ name, view, entry }, subscription) {
+    for (const [key, value] of view.entries(name)) {
+      subscription.deliver({ type: 'publication', channel: name, key, ...value }, true);
+    }
+    if (view.synced(name) && entry) {
+      subscription.deliver({ type: 'synced', channel: name, epoch: entry.epoch, offset: entry.offset }, true);
+    }
+  }
+
+  // ---- connections --------------------------------------------------------------------------------------------------
+
+  /** Connects, and comes back until it is closed. To be called once. */
+  async run() {
+    while (!this.#end) {
+      this.#say('connecting');
+      let asked;
+      try {
+        const connection = await this.#dialler.dial();
+        if (this.#end) {
+          connection.close();
+          break;
+        }
+        const close = await this.#live(connection);
+        asked = close.retry;
+        if (close.error instanceof FulmarError && close.error.code === 'held_back') {
+          this.#dialler.bar('sse', close.error);
+          asked ??= 0;
+        }
+        if (this.#end || this.#suspended) {
+          await this.#wait(undefined);
+          continue;
+        }
+        if (advice(close.code) === 'stop') {
+          this.#stop(close);
+          break;
+        }
+        if (close.code === CloseCode.SESSION_EXPIRED) this.#secret = mintSecret();
+        this.reconnects++;
+      } catch (error) {
+        if (isRefusal(error)) {
+          this.#stop({ code: CloseCode.REFUSED, reason: error.message, error });
+          break;
+        }
+        if (error instanceof FulmarError) asked = error.retry;
+        this.#tell('error', error);
+      }
+      await this.#wait(asked);
+    }
+  }
+
+  /** @param {number} [asked] */
+  async #wait(asked) {
+    if (this.#end) return;
+    this.#say('waiting');
+    this.#hurry = new AbortController();
+    do {
+      await pause(this.#suspended ? 2 ** 31 - 1 : this.#backoff.next(asked), this.#hurry.signal);
+    } while (this.#suspended && !this.#end);
+  }
+
+  /**
+   * Uses a connection, and those that it is moved to, until the last of them closes.
+   * @param {AnyConnection} first @returns {Promise<Close>}
+   */
+  async #live(first) {
+    let connection = first;
+    for (;;) {
+      const better = new Promise((resolve) => (this.#better = resolve));
+      this.#use(connection);
+      const began = performance.now();
+      const stopped = new AbortController();
+      this.#climb(connection, stopped.signal);
+      const next = await Promise.race([connection.closed, better]);
+      stopped.abort();
+      this.#better = null;
+      if (performance.now() - began > STABLE_MS) this.#backoff.reset();
+      if (!('serial' in next)) {
+        this.#leave(connection);
+        return next;
+      }
+      this.moves++;
+      connection = next;
+    }
+  }
+
+  /** @param {AnyConnection} connection takes over from the one before */
+  #use(connection) {
+    const before = this.#connection;
+    this.#connection = connection;
+    connection.onmessage = (message) => this.#take(connection, message);
+    this.#heartbeat?.stop();
+    this.#heartbeat = new Heartbeat(connection, () => connection.lost());
+    this.#heartbeat.start();
+    connection.identify(this.#secret);
+    this.#publisher.use(connection);
+    for (const channel of this.#channels.values()) this.#join(channel);
+    this.#say('open');
+    this.#tell('transport', connection.transport);
+    this.#finish.ready(this);
+    // What it still says counts until the new one has said its first word of a channel; that it is replaced is expected.
+    if (before) this.#retire(before);
+  }
+
+  /** Lets go of a connection when the one that takes over has all of its channels. @param {AnyConnection} before */
+  async #retire(before) {
+    await Promise.allSettled([...this.#channels.values()].map(({ busy }) => busy));
+    for (const channel of this.#channels.values()) channel.lose(before);
+    before.close();
+  }
+
+  /** @param {AnyConnection} connection that closed */
+  #leave(connection) {
+    for (const channel of this.#channels.values()) channel.lose(connection);
+    this.#heartbeat?.stop();
+    this.#heartbeat = null;
+    this.#publisher.use(null);
+    this.#connection = null;
+    this.#tell('transport', null);
+  }
+
+  /** @param {AnyConnection} connection @param {import('./wire.js').Message} message */
+  #take(connection, message) {
+    const channel = this.#channels.get(message.channel ?? '');
+    if (channel) channel.take(connection, message);
+    if (message.type === 'error') this.#tell('error', new FulmarError(message.error.code, message.error.message));
+  }
+
+  /** Dials what is better behind a running fallback. @param {AnyConnection} connection @param {AbortSignal} signal */
+  async #climb(connection, signal) {
+    for (let wait = FIRST_CLIMB_MS; ; wait = Math.min(wait * 2, MAX_CLIMB_MS)) {
+      await pause(wait * (0.5 + Math.random()), signal);
+      if (signal.aborted) return;
+      await this.#dialler.dialBetter(connection.transport);
+    }
+  }
+
+  /** @param {AnyConnection} connection that opened behind another */
+  #climbed(connection) {
+    if (connection === this.#connection) return;
+    if (!this.#better || this.#end) {
+      connection.close();
+      return;
+    }
+    this.#better(connection);
+    this.#better = null;
+  }
+
+  // ---- the platform's word ------------------------------------------------------------------------------------------
+
+  /** There may be a network again, or somebody looks: asks what there is, and comes back at once where there is nothing. */
+  wake() {
+    this.#suspended = false;
+    if (this.#heartbeat) this.#heartbeat.ask();
+    else this.#hurry.abort();
+  }
+
+  /** The network is another one: what was found out about transports may not hold here. */
+  networkChanged() {
+    forget(this.base);
+    this.wake();
+  }
+
+  /** The page goes into the browser's cache, where no connection may stay open; `wake` brings it back. */
+  suspend() {
+    if (this.#end) return;
+    this.#suspended = true;
+    this.#connection?.close(CloseCode.NORMAL, 'suspended');
+  }
+
+  // ---- the end ------------------------------------------------------------------------------------------------------
+
+  /** @param {Close} close */
+  #stop(close) {
+    if (this.#end) return;
+    this.#end = close;
+    const error = /** @type {Error} */ (close.error) ?? closedError(close);
+    const wanted = close.code === CloseCode.NORMAL;
+    this.#dialler.stop();
+    this.#hurry.abort();
+    this.#heartbeat?.stop();
+    this.#publisher.end(error);
+    for (const channel of this.#channels.values()) channel.end(wanted ? undefined : error);
+    this.#connection?.close(CloseCode.NORMAL, close.reason);
+    this.#finish.failed(error);
+    this.#say('closed');
+    this.#tell('close', close);
+    this.#finish.closed(close);
+  }
+
+  /** @param {Status} status */
+  #say(status) {
+    if (status === this.#status) return;
+    this.#status = status;
+    this.#tell('status', status);
+  }
+
+  /** @param {string} type @param {unknown} detail */
+  #tell(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+}
+
+/** Whether the server has said that it does not want this client, whatever the transport. @param {unknown} error */
+function isRefusal(error) {
+  return error instanceof FulmarError && error.status !== undefined
+    && error.status >= 400 && error.status < 500 && error.status !== 408 && error.status !== 429;
+}

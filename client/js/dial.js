@@ -1,0 +1,168 @@
+/**
+ * Finds the best transport that works here and now. The transports are dialled in their order, each with a head start
+ * before the next; the first that opens is taken, and a better one that opens later is handed over then.
+ *
+ * @typedef {import('./fulmar.js').TransportName} TransportName
+ * @typedef {import('./fulmar.js').AnyConnection} AnyConnection
+ *
+ * @typedef {object} Attempt what became of a transport when it was tried last
+ * @property {TransportName} transport
+ * @property {'dialling' | 'open' | 'failed'} outcome
+ * @property {number} at ms since 1970 when it began
+ * @property {number} [ms] how long it took
+ * @property {Error} [error] why it is not used
+ */
+import { FulmarError } from './errors.js';
+import { VERDICT_MS, forget, recall, remember } from './verdict.js';
+
+/** How long the next transport waits for one that neither opens nor fails, in ms. */
+export const HEAD_START_MS = Object.freeze({ webtransport: 500, websocket: 3000, sse: 3000, poll: 0 });
+
+export class Dialler {
+  /** By transport, in the order in which they are preferred. @type {Map<TransportName, Attempt>} */
+  attempts = new Map();
+  #order;
+  #base;
+  #open;
+  /** Called with a connection that opened when a worse one had been taken. @type {((connection: AnyConnection) => void) | null} */
+  onbetter = null;
+  /** Those that are being dialled. @type {Map<TransportName, Promise<AnyConnection>>} */
+  #underWay = new Map();
+  #stopped = false;
+  /** Until when, in ms since 1970, a transport is not worth a try. @type {Map<TransportName, number>} */
+  #barred = new Map();
+
+  /**
+   * @param {string} base of the server
+   * @param {readonly TransportName[]} order the transports that may be used, the best first
+   * @param {(transport: TransportName) => Promise<AnyConnection>} open
+   */
+  constructor(base, order, open) {
+    this.#base = base;
+    this.#order = order;
+    this.#open = open;
+  }
+
+  /**
+   * @returns {Promise<AnyConnection>} the first that opens; rejects with the error of the best where none does
+   */
+  dial() {
+    const order = this.#fromRemembered();
+    return new Promise((resolve, reject) => {
+      let next = 0;
+      let failed = 0;
+      let settled = false;
+      /** @type {any} */
+      let timer;
+      const advance = () => {
+        clearTimeout(timer);
+        if (settled || next >= order.length) return;
+        const transport = order[next++];
+        this.#attempt(transport).then(
+          (connection) => {
+            if (settled) {
+              this.#late(connection);
+              return;
+            }
+            settled = true;
+            clearTimeout(timer);
+            remember(this.#base, transport, Date.now());
+            resolve(connection);
+          },
+          () => {
+            if (++failed < order.length) advance();
+            else if (!settled) {
+              settled = true;
+              forget(this.#base);
+              reject(this.#worst());
+            }
+          },
+        );
+        if (next < order.length) timer = setTimeout(advance, HEAD_START_MS[transport]);
+      };
+      advance();
+    });
+  }
+
+  /**
+   * Dials all that are better than what carries the connection now; one that opens is given to `onbetter`.
+   * @param {TransportName} than
+   * @returns {Promise<void>} settled when all have opened or failed
+   */
+  async dialBetter(than) {
+    const now = Date.now();
+    const better = this.#order.slice(0, this.#order.indexOf(than))
+      .filter((transport) => !(this.#barred.get(transport) > now));
+    for (const transport of better) {
+      try {
+        this.#late(await this.#attempt(transport));
+        return;
+      } catch {
+        // The attempt says why.
+      }
+    }
+  }
+
+  /** A better one that opened too late for `dial`, or one that nobody needs. @param {AnyConnection} connection */
+  #late(connection) {
+    if (this.#stopped || !this.onbetter) {
+      connection.close();
+      return;
+    }
+    remember(this.#base, connection.transport, Date.now());
+    this.onbetter(connection);
+  }
+
+  /** What worked a moment ago is dialled first; those better than it come behind it, later (`dialBetter`). */
+  #fromRemembered() {
+    const now = Date.now();
+    const open = this.#order.filter((transport) => !(this.#barred.get(transport) > now));
+    const order = open.length ? open : [...this.#order];
+    const at = order.indexOf(/** @type {TransportName} */ (recall(this.#base, now)));
+    // What is better is tried too where the remembered one fails.
+    return at > 0 ? [...order.slice(at), ...order.slice(0, at)] : order;
+  }
+
+  /** It opens, and is of no use here. @param {TransportName} transport @param {Error} error */
+  bar(transport, error) {
+    this.#barred.set(transport, Date.now() + VERDICT_MS);
+    this.attempts.set(transport, { transport, outcome: 'failed', at: Date.now(), error });
+    forget(this.#base);
+  }
+
+  /** @param {TransportName} transport @returns {Promise<AnyConnection>} */
+  #attempt(transport) {
+    const running = this.#underWay.get(transport);
+    if (running) return running;
+    const began = performance.now();
+    /** @type {Attempt} */
+    const attempt = { transport, outcome: 'dialling', at: Date.now() };
+    this.attempts.set(transport, attempt);
+    const opening = this.#open(transport).then(
+      (connection) => {
+        Object.assign(attempt, { outcome: 'open', ms: performance.now() - began });
+        return connection;
+      },
+      (error) => {
+        Object.assign(attempt, { outcome: 'failed', ms: performance.now() - began, error });
+        throw error;
+      },
+    ).finally(() => this.#underWay.delete(transport));
+    this.#underWay.set(transport, opening);
+    return opening;
+  }
+
+  /** The error that says most: the server's own word before that of a network. */
+  #worst() {
+    const errors = [...this.attempts.values()].map(({ error }) => error).filter((error) => error !== undefined);
+    return errors.find((error) => error instanceof FulmarError && error.status !== undefined)
+      ?? errors.at(-1)
+      ?? new FulmarError('unsupported', 'No transport was asked for.');
+  }
+
+  /** Nothing that opens from now on is wanted. */
+  stop() {
+    this.#stopped = true;
+    this.onbetter = null;
+  }
+}

@@ -1,0 +1,128 @@
+/** A state channel as a live map: the newest value of each key, and an event for each that changes. */
+import { guarded } from './subscription.js';
+
+/**
+ * @typedef {import('./state.js').Value} Value
+ * @typedef {object} Change
+ * @property {string} key
+ * @property {unknown} value undefined where the key was removed
+ * @property {unknown} previous undefined where the key is new
+ * @property {boolean} removed
+ * @property {number} time of the publication, in ms since 1970; NaN where a snapshot came without the key
+ */
+
+/** @implements {Iterable<[string, unknown]>} */
+export class LiveState {
+  #channel;
+  /** @type {Map<string, unknown>} */
+  #values = new Map();
+  /** @type {Set<(change: Change) => void>} */
+  #listeners = new Set();
+  #synced = false;
+  #ended = false;
+  /** Settled when the first snapshot is complete; rejects where the server refuses the channel. @type {Promise<void>} */
+  ready;
+  /** @type {(error?: Error) => void} */
+  #settle = () => {};
+
+  /** @param {import('./channel.js').Channel} channel */
+  constructor(channel) {
+    this.#channel = channel;
+    this.ready = new Promise((resolve, reject) => {
+      this.#settle = (error) => (error ? reject(error) : resolve());
+    });
+    this.ready.catch(() => {});
+    const { view, name } = channel;
+    if (!view) return;
+    for (const [key, { data }] of view.entries(name)) this.#values.set(key, data);
+    if (view.synced(name)) this.sync();
+  }
+
+  /** The channel's name. */
+  get channel() {
+    return this.#channel.name;
+  }
+
+  /** Whether all keys are there. What is held stays while a later snapshot is under way. */
+  get synced() {
+    return this.#synced;
+  }
+
+  get size() {
+    return this.#values.size;
+  }
+
+  /** @param {string} [key] */
+  get(key = '') {
+    return this.#values.get(key);
+  }
+
+  /** @param {string} [key] */
+  has(key = '') {
+    return this.#values.has(key);
+  }
+
+  keys() {
+    return this.#values.keys();
+  }
+
+  values() {
+    return this.#values.values();
+  }
+
+  entries() {
+    return this.#values.entries();
+  }
+
+  /** @param {(value: unknown, key: string, state: LiveState) => void} each */
+  forEach(each) {
+    for (const [key, value] of this.#values) each(value, key, this);
+  }
+
+  [Symbol.iterator]() {
+    return this.#values.entries();
+  }
+
+  /**
+   * @param {(change: Change) => void} listener called for each key that changes, when it has
+   * @returns {() => void} ends it
+   */
+  onChange(listener) {
+    this.#listeners.add(listener);
+    return () => void this.#listeners.delete(listener);
+  }
+
+  /** Nothing changes here any more. What is held stays to be read. */
+  close() {
+    this.end();
+    this.#channel.leave(this);
+  }
+
+  /** @package @param {string} key @param {Value | undefined} held */
+  change(key, held) {
+    if (this.#ended) return;
+    const removed = !held || held.removed;
+    const previous = this.#values.get(key);
+    if (removed) {
+      if (!this.#values.delete(key)) return;
+    } else this.#values.set(key, held.data);
+    const value = removed ? undefined : held.data;
+    for (const listener of this.#listeners) guarded(listener, { key, value, previous, removed, time: held?.time ?? NaN });
+  }
+
+  /** @package */
+  sync() {
+    this.#synced = true;
+    this.#settle();
+  }
+
+  /** @package */
+  accepted() {}
+
+  /** @package @param {Error} [error] */
+  end(error) {
+    this.#ended = true;
+    this.#settle(error);
+    this.#listeners.clear();
+  }
+}

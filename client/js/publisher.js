@@ -1,0 +1,106 @@
+/**
+ * What a client publishes: each publication has an id, by which the server knows a repeat, so one whose answer was lost
+ * with its connection is sent again on the next and still applied once (PROTOCOL.md, section 7).
+ */
+import { FulmarError } from './errors.js';
+
+/** Publications that may wait for their answers. */
+export const MAX_PENDING = 1000;
+/** For how long a publication is sent again: the server knows its id for 2 min, and has to get it before. */
+export const REPEAT_MS = 100_000;
+
+/**
+ * @typedef {import('./connection.js').Content} Content
+ * @typedef {{channel: string, content: Content, resolve: (answer: {epoch: string, offset: number}) => void,
+ *   reject: (error: Error) => void, timer: any, sent: boolean}} Pending
+ */
+
+export class Publisher {
+  /** In the order in which they were published. @type {Map<string, Pending>} */
+  #pending = new Map();
+  #count = 0;
+  #prefix;
+  /** @type {import('./fulmar.js').AnyConnection | null} */
+  #connection = null;
+
+  /** @param {string} prefix that no other publisher of the session has */
+  constructor(prefix) {
+    this.#prefix = prefix;
+  }
+
+  get pending() {
+    return this.#pending.size;
+  }
+
+  /**
+   * @param {string} channel @param {Content} content
+   * @returns {Promise<{epoch: string, offset: number}>} where it stands in the channel
+   */
+  publish(channel, content) {
+    if (this.#pending.size >= MAX_PENDING) {
+      const message = `${MAX_PENDING} publications wait for their answers: wait for some before you publish more.`;
+      return Promise.reject(new FulmarError('too_many_pending', message));
+    }
+    const id = content.id ?? `${this.#prefix}.${(this.#count++).toString(36)}`;
+    if (this.#pending.has(id)) {
+      return Promise.reject(new FulmarError('bad_id', 'A publication with this id waits for its answer.'));
+    }
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => this.#expire(id), REPEAT_MS);
+      const pending = { channel, content: { ...content, id }, resolve, reject, timer, sent: false };
+      this.#pending.set(id, pending);
+      if (this.#connection) this.#send(this.#connection, id, pending);
+    });
+  }
+
+  /**
+   * What has no answer is sent on this connection from now on.
+   * @param {import('./fulmar.js').AnyConnection | null} connection
+   */
+  use(connection) {
+    this.#connection = connection;
+    if (connection) for (const [id, pending] of this.#pending) this.#send(connection, id, pending);
+  }
+
+  /** @param {import('./fulmar.js').AnyConnection} connection @param {string} id @param {Pending} pending */
+  async #send(connection, id, pending) {
+    pending.sent = true;
+    try {
+      const { epoch, offset } = await connection.publish(pending.channel, pending.content);
+      this.#take(id)?.resolve({ epoch, offset });
+    } catch (error) {
+      // Where no answer came because the connection or its session is gone, the next connection is asked again.
+      if (this.#isAnswer(error)) this.#take(id)?.reject(error);
+    }
+  }
+
+  /** @param {unknown} error @returns {error is FulmarError} */
+  #isAnswer(error) {
+    if (!(error instanceof FulmarError)) return false;
+    if (['closed', 'unreachable', 'shutting_down', 'replaced', 'unknown_session'].includes(error.code)) return false;
+    return true;
+  }
+
+  #take(id) {
+    const pending = this.#pending.get(id);
+    if (!pending) return undefined;
+    this.#pending.delete(id);
+    clearTimeout(pending.timer);
+    return pending;
+  }
+
+  #expire(id) {
+    const pending = this.#take(id);
+    if (!pending) return;
+    const message = pending.sent
+      ? 'No answer came, so it is not known whether it was published; it is not sent any more.'
+      : 'There was no connection to publish it on.';
+    pending.reject(new FulmarError(pending.sent ? 'unanswered' : 'unreachable', message));
+  }
+
+  /** @param {Error} error for all that wait */
+  end(error) {
+    this.#connection = null;
+    for (const id of [...this.#pending.keys()]) this.#take(id)?.reject(error);
+  }
+}

@@ -1,0 +1,144 @@
+/**
+ * One consumer of a channel: by callbacks, or as an async iterator whose pace the reading follows.
+ *
+ * @typedef {import('./wire.js').Publication} Publication
+ * @typedef {{channel: string, epoch: string, offset: number}} Place
+ *
+ * @typedef {object} Handlers
+ * @property {(publication: Publication) => void} [onPublication] without it the subscription is an async iterator
+ * @property {(gap: Place) => void} [onGap] publications were missed for good: reading goes on after this position
+ * @property {(reset: Place) => void} [onReset] state: all values come anew, and `onSynced` when they have
+ * @property {(synced: Place) => void} [onSynced]
+ * @property {(error: Error) => void} [onError] the server does not let this channel be read (any more)
+ */
+
+/** Publications that wait for their iterator: above the first the channel pauses, below the second it goes on. */
+export const HIGH_WATER = 256, LOW_WATER = 64;
+
+/** @implements {AsyncIterable<Publication>} */
+export class Subscription {
+  #channel;
+  #handlers;
+  /** What waits for the iterator; state by key, since only the newest value of a key counts. @type {Map<string | number, Publication>} */
+  #queue = new Map();
+  #count = 0;
+  /** @type {(() => void) | null} */
+  #wake = null;
+  #ended = false;
+  /** @type {Error | null} */
+  #error = null;
+  /** Settled when the server has taken the subscription first; rejects where it refuses. @type {Promise<void>} */
+  ready;
+  /** @type {(error?: Error) => void} */
+  #settle = () => {};
+
+  /** @param {import('./channel.js').Channel} channel @param {Handlers} handlers */
+  constructor(channel, handlers) {
+    this.#channel = channel;
+    this.#handlers = handlers;
+    this.ready = new Promise((resolve, reject) => {
+      this.#settle = (error) => (error ? reject(error) : resolve());
+    });
+    // Who does not wait for it hears of a refusal from `onError` or the iterator.
+    this.ready.catch(() => {});
+  }
+
+  /** The channel's name. */
+  get channel() {
+    return this.#channel.name;
+  }
+
+  /** A cursor behind all that was handed over or waits to be; null while there is none (within a snapshot, say). */
+  get cursor() {
+    return this.#channel.cursor;
+  }
+
+  /** Whether more waits for the iterator than it should. @package */
+  get full() {
+    return this.#queue.size >= HIGH_WATER;
+  }
+
+  /** @package @param {import('./wire.js').Message} message @param {boolean} keyed whether only the newest of a key counts */
+  deliver(message, keyed) {
+    const { onPublication, onGap, onReset, onSynced } = this.#handlers;
+    switch (message.type) {
+      case 'publication': {
+        const publication = /** @type {Publication} */ (message);
+        if (onPublication) guarded(onPublication, publication);
+        else this.#push(publication, keyed);
+        break;
+      }
+      case 'gap': guarded(onGap, /** @type {any} */ (message)); break;
+      case 'reset': guarded(onReset, /** @type {any} */ (message)); break;
+      case 'synced': guarded(onSynced, /** @type {any} */ (message)); break;
+    }
+  }
+
+  /** @param {Publication} publication @param {boolean} keyed */
+  #push(publication, keyed) {
+    const place = keyed ? publication.key : this.#count++;
+    // Set anew at the end: the queue is in the order of the publications.
+    this.#queue.delete(place);
+    this.#queue.set(place, publication);
+    this.#wake?.();
+  }
+
+  /** @package */
+  accepted() {
+    this.#settle();
+  }
+
+  /** Nothing comes any more. @package @param {Error} [error] why, where it is not that nobody wants it */
+  end(error) {
+    if (this.#ended) return;
+    this.#ended = true;
+    this.#error = error ?? null;
+    this.#settle(error);
+    if (error) guarded(this.#handlers.onError, error);
+    this.#wake?.();
+  }
+
+  /** Ends the subscription. An iterator ends with it, without what waited. */
+  unsubscribe() {
+    this.#queue.clear();
+    this.end();
+    this.#channel.leave(this);
+  }
+
+  /** @returns {AsyncIterator<Publication, undefined>} of which there should be one only */
+  [Symbol.asyncIterator]() {
+    if (this.#handlers.onPublication) throw new TypeError('a subscription with onPublication cannot be iterated');
+    return {
+      next: async () => {
+        for (;;) {
+          const [first] = this.#queue;
+          if (first) {
+            this.#queue.delete(first[0]);
+            if (this.#queue.size < LOW_WATER) this.#channel.drained();
+            return { value: first[1], done: false };
+          }
+          if (this.#error) throw this.#error;
+          if (this.#ended) return { value: undefined, done: true };
+          await new Promise((resolve) => (this.#wake = () => resolve(undefined)));
+          this.#wake = null;
+        }
+      },
+      return: async () => {
+        this.unsubscribe();
+        return { value: undefined, done: true };
+      },
+    };
+  }
+}
+
+/**
+ * The application's mistake is the application's to see, and must not stop the reading.
+ * @template T @param {((value: T) => void) | undefined} handler @param {T} value
+ */
+export function guarded(handler, value) {
+  try {
+    handler?.(value);
+  } catch (error) {
+    setTimeout(() => { throw error; });
+  }
+}
