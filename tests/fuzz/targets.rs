@@ -268,8 +268,10 @@ fn secrets(input: &[u8]) {
     let is_secret = secret.reveal(id) == text;
     assert_eq!(registry.authenticate(&text).map(|(found, ())| found).ok(), is_secret.then_some(id));
     assert_eq!(registry.attach(&text).is_ok(), is_secret);
+    // With a connection it makes room for no other.
+    registry.attach(&secret.reveal(id)).expect("known");
     match registry.resume(&text, |_| ()) {
-        Ok((_, known)) => assert!(known && is_secret),
+        Ok(resumed) => assert!(resumed.known && is_secret),
         // That of another session, for which there is no room.
         Err(problem) if problem.code == Code::TooManySessions => {
             assert!(registry.identify(&text).is_ok_and(|other| other != id));

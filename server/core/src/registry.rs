@@ -129,6 +129,19 @@ struct Entry<T> {
     tickets: usize,
 }
 
+/// A session that goes on with a connection.
+#[derive(Debug)]
+pub struct Resumed<T> {
+    /// The session's.
+    pub handle: T,
+    /// The connection's.
+    pub attachment: Attachment,
+    /// It was there; else it was made again.
+    pub known: bool,
+    /// The handle of the session that gave way to it, if one had to.
+    pub ended: Option<T>,
+}
+
 /// All sessions of a node.
 #[derive(Debug)]
 pub struct Registry<T> {
@@ -163,29 +176,26 @@ impl<T: Clone> Registry<T> {
         self.sessions.is_empty()
     }
 
-    /// Whether there is a session of this id.
-    pub fn contains(&self, id: SessionId) -> bool {
-        self.sessions.contains_key(&id)
-    }
-
     /// Every session's handle.
     pub fn handles(&self) -> impl Iterator<Item = &T> {
         self.sessions.values().map(|entry| &entry.handle)
     }
 
-    /// Enters a bare session, attached, which [`Self::detach`] ends.
+    /// Enters a bare session, attached, which [`Self::detach`] ends. Gives back the handle of the session that gave way to it,
+    /// if one had to.
     ///
     /// # Errors
-    /// `too_many_sessions` when the node is full.
-    pub fn insert_bare(&mut self, id: SessionId, handle: T) -> Result<Attachment, Problem> {
+    /// `too_many_sessions` when the node is full of sessions that have connections.
+    pub fn insert_bare(&mut self, id: SessionId, handle: T) -> Result<(Attachment, Option<T>), Problem> {
         self.insert_attached(id, false, handle)
     }
 
-    /// Enters a resumable session, detached. Its id is that of its secret.
+    /// Enters a resumable session, detached. Its id is that of its secret. Gives back the handle of the session that gave way to
+    /// it, if one had to.
     ///
     /// # Errors
-    /// `too_many_sessions` when the node is full, or too many wait for their first attachment.
-    pub fn insert_resumable(&mut self, id: SessionId, handle: T, now: Now) -> Result<(), Problem> {
+    /// `too_many_sessions` when the node is full of sessions that have connections, or too many wait for their first attachment.
+    pub fn insert_resumable(&mut self, id: SessionId, handle: T, now: Now) -> Result<Option<T>, Problem> {
         if self.unattached >= self.capacity.div_ceil(10) {
             return Err(Problem::new(
                 Code::TooManySessions,
@@ -193,17 +203,23 @@ impl<T: Clone> Registry<T> {
             ));
         }
         let detached = Some(now.monotonic);
-        self.insert(id, Entry { handle, resumable: true, attachment: None, detached, tickets: 0 })?;
+        let entry = Entry { handle, resumable: true, attachment: None, detached, tickets: 0 };
+        let ended = self.insert(id, entry)?;
         self.detached.insert((now.monotonic, id));
         self.unattached += 1;
-        Ok(())
+        Ok(ended)
     }
 
-    fn insert_attached(&mut self, id: SessionId, resumable: bool, handle: T) -> Result<Attachment, Problem> {
+    fn insert_attached(
+        &mut self,
+        id: SessionId,
+        resumable: bool,
+        handle: T,
+    ) -> Result<(Attachment, Option<T>), Problem> {
         let attachment = self.next_attachment();
         let entry = Entry { handle, resumable, attachment: Some(attachment), detached: None, tickets: 0 };
-        self.insert(id, entry)?;
-        Ok(attachment)
+        let ended = self.insert(id, entry)?;
+        Ok((attachment, ended))
     }
 
     fn next_attachment(&mut self) -> Attachment {
@@ -211,15 +227,18 @@ impl<T: Clone> Registry<T> {
         Attachment(self.attachments)
     }
 
-    fn insert(&mut self, id: SessionId, entry: Entry<T>) -> Result<(), Problem> {
+    /// The last step of entering a session, when nothing else can refuse it. Where the node is full, the session that has been
+    /// without a connection for longest ends, and its handle is given back: one that was there before keeps nobody out who comes
+    /// now.
+    fn insert(&mut self, id: SessionId, entry: Entry<T>) -> Result<Option<T>, Problem> {
+        let mut ended = None;
         if self.sessions.len() >= self.capacity {
-            return Err(Problem::new(
-                Code::TooManySessions,
-                "this node is full; try again later or elsewhere",
-            ));
+            let full =
+                || Problem::new(Code::TooManySessions, "this node is full; try again later or elsewhere");
+            ended = Some(self.end_first().ok_or_else(full)?);
         }
         self.sessions.insert(id, entry);
-        Ok(())
+        Ok(ended)
     }
 
     /// The session that a secret proves, without attaching.
@@ -252,23 +271,19 @@ impl<T: Clone> Registry<T> {
         self.attach_known(id)
     }
 
-    /// As [`Self::attach`]; a session that is not known is made again, with the handle that `make` gives. Whether it was
-    /// known.
+    /// As [`Self::attach`]; a session that is not known is made again, with the handle that `make` gives.
     ///
     /// # Errors
-    /// `unknown_session` for what is no secret; `too_many_sessions` when the node is full.
-    pub fn resume(
-        &mut self,
-        secret: &str,
-        make: impl FnOnce(SessionId) -> T,
-    ) -> Result<((SessionId, T, Attachment), bool), Problem> {
+    /// `unknown_session` for what is no secret; `too_many_sessions` when the node is full of sessions that have connections.
+    pub fn resume(&mut self, secret: &str, make: impl FnOnce(SessionId) -> T) -> Result<Resumed<T>, Problem> {
         let id = self.identify(secret)?;
         if self.sessions.contains_key(&id) {
-            return Ok((self.attach(secret)?, true));
+            let (_, handle, attachment) = self.attach(secret)?;
+            return Ok(Resumed { handle, attachment, known: true, ended: None });
         }
         let handle = make(id);
-        let attachment = self.insert_attached(id, true, handle.clone())?;
-        Ok(((id, handle, attachment), false))
+        let (attachment, ended) = self.insert_attached(id, true, handle.clone())?;
+        Ok(Resumed { handle, attachment, known: false, ended })
     }
 
     /// A ticket for the session.
@@ -345,12 +360,6 @@ impl<T: Clone> Registry<T> {
         ended
     }
 
-    /// Where the node is full, ends the session that has been without a connection for longest, and gives back its handle: one that
-    /// was there before keeps nobody out who comes now.
-    pub fn make_room(&mut self) -> Option<T> {
-        if self.sessions.len() < self.capacity { None } else { self.end_first() }
-    }
-
     fn end_first(&mut self) -> Option<T> {
         let (_, id) = self.detached.pop_first()?;
         let entry = self.sessions.remove(&id)?;
@@ -400,7 +409,7 @@ mod tests {
         let make = |registry: &mut Registry<&str>, n: u8, at: u64| {
             let (id, secret) = (SessionId::from_entropy([n; 16]), Secret::from_entropy([n; 24]));
             let text = secret.reveal(id);
-            registry.insert_resumable(id, "it", Now::from_millis(at)).map(|()| text)
+            registry.insert_resumable(id, "it", Now::from_millis(at)).map(|_| text)
         };
         let first = make(&mut registry, 1, 0).expect("room");
         make(&mut registry, 2, 0).expect("room");
@@ -451,8 +460,9 @@ mod tests {
     #[test]
     fn a_session_that_is_not_known_is_made_again_by_its_secret_alone() {
         let (mut registry, secret) = resumable();
-        let ((id, handle, first), known) = registry.resume(&secret, |_| "again").expect("known");
-        assert_eq!((id, handle, known), (ID, "it", true));
+        let resumed = registry.resume(&secret, |_| "again").expect("known");
+        assert_eq!((resumed.handle, resumed.known), ("it", true));
+        let first = resumed.attachment;
         registry.detach(ID, first, Now::from_millis(0));
         assert_eq!(registry.reap(Now::from_millis(30_000)), ["it"]);
         assert!(registry.attach(&secret).is_err());
@@ -464,8 +474,9 @@ mod tests {
         for wrong in [other.as_str(), "", ".", &ID.to_string()] {
             assert_eq!(code(&mut registry, wrong), Code::UnknownSession);
         }
-        let ((id, handle, again), known) = registry.resume(&secret, |_| "again").expect("made");
-        assert_eq!((id, handle, known), (ID, "again", false));
+        let resumed = registry.resume(&secret, |_| "again").expect("made");
+        assert_eq!((resumed.handle, resumed.known), ("again", false));
+        let again = resumed.attachment;
         assert!(registry.reap(Now::from_millis(90_000)).is_empty(), "it is attached");
         assert_eq!(registry.authenticate(&secret).expect("known"), (ID, "again"));
         registry.detach(ID, first, Now::from_millis(90_000));
@@ -486,7 +497,7 @@ mod tests {
     #[test]
     fn a_bare_session_ends_with_its_connection() {
         let mut registry = Registry::new(1, GRACE, digest);
-        let attachment = registry.insert_bare(ID, "bare").expect("room");
+        let (attachment, _) = registry.insert_bare(ID, "bare").expect("room");
         assert_eq!(registry.detach(ID, attachment, Now::from_millis(0)), Some("bare"));
         assert!(registry.is_empty());
     }
@@ -526,22 +537,49 @@ mod tests {
     #[test]
     fn where_the_node_is_full_those_without_a_connection_give_way() {
         let mut registry = Registry::new(3, GRACE, digest);
-        let secrets = [1, 2].map(|n| Secret::from_entropy([n; 24]).reveal(SessionId::from_entropy([n; 16])));
+        let id = |n| SessionId::from_entropy([n; 16]);
+        let secrets = [1, 2].map(|n| Secret::from_entropy([n; 24]).reveal(id(n)));
         let attach = |registry: &mut Registry<_>, n: usize, handle| {
-            let ((id, _, attachment), _) = registry.resume(&secrets[n], |_| handle).expect("room");
-            (id, attachment)
+            let resumed = registry.resume(&secrets[n], |_| handle).expect("room");
+            assert_eq!(resumed.ended, None, "there is room");
+            (id(n as u8 + 1), resumed.attachment)
         };
         let (first, second) = (attach(&mut registry, 0, "first"), attach(&mut registry, 1, "second"));
-        assert_eq!(registry.make_room(), None, "there is room");
-        registry.insert_bare(SessionId::from_entropy([9; 16]), "bare").expect("room");
-        assert_eq!(registry.make_room(), None, "all have connections");
+        let (_, ended) = registry.insert_bare(id(9), "bare").expect("room");
+        assert_eq!(ended, None, "there is room");
+        assert!(registry.insert_bare(id(8), "late").is_err(), "all have connections");
         registry.detach(second.0, second.1, Now::from_millis(1));
         registry.detach(first.0, first.1, Now::from_millis(2));
         let (_, again) = attach(&mut registry, 1, "unused");
         registry.detach(second.0, again, Now::from_millis(3));
-        assert_eq!(registry.make_room(), Some("first"), "the other was attached meanwhile");
-        assert_eq!((registry.len(), registry.make_room()), (2, None));
+        let (late, ended) = registry.insert_bare(id(8), "late").expect("room is made");
+        assert_eq!(ended, Some("first"), "the other was attached meanwhile");
+        registry.detach(id(8), late, Now::from_millis(4));
         assert_eq!(registry.reap(Now::from_millis(30_002)), [""; 0]);
         assert_eq!(registry.reap(Now::from_millis(30_003)), ["second"]);
+    }
+
+    #[test]
+    fn a_session_that_is_refused_ends_no_other() {
+        let mut registry = Registry::new(20, GRACE, digest);
+        let id = |n| SessionId::from_entropy([n; 16]);
+        let first = Secret::from_entropy([1; 24]).reveal(id(1));
+        let attachment = registry.resume(&first, |_| "first").expect("room").attachment;
+        registry.detach(id(1), attachment, Now::from_millis(0));
+        for n in 2..=3 {
+            registry.insert_resumable(id(n), "waits", Now::from_millis(1)).expect("room");
+        }
+        for n in 4..=20 {
+            registry.insert_bare(id(n), "bare").expect("room");
+        }
+        let refused = registry.insert_resumable(id(21), "third", Now::from_millis(2));
+        assert_eq!(refused.expect_err("two wait").code, Code::TooManySessions);
+        let wrong = Secret::from_entropy([21; 24]).reveal(id(22));
+        assert_eq!(registry.resume(&wrong, |_| "wrong").expect_err("no secret").code, Code::UnknownSession);
+        assert_eq!(registry.authenticate(&first).expect("known").1, "first");
+        assert_eq!(registry.len(), 20);
+
+        let (_, ended) = registry.insert_bare(id(21), "bare").expect("room is made");
+        assert_eq!(ended, Some("first"));
     }
 }

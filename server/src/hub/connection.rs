@@ -17,7 +17,7 @@ use fulmar_core::{
     datagrams::Path,
     log::Class,
     message::Mark,
-    registry::{Attachment, SessionId},
+    registry::{Attachment, Resumed, SessionId},
 };
 
 use tokio::time;
@@ -61,11 +61,8 @@ impl Connection {
     /// `too_many_sessions`, `shutting_down`.
     pub fn open(hub: &Arc<Hub>) -> Result<Self, Problem> {
         let session = Session::new(SessionId::from_entropy(entropy()));
-        let attachment = {
-            let mut registry = lock(&hub.registry);
-            hub.end_session(registry.make_room());
-            registry.insert_bare(session.id(), session.clone())?
-        };
+        let (attachment, ended) = lock(&hub.registry).insert_bare(session.id(), session.clone())?;
+        hub.end_session(ended);
         Self::on(hub, session, attachment, &Arc::default()).unless_closing()
     }
 
@@ -280,23 +277,22 @@ impl Connection {
         if proven.to_string() != id {
             return Err(Problem::new(Code::UnknownSession, "no such session; make one with POST /session"));
         }
-        let ((_, session, attachment), known) = match positions {
-            None => (registry.attach(secret)?, true),
+        let Resumed { handle: session, attachment, known, ended } = match positions {
+            None => {
+                let (_, handle, attachment) = registry.attach(secret)?;
+                Resumed { handle, attachment, known: true, ended: None }
+            }
             // Else one connection could fill the registry, and its replies.
             Some(_) if self.positioned.load(Ordering::Relaxed) => {
                 let message = "this connection was attached with positions before; open another";
                 return Err(Problem::new(Code::BadMessage, message));
             }
-            Some(_) => {
-                if !registry.contains(proven) {
-                    self.hub.end_session(registry.make_room());
-                }
-                registry.resume(secret, Session::new)?
-            }
+            Some(_) => registry.resume(secret, Session::new)?,
         };
         self.positioned.fetch_or(positions.is_some(), Ordering::Relaxed);
         session.attach(&self.signal, &feed.ready, positions.unwrap_or(&Positions::default()));
         drop(registry);
+        self.hub.end_session(ended);
         let before = std::mem::replace(&mut *attached, Attached { session: session.clone(), attachment });
         drop(attached);
         if !Arc::ptr_eq(&before.session, &session) {

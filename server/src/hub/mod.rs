@@ -163,10 +163,8 @@ impl Hub {
         }
         let secret = Secret::from_entropy(entropy());
         let id = secret.session(sha256);
-        let mut registry = lock(&self.registry);
-        self.end_session(registry.make_room());
-        registry.insert_resumable(id, Session::new(id), self.now())?;
-        drop(registry);
+        let ended = lock(&self.registry).insert_resumable(id, Session::new(id), self.now())?;
+        self.end_session(ended);
         Ok((id, secret.reveal(id)))
     }
 
