@@ -17,7 +17,7 @@ use fulmar_core::{
     datagrams::Path,
     log::Class,
     message::Mark,
-    registry::{Attachment, Resumed, SessionId},
+    registry::{Attachment, Registry, Resumed, SessionId},
 };
 
 use tokio::time;
@@ -254,7 +254,7 @@ impl Connection {
     }
 
     /// Goes on with a session; one that is not known is made again, if there are positions to go on from. Whether it was
-    /// known.
+    /// known. What is refused changes nothing.
     fn attach(
         &self,
         feed: &FeedHandle,
@@ -268,37 +268,61 @@ impl Connection {
         if self.signal.has_begun() {
             return Err(Problem::new(Code::BadMessage, "attach before you subscribe"));
         }
-        // Asked under the lock by which `close_all` learns of all sessions, so that it sees who is attached to each.
-        let mut registry = lock(&self.hub.registry);
-        if self.hub.is_stopping() {
-            return Err(shutting_down());
-        }
-        let proven = registry.identify(secret)?;
-        if proven.to_string() != id {
-            return Err(Problem::new(Code::UnknownSession, "no such session; make one with POST /session"));
-        }
-        let Resumed { handle: session, attachment, known, ended } = match positions {
-            None => {
-                let (_, handle, attachment) = registry.attach(secret)?;
-                Resumed { handle, attachment, known: true, ended: None }
-            }
-            // Else one connection could fill the registry, and its replies.
-            Some(_) if self.positioned.load(Ordering::Relaxed) => {
-                let message = "this connection was attached with positions before; open another";
-                return Err(Problem::new(Code::BadMessage, message));
-            }
-            Some(_) => registry.resume(secret, Session::new)?,
-        };
-        self.positioned.fetch_or(positions.is_some(), Ordering::Relaxed);
-        session.attach(&self.signal, &feed.ready, positions.unwrap_or(&Positions::default()));
-        drop(registry);
-        self.hub.end_session(ended);
-        let before = std::mem::replace(&mut *attached, Attached { session: session.clone(), attachment });
+        let (now, known) = self.take_over(feed, id, secret, positions)?;
+        let session = now.session.clone();
+        let before = std::mem::replace(&mut *attached, now);
         drop(attached);
         if !Arc::ptr_eq(&before.session, &session) {
             self.release(before);
         }
         Ok((session, known))
+    }
+
+    /// Makes this the session's connection, in the registry and in the session, which agree on who came last. Whether it was
+    /// known.
+    fn take_over(
+        &self,
+        feed: &FeedHandle,
+        id: &str,
+        secret: &str,
+        positions: Option<&Positions>,
+    ) -> Result<(Attached, bool), Problem> {
+        // Asked under the lock by which `close_all` learns of all sessions, so that it sees who is attached to each.
+        let mut registry = lock(&self.hub.registry);
+        if self.hub.is_stopping() {
+            return Err(shutting_down());
+        }
+        if registry.identify(secret)?.to_string() != id {
+            return Err(Problem::new(Code::UnknownSession, "no such session; make one with POST /session"));
+        }
+        let Resumed { handle: session, attachment, known, ended } =
+            self.claim(&mut registry, secret, positions.is_some())?;
+        session.attach(&self.signal, &feed.ready, positions.unwrap_or(&Positions::default()));
+        drop(registry);
+        self.hub.end_session(ended);
+        Ok((Attached { session, attachment }, known))
+    }
+
+    /// Has the registry attach this connection to the session of a secret. Only a client with positions of its own can go on
+    /// with one that is not known.
+    fn claim(
+        &self,
+        registry: &mut Registry<Arc<Session>>,
+        secret: &str,
+        has_positions: bool,
+    ) -> Result<Resumed<Arc<Session>>, Problem> {
+        if !has_positions {
+            let (_, handle, attachment) = registry.attach(secret)?;
+            return Ok(Resumed { handle, attachment, known: true, ended: None });
+        }
+        // Else one connection could fill the registry, and its replies.
+        if self.positioned.load(Ordering::Relaxed) {
+            let message = "this connection was attached with positions before; open another";
+            return Err(Problem::new(Code::BadMessage, message));
+        }
+        let resumed = registry.resume(secret, Session::new)?;
+        self.positioned.store(true, Ordering::Relaxed);
+        Ok(resumed)
     }
 
     /// Subscribes to the channels of these positions that the session does not have, and gives what keeps any from it.

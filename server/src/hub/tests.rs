@@ -190,6 +190,33 @@ async fn positions_are_taken_once_on_a_connection() {
 }
 
 #[tokio::test]
+async fn an_attach_that_is_refused_changes_nothing() {
+    let hub = hub();
+    let (first, second) = (session(&hub), session(&hub));
+    let mut client = Client::new(&hub);
+    let at = publish(&hub, "event:a").await;
+    let places = [("event:a", at)];
+    let mixed = (first.0.clone(), second.1.clone());
+    let made_up = (first.0.clone(), format!("{}.{}", first.0, "A".repeat(32)));
+    for wrong in [&mixed, &made_up] {
+        for positions in [None, Some(places.as_slice())] {
+            assert_eq!(client.attach(wrong, positions).await, ["unknown_session"]);
+        }
+    }
+    assert_eq!(hub.census().0, 3, "its own and those two");
+    assert_eq!(client.attach(&first, Some(&places)).await, ["attached true"], "its positions were not taken");
+    assert_eq!(client.read(), ["event:a subscribed 1 Some(true)"]);
+    assert_eq!(hub.census().0, 2, "its own has ended");
+
+    let late = Client::new(&hub);
+    hub.drain();
+    assert_eq!(late.attach(&first, None).await, ["shutting_down"]);
+    assert_eq!(client.connection.close_code(), None, "it was not replaced");
+    drop(late);
+    assert_eq!(hub.census().0, 2);
+}
+
+#[tokio::test]
 async fn a_connection_that_was_replaced_ends_nothing_of_the_session() {
     let hub = hub();
     let session = session(&hub);
