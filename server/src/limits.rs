@@ -61,6 +61,12 @@ use fulmar_core::CloseCode;
 
 /// Sessions of a node.
 pub const SESSIONS: usize = 200_000;
+/// Subscriptions of all sessions together that are without a transport. Each costs up to 200 bytes (what the session holds, its
+/// place in the channel, its place in the queue of what is ready), so together 200 MB. Without this bound it would be
+/// [`SESSIONS`] x `SUBSCRIPTIONS` = 25,600,000 of them, 5 GB, which costs a hostile client one connection and one `attach` with
+/// 128 positions for each session, as many as it can make within the grace period. Those of sessions that have a transport are
+/// bounded by what is let in at once: [`CONNECTIONS`].
+pub const DETACHED_SUBSCRIPTIONS: usize = 1_000_000;
 /// Longest that a session without a transport may be configured to be kept.
 pub const SESSION_GRACE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Bytes that a node's channels hold together, by `Draft::cost` and [`CHANNEL_OVERHEAD`].

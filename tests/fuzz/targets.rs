@@ -26,7 +26,7 @@ use fulmar_core::{
     cursor::CursorWriter,
     limits,
     log::Class,
-    registry::{Registry, Secret, SessionId, Ticket},
+    registry::{Capacity, Registry, Secret, SessionId, Ticket},
     webtransport::{
         capsule::{self, Capsule, Capsules},
         error_code,
@@ -262,7 +262,8 @@ fn secrets(input: &[u8]) {
     let (secret, ticket) =
         (Secret::from_entropy(*b"secret secret secret sec"), Ticket::from_entropy([0xa5; 16]));
     assert_eq!(secret.session(digest), id);
-    let mut registry = Registry::new(1, limits::SESSION_GRACE, digest);
+    let mut registry =
+        Registry::new(Capacity { sessions: 1, detached_subscriptions: 0 }, limits::SESSION_GRACE, digest);
     registry.insert_resumable(id, (), now).expect("room");
     registry.issue(id, ticket, now).expect("room");
     let is_secret = secret.reveal(id) == text;

@@ -31,6 +31,7 @@ pub(super) async fn stats(State(app): State<Arc<App>>) -> Result<Response, Failu
     let (sessions, channels, bytes) = app.hub.census();
     let mut all = Map::new();
     all.insert("sessions".to_owned(), sessions.into());
+    all.insert("detached_subscriptions".to_owned(), app.hub.detached_subscriptions().into());
     all.insert("channels".to_owned(), channels.into());
     all.insert("channel_bytes".to_owned(), bytes.into());
     all.insert("tasks".to_owned(), Handle::current().metrics().num_alive_tasks().into());

@@ -413,11 +413,13 @@ impl Connection {
 
     fn release(&self, attached: Attached) {
         let now = self.hub.now();
-        attached.session.detach(&self.signal);
-        let ended = lock(&self.hub.registry).detach(attached.session.id(), attached.attachment, now);
-        if let Some(session) = ended {
-            session.end(CloseCode::SessionExpired, now);
-        }
+        let Attached { session, attachment } = attached;
+        session.detach(&self.signal);
+        let mut registry = lock(&self.hub.registry);
+        // Asked under the registry's lock, so that the last to say is right.
+        let ended = registry.detach(session.id(), attachment, session.subscriptions(), now);
+        drop(registry);
+        self.hub.end_session(ended);
     }
 }
 
@@ -491,10 +493,12 @@ impl Hub {
                 self.readable(&name)?;
                 let start = start.resume(&name).map_or(Start::Afresh, Start::After);
                 let (channel, begins) = session.subscribe_where_attached(self, &name, &start)?;
+                self.weigh(&session);
                 Ok(subscribed(r#ref, &channel, begins))
             }
             ClientMessage::Unsubscribe { r#ref, channel } => {
                 session.unsubscribe(None, &channel, self.now())?;
+                self.weigh(&session);
                 Ok(ServerMessage::Unsubscribed { r#ref, channel })
             }
             ClientMessage::Publish { r#ref, channel, draft } => {

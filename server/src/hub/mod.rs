@@ -29,7 +29,7 @@ use aws_lc_rs::digest;
 
 use fulmar_core::{
     ChannelName, CloseCode, Code, Draft, Epoch, Now, Position, Problem,
-    registry::{Registry, Secret, SessionId, Ticket},
+    registry::{Capacity, Registry, Secret, SessionId, Ticket},
 };
 
 use tokio::time::Instant;
@@ -86,13 +86,20 @@ pub enum Caller {
 impl Hub {
     /// A hub without channels or sessions, which keeps a session for `grace` without a connection.
     pub fn new(namespaces: Namespaces, grace: Duration) -> Arc<Self> {
+        let capacity =
+            Capacity { sessions: limits::SESSIONS, detached_subscriptions: limits::DETACHED_SUBSCRIPTIONS };
+        Self::with_capacity(namespaces, grace, capacity)
+    }
+
+    /// As [`Self::new`], with other bounds on sessions.
+    fn with_capacity(namespaces: Namespaces, grace: Duration, capacity: Capacity) -> Arc<Self> {
         Arc::new(Self {
             clock: Clock::start(),
             namespaces,
             channels: Mutex::default(),
             bytes: AtomicUsize::new(0),
             full_until: AtomicU64::new(0),
-            registry: Mutex::new(Registry::new(limits::SESSIONS, grace, sha256)),
+            registry: Mutex::new(Registry::new(capacity, grace, sha256)),
             counters: Arc::default(),
             closing: AtomicBool::new(false),
             spread: OnceLock::new(),
@@ -166,6 +173,20 @@ impl Hub {
         let ended = lock(&self.registry).insert_resumable(id, Session::new(id), self.now())?;
         self.end_session(ended);
         Ok((id, secret.reveal(id)))
+    }
+
+    /// A session has another number of subscriptions, and perhaps no connection.
+    fn weigh(&self, session: &Session) {
+        let mut registry = lock(&self.registry);
+        // Asked under the registry's lock, so that the last to say is right.
+        let ended = registry.hold(session.id(), session.subscriptions());
+        drop(registry);
+        self.end_session(ended);
+    }
+
+    /// How many subscriptions the sessions without a connection have together.
+    pub fn detached_subscriptions(&self) -> usize {
+        lock(&self.registry).detached_subscriptions()
     }
 
     /// A session had to give way to another.

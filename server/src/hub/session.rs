@@ -190,6 +190,11 @@ impl Session {
         self.unsubscribe_where(now, |_| true);
     }
 
+    /// How many subscriptions it has.
+    pub(super) fn subscriptions(&self) -> usize {
+        lock(&self.state).subscriptions.len()
+    }
+
     /// Every channel and where its reading stands; `None` where a gap or a reset has yet to be told.
     pub(super) fn positions(&self) -> Vec<(ChannelName, Option<Resume>)> {
         let state = lock(&self.state);

@@ -12,7 +12,7 @@ use std::{
 
 use fulmar_core::{
     ChannelName, ClientMessage, CloseCode, Code, Draft, Item, Payload, Position, Positions, PublicationId,
-    ServerMessage, StartRequest,
+    ServerMessage, StartRequest, registry::Capacity,
 };
 
 use futures_util::FutureExt as _;
@@ -231,6 +231,39 @@ async fn a_connection_that_was_replaced_ends_nothing_of_the_session() {
     assert_eq!(new.ask(unsubscribe).await.len(), 1);
     publish(&hub, "event:a").await;
     assert_eq!(new.read(), [""; 0]);
+}
+
+#[tokio::test]
+async fn what_sessions_without_a_connection_hold_together_is_bounded() {
+    let capacity = Capacity { sessions: 20, detached_subscriptions: 3 };
+    let namespaces = Namespaces::new([("event".to_owned(), Namespace::open(fulmar_core::Class::Event))]);
+    let hub = Hub::with_capacity(namespaces, Duration::from_secs(30), capacity);
+    let subscribe = |name| {
+        let start = StartRequest::Afresh;
+        ClientMessage::Subscribe { r#ref: None, channel: channel(name), start }
+    };
+    let (one, other) = (session(&hub), session(&hub));
+    for name in ["event:a", "event:b"] {
+        hub.execute_for(&one.1, subscribe(name)).await.expect("subscribed");
+    }
+    let client = Client::new(&hub);
+    client.attach(&other, None).await;
+    client.subscribe("event:c", StartRequest::Afresh).await;
+    assert_eq!(hub.detached_subscriptions(), 2, "those of the one without a connection");
+    drop(client);
+    assert_eq!(hub.detached_subscriptions(), 3);
+    hub.execute_for(&other.1, subscribe("event:d")).await.expect("subscribed");
+    assert_eq!(hub.detached_subscriptions(), 2, "the one that was there for longer gave way");
+    let gone = hub.execute_for(&one.1, subscribe("event:e")).await.expect_err("it has ended");
+    assert_eq!(gone.code, Code::UnknownSession);
+
+    let client = Client::new(&hub);
+    assert_eq!(client.attach(&other, None).await, ["attached true"]);
+    assert_eq!(hub.detached_subscriptions(), 0);
+    drop(client);
+    let unsubscribe = ClientMessage::Unsubscribe { r#ref: None, channel: channel("event:c") };
+    hub.execute_for(&other.1, unsubscribe).await.expect("unsubscribed");
+    assert_eq!(hub.detached_subscriptions(), 1);
 }
 
 /// Frames of state are numbered for as long as a connection lasts.
