@@ -2,6 +2,7 @@
 
 import cursors
 import pytest
+import wt
 from raw import EventStream
 from server import check_error, name, poll, publish
 from ws import open_ws
@@ -261,3 +262,33 @@ async def test_attach_with_a_wrong_secret(server, binary):
             assert answer["type"] == "error" and answer["error"]["code"] in ("unauthorized", "unknown_session"), (wrong, answer)
         await ws.barrier()
         await holder.barrier()
+
+
+async def test_a_late_unsubscribe_leaves_alone_what_another_stream_has(server):
+    """Streams come in no order. What is sent on a stream that once had the channel must not end what was made on another since."""
+    channel = name()
+    async with server.http() as http, wt.open_wt(server) as session:
+        control, older, newer = session.open_stream(), session.open_stream(), session.open_stream()
+        await control.barrier()
+        await older.subscribe(channel)
+        # On the control stream any can be ended.
+        assert (await control.ask(type="unsubscribe", channel=channel))["type"] == "unsubscribed"
+        await newer.subscribe(channel)
+        late = await older.ask(type="unsubscribe", channel=channel)
+        assert late["type"] == "error" and late["error"]["code"] == "not_subscribed", late
+        await publish(http, channel, "still there")
+        assert (await newer.publications(1, channel))[0]["data"] == "still there"
+        assert (await newer.ask(type="unsubscribe", channel=channel))["type"] == "unsubscribed"
+
+
+async def test_what_an_attach_brings_along_is_ended_where_it_was_attached(server):
+    channel = name()
+    async with server.http() as http, open_ws(server) as ws, wt.open_wt(server) as connection:
+        session = await new_session(http)
+        await attach(ws, session)
+        await ws.subscribe(channel)
+        control, other = connection.open_stream(), connection.open_stream()
+        await attach(control, session)
+        late = await other.ask(type="unsubscribe", channel=channel)
+        assert late["type"] == "error" and late["error"]["code"] == "not_subscribed", late
+        assert (await control.ask(type="unsubscribe", channel=channel))["type"] == "unsubscribed"

@@ -138,7 +138,7 @@ impl From<Refusal> for RequestError {
 /// Why a subscription gives nothing more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// It was unsubscribed, by this client or in the name of its session.
+    /// It was unsubscribed.
     Unsubscribed,
     /// The server ended the stream. The session goes on; subscribe again from the position.
     StreamEnded,

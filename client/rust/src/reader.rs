@@ -123,13 +123,6 @@ impl Reader {
                 requests.answer(r#ref, Ok(ServerFrame::Subscribed { r#ref: Some(r#ref), mark, recovered }));
             }
             ServerFrame::Subscribed { r#ref: None, mark, recovered } => self.adopt(mark, recovered),
-            ServerFrame::Unsubscribed { r#ref: None, channel } => {
-                let mut routes = self.session.routes();
-                if let Some(inbox) = routes.inbox(&channel) {
-                    routes.leave(&channel, &inbox);
-                    inbox.end(Ended::Unsubscribed);
-                }
-            }
             ServerFrame::Error { r#ref, code, message, channel } => {
                 let message = match channel {
                     Some(channel) => format!("{channel}: {message}"),
@@ -149,8 +142,11 @@ impl Reader {
             | ServerFrame::Published { r#ref: Some(r#ref), .. }
             | ServerFrame::Attached { r#ref: Some(r#ref), .. }
             | ServerFrame::Pong { r#ref: Some(r#ref) } => requests.answer(r#ref, Ok(frame)),
-            // Nobody asked.
-            ServerFrame::Published { .. } | ServerFrame::Attached { .. } | ServerFrame::Pong { .. } => {}
+            // Nobody waits for it. What a subscription asked for when it was dropped is none of the next one's of its channel.
+            ServerFrame::Unsubscribed { .. }
+            | ServerFrame::Published { .. }
+            | ServerFrame::Attached { .. }
+            | ServerFrame::Pong { .. } => {}
         }
         Ok(())
     }

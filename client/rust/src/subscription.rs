@@ -85,9 +85,10 @@ impl Subscription {
         let subscribe =
             |r#ref| ClientMessage::Subscribe { r#ref, channel: channel.clone(), start: start.clone() };
         let answer = match joined.request(&frames, subscribe).await {
-            // One before it was dropped, and the server has yet to see its stream end.
+            // One before it was dropped, and the server has yet to see its stream end. It is ended on the control stream, behind what
+            // was sent there when it was dropped: that must not come later and end this one.
             Err(RequestError::Refused(refusal)) if refusal.known() == Some(Code::AlreadySubscribed) => {
-                joined.ended(joined.request(&frames, joined.ending()).await)?;
+                joined.ended(session.request(joined.ending()).await)?;
                 joined.request(&frames, subscribe).await?
             }
             answer => answer?,

@@ -27,7 +27,7 @@ use super::{
     channel::{Begins, Channel},
     forbidden, lock,
     ready::Ready,
-    session::{CloseSignal, Session, Subscriber},
+    session::{CloseSignal, Session, Subscriber, Unsubscriber},
     shutting_down,
 };
 use crate::{clock::entropy, namespace::Namespace};
@@ -170,7 +170,8 @@ impl Connection {
                 (r#ref, self.subscribe(feed, r#ref, &channel, &start))
             }
             ClientMessage::Unsubscribe { r#ref, channel } => {
-                let done = self.session().unsubscribe(Some(&self.signal), &channel, self.hub.now());
+                let by = Unsubscriber { signal: &self.signal, feed };
+                let done = self.session().unsubscribe(Some(by), &channel, self.hub.now());
                 (r#ref, done.map(|()| ServerMessage::Unsubscribed { r#ref, channel }))
             }
             ClientMessage::Publish { r#ref, channel, draft } => {

@@ -16,6 +16,16 @@ use crate::{limits, telemetry::Counters};
 pub struct Feed {
     pub(super) ready: Arc<Ready>,
     pub(super) order: Order,
+    pub(super) scope: Scope,
+}
+
+/// What messages that come with a feed may end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// Any subscription of the session.
+    Session,
+    /// Those that were made with it.
+    Feed,
 }
 
 /// How a feed takes turns.
@@ -55,12 +65,18 @@ impl Feed {
     /// A feed without subscriptions.
     pub fn new(order: Order) -> Self {
         let by_cursor = order == Order::SnapshotsWhole;
-        Self { ready: Arc::new(Ready::new(by_cursor)), order }
+        Self { ready: Arc::new(Ready::new(by_cursor)), order, scope: Scope::Session }
+    }
+
+    /// As one of several of a connection, whose messages come in no order with those of the others: a late one must not end what was
+    /// subscribed to elsewhere since.
+    pub fn apart(self) -> Self {
+        Self { scope: Scope::Feed, ..self }
     }
 
     /// What [`super::Connection::execute`] needs of it, so that commands can run while the feed is read.
     pub fn handle(&self) -> FeedHandle {
-        FeedHandle { ready: self.ready.clone() }
+        FeedHandle { ready: self.ready.clone(), scope: self.scope }
     }
 
     /// Waits until there is something to read. Cancel-safe.
@@ -73,6 +89,7 @@ impl Feed {
 #[derive(Clone, Debug)]
 pub struct FeedHandle {
     pub(super) ready: Arc<Ready>,
+    pub(super) scope: Scope,
 }
 
 /// Something to be sent to a subscriber.

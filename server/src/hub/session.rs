@@ -18,8 +18,9 @@ use slab::Slab;
 use tokio::sync::Notify;
 
 use super::{
-    Hub,
+    FeedHandle, Hub,
     channel::{Begins, Channel, Subscribed},
+    feed::Scope,
     lanes::Lanes,
     lock,
     ready::Ready,
@@ -75,6 +76,15 @@ pub(super) struct Subscriber<'a> {
     pub(super) ready: &'a Arc<Ready>,
     /// The connection has yet to be told of the subscription: it is no answer.
     pub(super) unannounced: bool,
+}
+
+/// A connection that unsubscribes.
+#[derive(Clone, Copy)]
+pub(super) struct Unsubscriber<'a> {
+    /// Tells whether it is still the one that is attached.
+    pub(super) signal: &'a Arc<CloseSignal>,
+    /// The feed by which it was asked to.
+    pub(super) feed: &'a FeedHandle,
 }
 
 /// What a session knows of the connection that is attached. Asks it to close, once.
@@ -291,17 +301,23 @@ impl Session {
     /// Ends a subscription, for a connection if it is still the one that is attached, or for whoever has the session's secret.
     pub(super) fn unsubscribe(
         &self,
-        by: Option<&Arc<CloseSignal>>,
+        by: Option<Unsubscriber<'_>>,
         name: &ChannelName,
         now: Now,
     ) -> Result<(), Problem> {
         let mut state = lock(&self.state);
-        if by.is_some_and(|signal| !state.is_attached(signal)) {
+        if by.is_some_and(|by| !state.is_attached(by.signal)) {
             return Err(elsewhere());
         }
-        let key = state.find(name).ok_or_else(|| {
-            Problem::new(Code::NotSubscribed, format!("this session has no subscription to {name}"))
-        })?;
+        let missing = |message| Problem::new(Code::NotSubscribed, message);
+        let key =
+            state.find(name).ok_or_else(|| missing(format!("this session has no subscription to {name}")))?;
+        if by.is_some_and(|by| !state.may_end(key, by.feed)) {
+            let message = format!(
+                "the subscription to {name} was made on another stream; unsubscribe there or on the control stream"
+            );
+            return Err(missing(message));
+        }
         state.remove(key, now);
         Ok(())
     }
@@ -367,6 +383,12 @@ impl State {
     fn find(&self, name: &ChannelName) -> Option<usize> {
         let mut subscriptions = self.subscriptions.iter();
         subscriptions.find(|(_, it)| it.channel.name() == name).map(|(key, _)| key)
+    }
+
+    /// Whether messages that come with a feed may end a subscription.
+    fn may_end(&self, key: usize, feed: &FeedHandle) -> bool {
+        let made_with = |it: &Subscription| Arc::ptr_eq(&it.owner, &feed.ready);
+        feed.scope == Scope::Session || self.subscriptions.get(key).is_some_and(made_with)
     }
 
     fn remove(&mut self, key: usize, now: Now) {

@@ -266,6 +266,34 @@ async fn what_sessions_without_a_connection_hold_together_is_bounded() {
     assert_eq!(hub.detached_subscriptions(), 1);
 }
 
+/// As streams of WebTransport, which come in no order.
+#[tokio::test]
+async fn a_late_unsubscribe_ends_no_subscription_that_was_made_elsewhere_since() {
+    let hub = hub();
+    let Client { connection, feed: control } = Client::new(&hub);
+    let (older, mut newer) = (Feed::new(Order::Turns).apart(), Feed::new(Order::Turns).apart());
+    let ask = async |feed: &Feed, message| {
+        let answers = connection.execute(&feed.handle(), message).await;
+        answers.into_iter().map(|answer| short(&answer)).collect::<Vec<_>>().concat()
+    };
+    let unsubscribe = || ClientMessage::Unsubscribe { r#ref: None, channel: channel("event:a") };
+    let subscribe =
+        || ClientMessage::Subscribe { r#ref: None, channel: channel("event:a"), start: StartRequest::Afresh };
+    let done = short(&ServerMessage::Unsubscribed { r#ref: None, channel: channel("event:a") });
+    assert_eq!(ask(&older, subscribe()).await, "subscribed 0 None");
+    assert_eq!(ask(&older, unsubscribe()).await, done);
+    assert_eq!(ask(&older, subscribe()).await, "subscribed 0 None");
+    assert_eq!(ask(&control, unsubscribe()).await, done);
+    assert_eq!(ask(&newer, subscribe()).await, "subscribed 0 None");
+    assert_eq!(ask(&older, unsubscribe()).await, "not_subscribed");
+    connection.end_feed(&older);
+    publish(&hub, "event:a").await;
+    let mut deliveries = Vec::new();
+    connection.read(&mut newer, ReadBudget(usize::MAX), &mut deliveries);
+    assert_eq!(deliveries.len(), 1);
+    assert_eq!(ask(&newer, unsubscribe()).await, done);
+}
+
 /// Frames of state are numbered for as long as a connection lasts.
 #[tokio::test]
 async fn a_connection_that_has_had_subscriptions_attaches_no_more() {

@@ -33,7 +33,8 @@ impl Session {
         if control {
             let _ = send.set_priority(1);
         }
-        let mut feed = Feed::new(Order::BesideDatagrams);
+        let feed = Feed::new(Order::BesideDatagrams);
+        let mut feed = if control { feed } else { feed.apart() };
         let duplex = Duplex::new(&self.connection, Encoding::Binary, heartbeat, &[]);
         let mut source = Frames::new(recv, &self.unfinished);
         let mut sink = Outgoing { send, pending: BytesMut::new() };
