@@ -3,8 +3,13 @@
  *
  * @typedef {import('./wire.js').Message} Message
  * @typedef {{code: number, reason: string, error?: unknown, retry?: number}} Close
- * @typedef {{data?: unknown, key?: string, id?: string, removed?: boolean, ttl_ms?: number,
- *   priority?: number}} Content
+ * @typedef {import('./wire.js').ClientMessage} ClientMessage
+ * @typedef {import('./wire.js').Content} Content
+ * @typedef {{subscribe: import('./wire.js').Subscribed, unsubscribe: import('./wire.js').Unsubscribed,
+ *   publish: import('./wire.js').Published, attach: import('./wire.js').Attached, ping: import('./wire.js').Pong
+ *   }} Answers by the type of what they answer
+ * @typedef {Extract<ClientMessage, {type: keyof Answers}>} Request
+ * @typedef {Answers[keyof Answers]} Answer
  * @typedef {{after?: string | null, position?: {epoch: string, offset: number}}} From
  */
 import { CloseCode, FulmarError, closedError } from './errors.js';
@@ -36,7 +41,8 @@ export class Connection {
   received = { bytes: 0, publications: 0, datagrams: 0 };
   /** @type {Promise<Close>} Never rejects. */
   closed;
-  #finish;
+  /** @type {(close: Close) => void} */
+  #finish = () => {};
   #finished = false;
 
   /** @param {string} transport @param {string} encoding */
@@ -106,7 +112,7 @@ export class InbandConnection extends Connection {
   positions;
   /** What the server said it is about to close with. @protected @type {Close | null} */
   closing = null;
-  /** @type {Map<number, {resolve: (answer: Message) => void, reject: (error: Error) => void}>} */
+  /** @type {Map<number, {resolve: (answer: Answer) => void, reject: (error: Error) => void}>} */
   #waiting = new Map();
   /** @type {Set<string>} */
   #channels = new Set();
@@ -126,17 +132,17 @@ export class InbandConnection extends Connection {
   /**
    * @param {string} channel
    * @param {From} [from] where to go on; a cursor that does not name the channel is as none
-   * @returns {Promise<Message>} the `subscribed` that answers
+   * @returns {Promise<Answers['subscribe']>}
    */
   async subscribe(channel, { after, position } = {}) {
     if (this.#channels.has(channel)) {
       throw new FulmarError('already_subscribed', `The connection has ${channel} already.`);
     }
-    /** @type {Message} */
+    /** @type {import('./wire.js').Subscribe} */
     const message = { type: 'subscribe', channel };
     const entry = position ?? (after ? entryOf(after, channel) : undefined);
     if (position) message.position = position;
-    else if (entry) message.after = after;
+    else if (entry && after) message.after = after;
     this.#channels.add(channel);
     if (entry) this.positions.seed(channel, entry);
     try {
@@ -156,12 +162,12 @@ export class InbandConnection extends Connection {
     this.positions.forget(channel);
   }
 
-  /** @param {string} channel @param {Content} content @returns {Promise<Message>} the `published` that answers */
+  /** @param {string} channel @param {Content} content @returns {Promise<Answers['publish']>} */
   publish(channel, content) {
     return this.request({ type: 'publish', channel, ...content });
   }
 
-  /** @returns {Promise<Message>} */
+  /** @returns {Promise<Answers['ping']>} */
   async ping() {
     const began = performance.now();
     const pong = await this.request({ type: 'ping' });
@@ -189,29 +195,31 @@ export class InbandConnection extends Connection {
     this.request({ type: 'attach', id: '', secret, fresh: true }).catch(() => {});
   }
 
-  /** @protected @abstract @param {Message} message */
+  /** @protected @abstract @param {ClientMessage} message */
   send(message) {}
 
-  /** @protected @param {Message} message @returns {Promise<Message>} */
+  /** @protected @param {import('./wire.js').Subscribe} message @returns {Promise<Answers['subscribe']>} */
   sendSubscribe(message) {
     return this.request(message);
   }
 
-  /** @protected @param {Message} message @returns {Promise<Message>} */
+  /** @protected @param {import('./wire.js').Unsubscribe} message @returns {Promise<Answers['unsubscribe']>} */
   sendUnsubscribe(message) {
     return this.request(message);
   }
 
   /**
    * Sends a message with a `ref` and waits for what answers it.
-   * @protected @param {Message} message @param {(message: Message) => void} [send]
-   * @returns {Promise<Message>}
+   * @template {Request} R
+   * @protected @param {R} message @param {(message: R) => void} [send]
+   * @returns {Promise<Answers[R['type']]>}
    */
   request(message, send = (numbered) => this.send(numbered)) {
     if (!this.open) return Promise.reject(new FulmarError('closed', 'The connection is closed.'));
     const ref = (this.#ref = (this.#ref % 0xffffffff) + 1);
     return new Promise((resolve, reject) => {
-      this.#waiting.set(ref, { resolve, reject });
+      // What bears a request's `ref` is what answers its type.
+      this.#waiting.set(ref, { resolve: /** @type {(answer: Answer) => void} */ (resolve), reject });
       try {
         send({ ...message, ref });
       } catch (error) {
@@ -242,7 +250,7 @@ export class InbandConnection extends Connection {
       case 'pong': this.#answer(message); break;
       case 'error':
         if (message.ref === undefined) this.deliver(message);
-        else this.#answer(message, new FulmarError(message.error.code, message.error.message));
+        else this.#answer(message);
         break;
       case 'ping': this.send({ type: 'pong', ref: message.ref }); break;
       case 'close':
@@ -253,11 +261,13 @@ export class InbandConnection extends Connection {
     }
   }
 
-  #answer(message, error) {
-    const waiting = this.#waiting.get(message.ref);
-    if (!waiting) return;
-    this.#waiting.delete(message.ref);
-    if (error) waiting.reject(error);
+  /** @param {Answer | import('./wire.js').ErrorMessage} message */
+  #answer(message) {
+    const { ref } = message;
+    const waiting = ref === undefined ? undefined : this.#waiting.get(ref);
+    if (ref === undefined || !waiting) return;
+    this.#waiting.delete(ref);
+    if (message.type === 'error') waiting.reject(new FulmarError(message.error.code, message.error.message));
     else waiting.resolve(message);
   }
 

@@ -32,7 +32,8 @@
  * @property {(message: import('./wire.js').Message) => void} [onmessage]
  * @property {typeof fetch} [fetch] another one than the platform's
  * @property {typeof WebSocket} [WebSocket] likewise (node 20 has none)
- * @property {any} [WebTransport] likewise
+ * @property {typeof WebTransport} [WebTransport] likewise
+ * @typedef {Options & {base: string}} Placed options of which it is settled where the server is
  */
 import { Client } from './client.js';
 import { follow } from './platform.js';
