@@ -23,7 +23,7 @@ export class Writer {
   #bytes = new Uint8Array(128);
   #length = 0;
 
-  /** @returns {number} where `more` bytes go, in `#bytes` as it is after this call */
+  /** @param {number} more @returns {number} where so many bytes go, in `#bytes` as it is after this call */
   #room(more) {
     const need = this.#length + more;
     if (need > this.#bytes.length) {
@@ -36,6 +36,7 @@ export class Writer {
     return at;
   }
 
+  /** @param {number} value */
   byte(value) {
     const at = this.#room(1);
     this.#bytes[at] = value;
@@ -57,12 +58,14 @@ export class Writer {
     return this;
   }
 
+  /** @param {Uint8Array} value */
   bytes(value) {
     const at = this.#room(value.length);
     this.#bytes.set(value, at);
     return this;
   }
 
+  /** @param {string} value */
   string(value) {
     const bytes = encoder.encode(value);
     return this.integer(bytes.length).bytes(bytes);
@@ -97,6 +100,7 @@ export class Reader {
     this.#bytes = bytes;
   }
 
+  /** @param {number} count */
   #take(count) {
     const at = this.#at;
     if (count > this.#bytes.length - at) throw malformed('the frame is truncated');
@@ -105,7 +109,7 @@ export class Reader {
   }
 
   byte() {
-    return this.#bytes[this.#take(1)];
+    return /** @type {number} */ (this.#bytes[this.#take(1)]);
   }
 
   integer() {
@@ -154,7 +158,7 @@ export class Reader {
     return this.taken(this.integer());
   }
 
-  /** So many bytes, which do not keep the frame in memory. */
+  /** So many bytes, which do not keep the frame in memory. @param {number} length */
   taken(length) {
     const at = this.#take(length);
     return this.#bytes.slice(at, at + length);

@@ -49,9 +49,10 @@ export function parseCursor(cursor) {
   return texts.map((text) => {
     const match = ENTRY.exec(text);
     if (!match) throw bad();
+    const [, hash = '', epoch = '', offset = '', base] = match;
     /** @type {Entry} */
-    const entry = { hash: match[1], epoch: match[2], offset: parseInt(match[3], 36) };
-    if (match[4] !== undefined) entry.base = parseInt(match[4], 36);
+    const entry = { hash, epoch, offset: parseInt(offset, 36) };
+    if (base !== undefined) entry.base = parseInt(base, 36);
     if (!Number.isSafeInteger(entry.offset) || !Number.isSafeInteger(entry.base ?? 0)) throw bad();
     return entry;
   });
@@ -70,6 +71,7 @@ export function entryOf(cursor, channel) {
  */
 export function mergeCursors(older, newer) {
   if (!older || !newer) return newer || older;
+  /** @type {Map<string, Entry>} */
   const entries = new Map();
   for (const entry of [...parseCursor(newer), ...parseCursor(older)]) {
     const second = entry.base !== undefined && [...entries.values()].some(({ base }) => base !== undefined);

@@ -70,11 +70,12 @@ export function closeFor(error) {
   /** @type {number} */
   let code = CloseCode.LOST;
   if (error instanceof FulmarError) {
+    const { status = 0 } = error;
     if (error.code === 'bad_cursor') code = CloseCode.SESSION_EXPIRED;
     else if (error.code === 'fell_behind') code = CloseCode.FELL_BEHIND;
     else if (error.code === 'replaced') code = CloseCode.REPLACED;
     else if (error.code === 'malformed') code = CloseCode.PROTOCOL_ERROR;
-    else if (error.status >= 400 && error.status < 500 && error.status !== 429) code = CloseCode.REFUSED;
+    else if (status >= 400 && status < 500 && status !== 429) code = CloseCode.REFUSED;
   }
   const retry = error instanceof FulmarError ? error.retry : undefined;
   return { code, reason, error, ...(retry === undefined ? {} : { retry }) };

@@ -38,20 +38,22 @@ export class FrameSplitter {
   push(chunk) {
     if (chunk.length) this.#chunks.push(chunk);
     this.#held += chunk.length;
+    /** @type {Uint8Array[]} */
     const frames = [];
     if (this.#held < this.#need) return frames;
 
-    const bytes = this.#chunks.length === 1 ? this.#chunks[0] : join(this.#chunks, this.#held);
+    const [only = NOTHING] = this.#chunks;
+    const bytes = this.#chunks.length === 1 ? only : join(this.#chunks, this.#held);
     let at = 0;
     this.#need = 1;
     while (at < bytes.length) {
-      const head = 1 << (bytes[at] >> 6);
+      const head = 1 << (byteAt(bytes, at) >> 6);
       if (bytes.length - at < head) {
         this.#need = head;
         break;
       }
-      let length = bytes[at] & 0x3f;
-      for (let i = 1; i < head; i++) length = length * 256 + bytes[at + i];
+      let length = byteAt(bytes, at) & 0x3f;
+      for (let i = 1; i < head; i++) length = length * 256 + byteAt(bytes, at + i);
       if (length > this.#limit) throw new FulmarError('malformed', `a frame of ${length} bytes is too long`);
       if (bytes.length - at < head + length) {
         this.#need = head + length;
@@ -74,6 +76,10 @@ export function splitDatagram(datagram) {
   return frames;
 }
 
+/** @param {Uint8Array} bytes @param {number} at within them */
+const byteAt = (bytes, at) => /** @type {number} */ (bytes[at]);
+
+/** @param {Uint8Array[]} chunks @param {number} length of all */
 function join(chunks, length) {
   if (!chunks.length) return NOTHING;
   const bytes = new Uint8Array(length);

@@ -38,7 +38,7 @@ export class HttpConnection extends Connection {
   #joining = [];
   #scheduled = false;
 
-  /** @param {string} transport @param {import('./fulmar.js').Options} options */
+  /** @param {string} transport @param {import('./fulmar.js').Placed} options */
   constructor(transport, { base, fetch = globalThis.fetch }) {
     super(transport, 'json');
     this.base = base;
@@ -51,6 +51,7 @@ export class HttpConnection extends Connection {
    * request made anew from the cursor.
    * A server that refuses a channel refuses the request, so each is then asked for by itself, and the others go on.
    * @param {string} channel @param {import('./connection.js').From} [from]
+   * @returns {Promise<{type: 'subscribed', channel: string}>}
    */
   async subscribe(channel, { after, position } = {}) {
     if (!this.open) throw new FulmarError('closed', 'The connection is closed.');
@@ -176,12 +177,13 @@ export class HttpConnection extends Connection {
     try {
       return await this.#send(message);
     } catch (error) {
-      if (!known || error.status !== 401) throw error;
+      if (!known || !(error instanceof FulmarError) || error.status !== 401) throw error;
       this.#session = null;
       return this.#send(message);
     }
   }
 
+  /** @param {Record<string, unknown>} message */
   async #send(message) {
     this.#session ??= this.#makeSession();
     try {
@@ -203,6 +205,7 @@ export class HttpConnection extends Connection {
     return this.#secret ? { authorization: `Bearer ${this.#secret}` } : {};
   }
 
+  /** @param {string} path @param {unknown} body @param {Record<string, string>} [headers] */
   async #post(path, body, headers = {}) {
     const response = await this.fetch(urlOf(this.base, path), {
       method: 'POST',

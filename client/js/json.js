@@ -17,15 +17,20 @@ export function fromBase64(base64) {
   return bytes;
 }
 
-const CONTENT = new Set(['publication', 'publish']);
+/**
+ * @typedef {import('./wire.js').Message} Message
+ * @typedef {import('./wire.js').Content} Content
+ */
 
 /**
- * @param {import('./wire.js').Message} message
+ * @param {Message | import('./wire.js').ClientMessage} message
  * @returns {Record<string, unknown>} what JSON.stringify turns into the message's JSON
  */
 export function toJson(message) {
-  if (!CONTENT.has(message.type)) return message;
-  const { key, id, removed, data, ttl_ms, priority, ...json } = message;
+  if (message.type !== 'publication' && message.type !== 'publish') return message;
+  /** @type {Content & Record<string, unknown>} */
+  const content = message;
+  const { key, id, removed, data, ttl_ms, priority, ...json } = content;
   if (key) json.key = key;
   if (id !== undefined) json.id = id;
   if (removed) json.removed = true;
@@ -39,16 +44,17 @@ export function toJson(message) {
 }
 
 /**
- * @param {Record<string, any>} json a parsed message
+ * @param {{type?: string, b64?: string, data?: unknown, key?: string, removed?: boolean}} json a parsed message, which is
+ *   taken at its word
  * @param {string} [type] the type where it stands elsewhere: SSE and poll leave it out of publications
- * @returns {import('./wire.js').Message}
+ * @returns {Message}
  */
 export function fromJson(json, type = json.type) {
-  if (!CONTENT.has(type)) return { ...json, type };
+  if (type !== 'publication' && type !== 'publish') return /** @type {Message} */ ({ ...json, type });
   const { b64, data, key = '', removed = false, ...rest } = json;
-  /** @type {import('./wire.js').Message} */
+  /** @type {Content & {type: string}} */
   const message = { ...rest, type, key, removed };
   if (b64 !== undefined) message.data = fromBase64(b64);
   else if (!removed) message.data = data;
-  return message;
+  return /** @type {Message} */ (message);
 }

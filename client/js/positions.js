@@ -35,25 +35,31 @@ export class Positions {
    * @param {boolean} [datagram] whether it came in one
    */
   note(message, datagram = false) {
-    const { type, channel, epoch, offset } = message;
-    const place = this.#places.get(channel);
-    if (type === 'subscribed') {
-      this.#places.set(channel, {
-        hash: place?.hash ?? fnv1a64(channel), epoch, offset,
-        // A subscription that goes on with a snapshot has no position of its own before `synced`.
-        usable: place?.base === undefined,
-      });
-      return;
-    }
-    if (!place) return;
-    switch (type) {
-      case 'publication':
-        // A datagram can have overtaken others; a stream is in the order of the offsets.
-        if (!datagram && place.epoch === epoch && offset > place.offset) place.offset = offset;
+    switch (message.type) {
+      case 'subscribed': {
+        const { channel, epoch, offset } = message;
+        const place = this.#places.get(channel);
+        this.#places.set(channel, {
+          hash: place?.hash ?? fnv1a64(channel), epoch, offset,
+          // A subscription that goes on with a snapshot has no position of its own before `synced`.
+          usable: place?.base === undefined,
+        });
         break;
-      case 'gap': Object.assign(place, { epoch, offset, usable: true }); break;
-      case 'reset': Object.assign(place, { epoch, offset, usable: false }); break;
-      case 'synced': Object.assign(place, { epoch, offset, usable: true }); break;
+      }
+      case 'publication': {
+        const { channel, epoch, offset } = message;
+        const place = this.#places.get(channel);
+        // A datagram can have overtaken others; a stream is in the order of the offsets.
+        if (place && !datagram && place.epoch === epoch && offset > place.offset) place.offset = offset;
+        break;
+      }
+      case 'gap':
+      case 'reset':
+      case 'synced': {
+        const { type, channel, epoch, offset } = message;
+        const place = this.#places.get(channel);
+        if (place) Object.assign(place, { epoch, offset, usable: type !== 'reset' });
+      }
     }
   }
 

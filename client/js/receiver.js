@@ -10,7 +10,10 @@ import { PART } from './values.js';
 /**
  * @typedef {import('./values.js').Entry} Entry
  * @typedef {import('./values.js').Values} Values
+ * @typedef {import('./values.js').Change} Change
  * @typedef {import('./wire.js').Message} Message
+ * @typedef {import('./wire.js').Publication} Publication
+ * @typedef {{type: 'settled', channel: string, epoch: string, offset: number}} Settled where a channel has got to
  * @typedef {{offset: number, bytes: Uint8Array, have: number, missing: number}} Assembly
  *
  * @typedef {object} Channel of a subscription that was answered
@@ -30,6 +33,9 @@ export const ASSEMBLY_BYTES = 256 * 1024;
 /** Keys remembered because they changed above their channel's floor, over all channels. */
 export const REMEMBERED_KEYS = 1 << 18;
 
+/** @param {Channel} channel @param {string} key @returns {number} below all offsets where the key has none */
+const offsetOf = ({ keys }, key) => keys.get(key) ?? -1;
+
 export class Receiver {
   acks = new Acknowledgements();
   #aliases;
@@ -41,7 +47,7 @@ export class Receiver {
 
   /**
    * @param {import('./wire.js').AliasTable} aliases of the connection
-   * @param {(message: Message) => void} emit is given each publication that is new, and `settled` for a channel's position
+   * @param {(message: Publication | Settled) => void} emit is given each publication that is new, and `settled` for a channel's position
    */
   constructor(aliases, emit) {
     this.#aliases = aliases;
@@ -57,16 +63,32 @@ export class Receiver {
    * @param {Message} message off a stream, without its alias
    * @returns {boolean} whether the application has yet to see it: a datagram may have brought something newer
    */
-  note({ type, channel: name, epoch, offset, key }) {
-    if (type === 'subscribed') {
-      this.forget(name);
-      this.#channels.set(name, { name, epoch, floor: offset, synced: false, keys: new Map(), assemblies: new Map() });
-      return true;
+  note(message) {
+    switch (message.type) {
+      case 'subscribed': {
+        const { channel: name, epoch, offset } = message;
+        this.forget(name);
+        this.#channels.set(name, { name, epoch, floor: offset, synced: false, keys: new Map(), assemblies: new Map() });
+        return true;
+      }
+      case 'unsubscribed':
+        this.forget(message.channel);
+        return true;
+      case 'gap':
+      case 'reset':
+      case 'synced':
+      case 'publication': {
+        const channel = this.#channels.get(message.channel);
+        return !channel || this.#noteIn(channel, message);
+      }
+      default: return true;
     }
-    if (type === 'unsubscribed') this.forget(name);
-    const channel = this.#channels.get(name);
-    if (!channel) return true;
-    switch (type) {
+  }
+
+  /** @param {Channel} channel @param {import('./wire.js').InChannel} message @returns {boolean} as `note` */
+  #noteIn(channel, message) {
+    const { epoch, offset } = message;
+    switch (message.type) {
       case 'gap':
       case 'reset':
         this.#clear(channel, channel.epoch === epoch ? offset : Infinity);
@@ -78,7 +100,7 @@ export class Receiver {
         break;
       case 'publication':
         if (channel.epoch !== epoch) break;
-        if (offset <= channel.keys.get(key)) return false;
+        if (offset <= offsetOf(channel, message.key)) return false;
         // Up to `synced` the stream is in the order of the offsets: of what lies below, it has brought what counts.
         if (!channel.synced) this.#raise(channel, offset);
     }
@@ -110,11 +132,11 @@ export class Receiver {
     for (const entry of entries) {
       const place = this.#aliases.get(entry.alias);
       const channel = place && this.#channels.get(place.channel);
-      if (!channel) verdict = 'early';
+      if (!place || !channel) verdict = 'early';
       else if (channel.epoch === place.epoch) {
         channel.synced ||= byStream;
         this.#settle(channel, entry.low);
-        if (!this.#value(channel, entry) && verdict === 'taken') verdict = 'refused';
+        if (entry.offset !== undefined && !this.#value(channel, entry) && verdict === 'taken') verdict = 'refused';
       }
       // Of another epoch is what a reset has overtaken.
     }
@@ -128,13 +150,13 @@ export class Receiver {
     this.#emit({ type: 'settled', channel: channel.name, epoch: channel.epoch, offset: low });
   }
 
-  /** @param {Channel} channel @param {Entry} entry @returns {boolean} false where there was no room for it */
+  /** @param {Channel} channel @param {Change} entry @returns {boolean} false where there was no room for it */
   #value(channel, entry) {
     const { offset, time, key, id, removed, part } = entry;
-    if (offset === undefined || offset <= channel.floor || offset <= channel.keys.get(key)) return true;
+    if (offset <= channel.floor || offset <= offsetOf(channel, key)) return true;
     let { data } = entry;
     if (part) {
-      const bytes = this.#assemble(channel, entry);
+      const bytes = this.#assemble(channel, entry, part);
       if (!bytes) return bytes === undefined;
       data = unpackPayload(part.kind, bytes);
     }
@@ -142,10 +164,9 @@ export class Receiver {
     // Set anew at the end: what came first is what the floor reaches first, but for a few.
     if (!channel.keys.delete(key)) this.#remembered++;
     channel.keys.set(key, offset);
-    /** @type {Message} */
-    const message = { type: 'publication', channel: channel.name, epoch: channel.epoch, offset, time, key };
+    /** @type {Publication} */
+    const message = { type: 'publication', channel: channel.name, epoch: channel.epoch, offset, time, key, removed };
     if (id !== undefined) message.id = id;
-    message.removed = removed;
     if (!removed) message.data = data;
     this.#emit(message);
     if (this.#remembered > REMEMBERED_KEYS) {
@@ -155,10 +176,10 @@ export class Receiver {
   }
 
   /**
-   * @param {Channel} channel @param {Entry} entry that is a part
+   * @param {Channel} channel @param {Change} entry @param {import('./values.js').Part} part that it brings
    * @returns {Uint8Array | null | undefined} the payload once it is whole; null where there is no room for it
    */
-  #assemble({ assemblies }, { offset, key, part: { index, length, bytes } }) {
+  #assemble({ assemblies }, { offset, key }, { index, length, bytes }) {
     if (length <= PART) return bytes;
     let assembly = assemblies.get(key);
     if (assembly && offset < assembly.offset) return undefined;
@@ -178,7 +199,10 @@ export class Receiver {
     return assembly.bytes;
   }
 
-  /** Parts of this key up to an offset are void. */
+  /**
+   * Parts of this key up to an offset are void.
+   * @param {Map<string, Assembly>} assemblies @param {string} key @param {number} offset
+   */
   #drop(assemblies, key, offset) {
     const assembly = assemblies.get(key);
     if (!assembly || assembly.offset > offset) return;
@@ -186,13 +210,17 @@ export class Receiver {
     this.#reserved -= assembly.bytes.length;
   }
 
+  /** @param {Channel} channel @param {number} floor */
   #raise(channel, floor) {
     if (floor <= channel.floor) return;
     channel.floor = floor;
     this.#release(channel);
   }
 
-  /** Lets go of what has come to lie below the floor; a key that came out of order may stay until its turn. */
+  /**
+   * Lets go of what has come to lie below the floor; a key that came out of order may stay until its turn.
+   * @param {Channel} channel
+   */
   #release(channel) {
     const { floor, keys, assemblies } = channel;
     for (const [key, offset] of keys) {
@@ -203,7 +231,7 @@ export class Receiver {
     for (const key of assemblies.keys()) this.#drop(assemblies, key, floor);
   }
 
-  /** Forgets all up to an offset, in whichever order it came. */
+  /** Forgets all up to an offset, in whichever order it came. @param {Channel} channel @param {number} upTo */
   #clear({ keys, assemblies }, upTo) {
     for (const [key, offset] of keys) {
       if (offset > upTo) continue;

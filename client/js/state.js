@@ -23,6 +23,7 @@ export class StateView {
   /** The `time` of the newest publication applied; 0 before the first. */
   newest = 0;
 
+  /** @param {string} channel @returns {Held} */
   #held(channel) {
     let held = this.#channels.get(channel);
     if (!held) {
@@ -50,7 +51,7 @@ export class StateView {
     }
   }
 
-  /** @param {import('./wire.js').Message} message */
+  /** @param {import('./wire.js').Publication} message */
   #publication({ channel, epoch, offset, time, key, removed, data }) {
     const held = this.#held(channel);
     held.epoch ??= epoch;
@@ -74,7 +75,7 @@ export class StateView {
     return true;
   }
 
-  /** @param {import('./wire.js').Message} message */
+  /** @param {import('./wire.js').Reset} message */
   #reset({ channel, epoch, offset }) {
     const held = this.#held(channel);
     const before = held.snapshot++;
@@ -90,7 +91,7 @@ export class StateView {
     return false;
   }
 
-  /** @param {import('./wire.js').Message} message @param {(key: string) => void} [changed] */
+  /** @param {import('./wire.js').Synced} message @param {(key: string) => void} [changed] */
   #synced({ channel }, changed) {
     const held = this.#held(channel);
     const gone = [...held.values].filter(([, { snapshot }]) => snapshot < held.snapshot).map(([key]) => key);
@@ -122,6 +123,7 @@ export class StateView {
   }
 }
 
+/** @param {Held} held */
 function forgetOldestRemoved(held) {
   for (const [key, value] of held.values) {
     if (!value.removed) continue;

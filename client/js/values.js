@@ -5,8 +5,12 @@
  * payload; any other brings a publication.
  *
  * @typedef {{kind: number, index: number, length: number, bytes: Uint8Array}} Part
- * @typedef {{alias: number, low: number, offset?: number, time?: number, key?: string, id?: string, removed?: boolean,
- *   data?: unknown, part?: Part}} Entry
+ * @typedef {{alias: number, low: number, offset: number, time: number, key: string, id?: string, removed: boolean,
+ *   data?: unknown, part?: Part}} Change
+ * @typedef {Change | {alias: number, low: number, offset?: undefined}} Entry
+ * @typedef {{time: number, length: number}} Like
+ * @typedef {{offset: number, like: Like | null}} Before what an entry has of the one before it: its offset, and its time
+ *   and length where both stood there
  * @typedef {{type: 'values', number: number, time: number, entries: Entry[]}} Values
  */
 import { HAS_ID, HAS_KEY, KIND, MAX_INTEGER, REMOVED, malformed, packPayload, unpackPayload } from './bytes.js';
@@ -22,26 +26,32 @@ const sizeOfPart = (length, index) => Math.max(0, Math.min(PART, length - index 
 
 /**
  * @param {import('./bytes.js').Writer} writer behind the frame's type
- * @param {{number: number, time: number, entries: Entry[]}} values
+ * @param {Values} values
  */
 export function writeValues(writer, { number, time, entries }) {
   writer.integer(number).integer(time);
+  /** @type {Entry | null} */
   let before = null;
-  /** The time and the length of the payload before, where both stand there. */
+  /** The time and the length of the payload before, where both stand there. @type {Like | null} */
   let like = null;
   for (const entry of entries) {
-    const { alias, low, offset, key, id, removed, part } = entry;
-    const other = before?.alias !== alias || before.low !== low;
-    const from = other ? low : before.offset ?? low;
+    const { alias, low } = entry;
+    /** @type {Entry | null} what stands before in the same channel */
+    const same = before?.alias === alias && before.low === low ? before : null;
+    const other = !same;
+    const from = same?.offset ?? low;
     before = entry;
-    if (offset === undefined) {
+    if (entry.offset === undefined) {
       writer.byte(OTHER_CHANNEL | NO_VALUE).integer(alias).integer(low);
       like = null;
       continue;
     }
+    const { offset, key, id, removed, part } = entry;
+    /** @type {[kind: number, payload: Uint8Array | null]} */
     const [kind, payload] = removed ? [0, null] : part ? [part.kind, part.bytes] : packPayload(entry.data);
+    /** @type {Like | null} */
     const own = payload && !part ? { time: entry.time, length: payload.length } : null;
-    const isLike = !other && own && like?.time === own.time && like.length === own.length;
+    const isLike = !other && own !== null && like?.time === own.time && like.length === own.length;
     like = own;
     writer.byte(kind | (key ? HAS_KEY : 0) | (removed ? REMOVED : 0) | (id === undefined ? 0 : HAS_ID)
       | (other ? OTHER_CHANNEL : 0) | (part ? IS_PART : 0) | (isLike ? LIKE_BEFORE : 0));
@@ -63,8 +73,8 @@ export function readValues(reader) {
   const time = reader.integer();
   /** @type {Entry[]} */
   const entries = [];
-  let alias, low;
-  /** What an entry has of the one before it: its offset, and its time and length where both stood there. */
+  let alias, low = 0;
+  /** @type {Before} */
   const before = { offset: 0, like: null };
   while (!reader.ended) {
     const flags = reader.byte();
@@ -75,42 +85,46 @@ export function readValues(reader) {
     if (flags === (OTHER_CHANNEL | NO_VALUE)) {
       entries.push({ alias, low });
       before.like = null;
-    } else entries.push(readEntry(reader, flags, { alias, low }, time, before));
+    } else entries.push(readChange(reader, flags, { alias, low }, time, before));
   }
   return { type: 'values', number, time, entries };
 }
 
-/** @param {Entry} entry that has its channel and nothing else @returns {Entry} */
-function readEntry(reader, flags, entry, time, before) {
+/**
+ * @param {import('./bytes.js').Reader} reader @param {number} flags @param {{alias: number, low: number}} place
+ * @param {number} time of the frame @param {Before} before @returns {Change}
+ */
+function readChange(reader, flags, { alias, low }, time, before) {
   const kind = flags & KIND;
   const removed = (flags & REMOVED) !== 0;
   const isLike = (flags & LIKE_BEFORE) !== 0;
   if (kind === 3 || (removed && flags & (IS_PART | KIND | LIKE_BEFORE)) || (isLike && flags & (IS_PART | OTHER_CHANNEL))) {
     throw malformed('an entry has flags that do not go together');
   }
-  entry.offset = before.offset + reader.signed();
-  if (entry.offset <= entry.low || entry.offset > MAX_INTEGER) {
+  const offset = before.offset + reader.signed();
+  if (offset <= low || offset > MAX_INTEGER) {
     throw malformed('an offset is at the low-water offset or below, or 2^53 or above');
   }
-  before.offset = entry.offset;
-  const { like } = before;
+  before.offset = offset;
+  const like = isLike ? before.like : null;
   if (isLike && !like) throw malformed('nothing stands before an entry that says no time and length');
-  entry.time = isLike ? like.time : time + reader.signed();
-  if (entry.time < 0 || entry.time > MAX_INTEGER) throw malformed('a time is below 0, or 2^53 or above');
-  entry.key = flags & HAS_KEY ? reader.string() : '';
+  const changed = like ? like.time : time + reader.signed();
+  if (changed < 0 || changed > MAX_INTEGER) throw malformed('a time is below 0, or 2^53 or above');
+  const key = flags & HAS_KEY ? reader.string() : '';
+  /** @type {Change} */
+  const entry = { alias, low, offset, time: changed, key, removed };
   if (flags & HAS_ID) entry.id = reader.string();
-  entry.removed = removed;
   before.like = null;
   if (flags & IS_PART) entry.part = readPart(reader, kind);
   else if (!removed) {
-    const bytes = isLike ? reader.taken(like.length) : reader.counted();
-    before.like = { time: entry.time, length: bytes.length };
+    const bytes = like ? reader.taken(like.length) : reader.counted();
+    before.like = { time: changed, length: bytes.length };
     entry.data = unpackPayload(kind, bytes);
   }
   return entry;
 }
 
-/** @returns {Part} */
+/** @param {import('./bytes.js').Reader} reader @param {number} kind @returns {Part} */
 function readPart(reader, kind) {
   const index = reader.integer();
   const length = reader.integer();

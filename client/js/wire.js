@@ -3,10 +3,39 @@
  *
  * A payload in a message object is `data`: a string is text, a Uint8Array is binary, anything else is a JSON value.
  *
- * @typedef {{type: 'publication', channel?: string, epoch?: string, alias?: number, offset: number, time: number,
- *   key: string, id?: string, removed: boolean, data?: unknown}} Publication
- * @typedef {{type: string, ref?: number, alias?: number, channel?: string, epoch?: string, offset?: number,
- *   [member: string]: any}} Message
+ * @typedef {{channel: string, epoch: string, offset: number}} Place
+ * @typedef {{data?: unknown, key?: string, id?: string, removed?: boolean, ttl_ms?: number, priority?: number}} Content
+ *
+ * @typedef {Place & {type: 'publication', time: number, key: string, id?: string, removed: boolean, data?: unknown}
+ *   } Publication
+ * @typedef {Place & {type: 'subscribed', ref?: number, recovered?: boolean}} Subscribed where reading begins
+ * @typedef {{type: 'unsubscribed', ref?: number, channel: string}} Unsubscribed
+ * @typedef {Place & {type: 'gap'}} Gap events up to this place are lost
+ * @typedef {Place & {type: 'reset'}} Reset what was held of a state is void: a snapshot follows
+ * @typedef {Place & {type: 'synced'}} Synced the snapshot is complete
+ * @typedef {Place & {type: 'published', ref?: number}} Published
+ * @typedef {{type: 'error', ref?: number, channel?: string, error: {code: string, message: string}}} ErrorMessage
+ * @typedef {{type: 'ping', ref?: number}} Ping
+ * @typedef {{type: 'pong', ref?: number}} Pong
+ * @typedef {{type: 'close', code: number, reason: string, retry_ms?: number}} CloseMessage
+ * @typedef {{type: 'attached', ref?: number, session: string, resumed: boolean}} Attached
+ * @typedef {Publication | Gap | Reset | Synced} InChannel
+ * @typedef {InChannel | Subscribed | Unsubscribed | Published | ErrorMessage | Ping | Pong | CloseMessage | Attached
+ *   } Message of a server
+ *
+ * @typedef {{type: 'subscribe', ref?: number, channel: string, after?: string,
+ *   position?: {epoch: string, offset: number}}} Subscribe
+ * @typedef {{type: 'unsubscribe', ref?: number, channel: string}} Unsubscribe
+ * @typedef {Content & {type: 'publish', ref?: number, channel: string}} Publish
+ * @typedef {{type: 'attach', ref?: number, id: string, secret: string, positions?: Place[]}} Attach
+ * @typedef {{type: 'ack', newest: number, bitmap: bigint}} Ack
+ * @typedef {Subscribe | Unsubscribe | Publish | Attach | Ping | Pong | Ack} ClientMessage
+ *
+ * @typedef {import('./values.js').Values} Values
+ * @typedef {Omit<Publication, 'channel' | 'epoch'> & {alias: number}} PublicationFrame
+ * @typedef {{type: 'synced', alias: number, offset: number}} SyncedFrame
+ * @typedef {PublicationFrame | SyncedFrame | ((Subscribed | Gap | Reset) & {alias: number})} Aliased
+ * @typedef {Aliased | Exclude<Message, {type: Aliased['type']}>} Frame a message of a server as a frame bears it
  */
 import {
   HAS_ID, HAS_KEY, KIND, REMOVED, Reader, Writer, malformed, packPayload, unpackPayload,
@@ -30,7 +59,10 @@ const MADE_AGAIN = 0;
 
 const EMPTY = new Uint8Array(0);
 
-/** The part that `publication` and `publish` share; `between` writes the fields that stand amid flags and key. */
+/**
+ * The part that `publication` and `publish` share; `between` writes the fields that stand amid flags and key.
+ * @param {Writer} writer @param {Content} message @param {() => void} [between]
+ */
 function writeContent(writer, message, between) {
   const { key, id, ttl_ms: ttl, priority, removed } = message;
   const [kind, payload] = removed ? [0, EMPTY] : packPayload(message.data);
@@ -47,6 +79,7 @@ function writeContent(writer, message, between) {
   writer.bytes(payload);
 }
 
+/** @param {Reader} reader @param {Content} message @param {number} known flags @param {() => void} [between] */
 function readContent(reader, message, known, between) {
   const flags = reader.byte();
   if (flags & ~known) throw malformed('a reserved flag is set');
@@ -65,12 +98,12 @@ function readContent(reader, message, known, between) {
 // ---- frames ---------------------------------------------------------------------------------------------------------
 
 /**
- * @param {Message} message of a client
- * @returns {Uint8Array} its frame, without a length
+ * @param {ClientMessage} message
+ * @returns {Uint8Array<ArrayBuffer>} its frame, without a length
  */
 export function encodeClient(message) {
   const writer = new Writer();
-  const ref = message.ref ?? 0;
+  const ref = refOf(message);
   switch (message.type) {
     case 'subscribe':
       writer.byte(SUBSCRIBE).integer(ref).string(message.channel);
@@ -94,91 +127,114 @@ export function encodeClient(message) {
     case 'ping': writer.byte(PING).integer(ref); break;
     case 'pong': writer.byte(PONG).integer(ref); break;
     case 'ack': writer.byte(ACK).integer(message.newest).wide(message.bitmap); break;
-    default: throw new TypeError(`a client does not send ${message.type}`);
+    default: throw new TypeError(`a client does not send ${typeOf(message)}`);
   }
   return writer.finish();
 }
 
 /**
  * @param {Uint8Array} bytes one frame of a client, without its length
- * @returns {Message}
+ * @returns {ClientMessage}
  */
 export function decodeClient(bytes) {
   const reader = new Reader(bytes);
-  const frame = reader.byte();
-  /** @type {Message} */
-  const message = { type: '' };
-  if (frame !== ACK) {
-    const ref = reader.integer();
-    if (ref) message.ref = ref;
-  }
-  switch (frame) {
-    case SUBSCRIBE: {
-      message.type = 'subscribe';
-      message.channel = reader.string();
-      const from = reader.byte();
-      if (from === FROM_CURSOR) message.after = reader.string();
-      else if (from === FROM_POSITION) message.position = { epoch: reader.string(), offset: reader.integer() };
-      else if (from !== FROM_NOTHING) throw malformed('a subscription begins with nothing, a cursor or a position');
-      break;
-    }
-    case UNSUBSCRIBE: message.type = 'unsubscribe'; message.channel = reader.string(); break;
-    case PUBLISH:
-      message.type = 'publish';
-      readContent(reader, message, KIND | HAS_KEY | REMOVED | HAS_ID | HAS_TTL | HAS_PRIORITY, () => {
-        message.channel = reader.string();
-      });
-      break;
-    case ATTACH:
-      message.type = 'attach';
-      message.id = reader.string();
-      message.secret = reader.string();
-      if (!reader.ended) {
-        message.positions = [];
-        for (let left = reader.integer(); left > 0; left--) {
-          message.positions.push({ channel: reader.string(), epoch: reader.string(), offset: reader.integer() });
-        }
-      }
-      break;
-    case PING: message.type = 'ping'; break;
-    case PONG: message.type = 'pong'; break;
-    case ACK:
-      message.type = 'ack';
-      message.newest = reader.integer();
-      message.bitmap = reader.wide();
-      if (!message.newest) throw malformed('frames are numbered from 1');
-      break;
-    default: throw malformed(`a client does not send frame ${frame}`);
-  }
+  const message = readClient(reader);
   reader.end();
   return message;
 }
 
+/** @param {Reader} reader @returns {ClientMessage} */
+function readClient(reader) {
+  const frame = reader.byte();
+  const numbered = frame === ACK ? {} : readRef(reader);
+  switch (frame) {
+    case SUBSCRIBE: {
+      /** @type {Subscribe} */
+      const message = { type: 'subscribe', ...numbered, channel: reader.string() };
+      const from = reader.byte();
+      if (from === FROM_CURSOR) message.after = reader.string();
+      else if (from === FROM_POSITION) message.position = { epoch: reader.string(), offset: reader.integer() };
+      else if (from !== FROM_NOTHING) throw malformed('a subscription begins with nothing, a cursor or a position');
+      return message;
+    }
+    case UNSUBSCRIBE: return { type: 'unsubscribe', ...numbered, channel: reader.string() };
+    case PUBLISH: {
+      /** @type {Publish} */
+      const message = { type: 'publish', ...numbered, channel: '' };
+      readContent(reader, message, KIND | HAS_KEY | REMOVED | HAS_ID | HAS_TTL | HAS_PRIORITY, () => {
+        message.channel = reader.string();
+      });
+      return message;
+    }
+    case ATTACH: {
+      /** @type {Attach} */
+      const message = { type: 'attach', ...numbered, id: reader.string(), secret: reader.string() };
+      if (!reader.ended) {
+        message.positions = [];
+        for (let left = reader.integer(); left > 0; left--) message.positions.push(readPlace(reader));
+      }
+      return message;
+    }
+    case PING: return { type: 'ping', ...numbered };
+    case PONG: return { type: 'pong', ...numbered };
+    case ACK: {
+      const newest = reader.integer();
+      const bitmap = reader.wide();
+      if (!newest) throw malformed('frames are numbered from 1');
+      return { type: 'ack', newest, bitmap };
+    }
+    default: throw malformed(`a client does not send frame ${frame}`);
+  }
+}
+
+/** @param {Reader} reader @returns {{ref?: number}} */
+function readRef(reader) {
+  const ref = reader.integer();
+  return ref ? { ref } : {};
+}
+
+/** @param {Reader} reader @returns {Place} */
+const readPlace = (reader) => ({ channel: reader.string(), epoch: reader.string(), offset: reader.integer() });
+
+/** @param {object} message @returns {number} 0 where it has none */
+const refOf = (message) => ('ref' in message ? /** @type {number | undefined} */ (message.ref) : undefined) ?? 0;
+
+/** @param {{type: string}} message of a type that the caller knows nothing of */
+const typeOf = ({ type }) => type;
+
 /**
- * @param {Message} message of a server, with its `alias` where the frame has one
- * @returns {Uint8Array}
+ * @param {Frame | Values} message with its `alias` where the frame has one
+ * @returns {Uint8Array<ArrayBuffer>}
  */
 export function encodeServer(message) {
   const writer = new Writer();
-  const { channel, epoch, offset } = message;
-  const ref = message.ref ?? 0;
+  const ref = refOf(message);
+  /** @param {Place} place */
+  const place = ({ channel, epoch, offset }) => writer.string(channel).string(epoch).integer(offset);
   switch (message.type) {
     case 'publication':
-      writer.byte(PUBLICATION).integer(message.alias).integer(offset).integer(message.time);
+      writer.byte(PUBLICATION).integer(message.alias).integer(message.offset).integer(message.time);
       writeContent(writer, message);
       break;
     case 'subscribed':
-      writer.byte(SUBSCRIBED).integer(ref).integer(message.alias).string(channel).string(epoch).integer(offset);
+      writer.byte(SUBSCRIBED).integer(ref).integer(message.alias);
+      place(message);
       if (message.recovered !== undefined) writer.byte(message.recovered ? RECOVERED : NOT_RECOVERED);
       break;
-    case 'unsubscribed': writer.byte(UNSUBSCRIBED).integer(ref).string(channel); break;
-    case 'gap': writer.byte(GAP).integer(message.alias).string(channel).string(epoch).integer(offset); break;
-    case 'reset': writer.byte(RESET).integer(message.alias).string(channel).string(epoch).integer(offset); break;
-    case 'synced': writer.byte(SYNCED).integer(message.alias).integer(offset); break;
-    case 'published': writer.byte(PUBLISHED).integer(ref).string(channel).string(epoch).integer(offset); break;
+    case 'unsubscribed': writer.byte(UNSUBSCRIBED).integer(ref).string(message.channel); break;
+    case 'gap':
+    case 'reset':
+      writer.byte(message.type === 'gap' ? GAP : RESET).integer(message.alias);
+      place(message);
+      break;
+    case 'synced': writer.byte(SYNCED).integer(message.alias).integer(message.offset); break;
+    case 'published':
+      writer.byte(PUBLISHED).integer(ref);
+      place(message);
+      break;
     case 'error':
       writer.byte(ERROR).integer(ref).string(message.error.code).string(message.error.message);
-      if (channel) writer.string(channel);
+      if (message.channel) writer.string(message.channel);
       break;
     case 'ping': writer.byte(PING).integer(ref); break;
     case 'pong': writer.byte(PONG).integer(ref); break;
@@ -191,72 +247,74 @@ export function encodeServer(message) {
       if (!message.resumed) writer.byte(MADE_AGAIN);
       break;
     case 'values': writeValues(writer.byte(VALUES), message); break;
-    default: throw new TypeError(`a server does not send ${message.type}`);
+    default: throw new TypeError(`a server does not send ${typeOf(message)}`);
   }
   return writer.finish();
 }
 
 /**
  * @param {Uint8Array} bytes one frame of a server, without its length
- * @returns {Message} with `alias` where the frame has one: see AliasTable
+ * @returns {Frame | Values} with `alias` where the frame has one: see AliasTable
  */
 export function decodeServer(bytes) {
   const reader = new Reader(bytes);
+  const message = readServer(reader);
+  reader.end();
+  return message;
+}
+
+/** @param {Reader} reader @returns {Frame | Values} */
+function readServer(reader) {
   const frame = reader.byte();
-  const withRef = (type) => {
-    const ref = reader.integer();
-    return ref ? { type, ref } : { type };
-  };
-  const place = (message) => {
-    message.channel = reader.string();
-    message.epoch = reader.string();
-    message.offset = reader.integer();
-    return message;
-  };
-  /** @type {Message} */
-  let message;
   switch (frame) {
-    case PUBLICATION:
-      message = { type: 'publication', alias: reader.integer(), offset: reader.integer(), time: reader.integer() };
+    case PUBLICATION: {
+      /** @type {PublicationFrame} */
+      const message = {
+        type: 'publication', alias: reader.integer(), offset: reader.integer(), time: reader.integer(), key: '',
+        removed: false,
+      };
       readContent(reader, message, KIND | HAS_KEY | REMOVED | HAS_ID);
-      break;
+      return message;
+    }
     case SUBSCRIBED: {
-      message = withRef('subscribed');
-      message.alias = reader.integer();
-      place(message);
-      if (reader.ended) break;
+      /** @type {Subscribed & {alias: number}} */
+      const message = { type: 'subscribed', ...readRef(reader), alias: reader.integer(), ...readPlace(reader) };
+      if (reader.ended) return message;
       const recovered = reader.byte();
       if (recovered !== RECOVERED && recovered !== NOT_RECOVERED) throw malformed('a position is recovered or it is not');
       message.recovered = recovered === RECOVERED;
-      break;
+      return message;
     }
-    case UNSUBSCRIBED: message = withRef('unsubscribed'); message.channel = reader.string(); break;
-    case GAP: message = place({ type: 'gap', alias: reader.integer() }); break;
-    case RESET: message = place({ type: 'reset', alias: reader.integer() }); break;
-    case SYNCED: message = { type: 'synced', alias: reader.integer(), offset: reader.integer() }; break;
-    case PUBLISHED: message = place(withRef('published')); break;
-    case ERROR:
-      message = withRef('error');
-      message.error = { code: reader.string(), message: reader.string() };
+    case UNSUBSCRIBED: return { type: 'unsubscribed', ...readRef(reader), channel: reader.string() };
+    case GAP: return { type: 'gap', alias: reader.integer(), ...readPlace(reader) };
+    case RESET: return { type: 'reset', alias: reader.integer(), ...readPlace(reader) };
+    case SYNCED: return { type: 'synced', alias: reader.integer(), offset: reader.integer() };
+    case PUBLISHED: return { type: 'published', ...readRef(reader), ...readPlace(reader) };
+    case ERROR: {
+      const numbered = readRef(reader);
+      /** @type {ErrorMessage} */
+      const message = { type: 'error', ...numbered, error: { code: reader.string(), message: reader.string() } };
       if (!reader.ended && !(message.channel = reader.string())) throw malformed('a channel without a name');
-      break;
-    case PING: message = withRef('ping'); break;
-    case PONG: message = withRef('pong'); break;
-    case CLOSE:
-      message = { type: 'close', code: reader.integer(), reason: reader.string() };
+      return message;
+    }
+    case PING: return { type: 'ping', ...readRef(reader) };
+    case PONG: return { type: 'pong', ...readRef(reader) };
+    case CLOSE: {
+      /** @type {CloseMessage} */
+      const message = { type: 'close', code: reader.integer(), reason: reader.string() };
       if (!reader.ended) message.retry_ms = reader.integer();
-      break;
-    case ATTACHED:
-      message = withRef('attached');
-      message.session = reader.string();
-      message.resumed = reader.ended;
-      if (!message.resumed && reader.byte() !== MADE_AGAIN) throw malformed('a session is resumed or made again');
-      break;
-    case VALUES: message = readValues(reader); break;
+      return message;
+    }
+    case ATTACHED: {
+      const numbered = readRef(reader);
+      const session = reader.string();
+      const resumed = reader.ended;
+      if (!resumed && reader.byte() !== MADE_AGAIN) throw malformed('a session is resumed or made again');
+      return { type: 'attached', ...numbered, session, resumed };
+    }
+    case VALUES: return readValues(reader);
     default: throw malformed(`a server does not send frame ${frame}`);
   }
-  reader.end();
-  return message;
 }
 
 /** What the aliases of one connection stand for. */
@@ -271,14 +329,16 @@ export class AliasTable {
 
   /**
    * Learns from `subscribed`, `gap` and `reset`, and resolves what bears an alias only.
-   * @param {Message} message as decodeServer gives it; changed in place
+   * @param {Frame} frame as decodeServer gives it; changed in place
    * @returns {Message | null} the same message without its alias; null if the alias is not known yet
    */
-  resolve(message) {
-    const { alias } = message;
-    if (alias === undefined) return message;
-    if (message.channel !== undefined) {
-      this.#places.set(alias, { channel: message.channel, epoch: message.epoch });
+  resolve(frame) {
+    if (!('alias' in frame)) return frame;
+    /** What it is on the way from the one to the other. @type {Partial<Place> & {alias?: number}} */
+    const message = frame;
+    const { alias } = frame;
+    if ('channel' in frame) {
+      this.#places.set(alias, { channel: frame.channel, epoch: frame.epoch });
     } else {
       const place = this.#places.get(alias);
       if (!place) return null;
@@ -286,6 +346,6 @@ export class AliasTable {
       message.epoch = place.epoch;
     }
     delete message.alias;
-    return message;
+    return /** @type {Message} */ (message);
   }
 }

@@ -3,7 +3,7 @@ import { urlOf } from '../http.js';
 
 /**
  * Where the server's transports are, by its own word (`GET /connect`).
- * @param {import('../fulmar.js').Options} options
+ * @param {import('../fulmar.js').Placed} options
  * @returns {Promise<{webtransport: {url: string, certificate_hashes?: {algorithm: string, value: string}[]},
  *   websocket: {url: string}, sse: {url: string}, poll: {url: string}}>}
  */

@@ -3,11 +3,16 @@ import { CloseCode, retryAfter } from '../errors.js';
 import { HttpConnection } from '../http.js';
 import { fromJson } from '../json.js';
 
+/**
+ * @typedef {Parameters<typeof fromJson>[0]} Json
+ * @typedef {{cursor: string, publications: Json[], control: Json[], more: boolean}} Answer
+ */
+
 class PollConnection extends HttpConnection {
   #wait;
   #interval;
 
-  /** @param {import('../fulmar.js').Options} options */
+  /** @param {import('../fulmar.js').Placed} options */
   constructor(options) {
     super('poll', options);
     this.#wait = options.wait ?? 25;
@@ -15,6 +20,7 @@ class PollConnection extends HttpConnection {
     this.#interval = options.interval ?? (this.#wait ? 0 : 1000);
   }
 
+  /** @protected @param {AbortSignal} signal @param {() => void} joined @returns {Promise<import('../connection.js').Close>} */
   async run(signal, joined) {
     // The first request of a set of channels does not wait: its answer tells where reading begins.
     let wait = 0;
@@ -34,6 +40,7 @@ class PollConnection extends HttpConnection {
     return { code: CloseCode.NORMAL, reason: '' };
   }
 
+  /** @param {Answer} answer @returns {boolean} whether there is more at once */
   #answer({ cursor, publications, control, more }) {
     // `synced` closes the publications of its channel, the others precede them.
     for (const json of control) if (json.type !== 'synced') this.deliver(fromJson(json));
@@ -44,7 +51,7 @@ class PollConnection extends HttpConnection {
   }
 }
 
-/** @param {number} ms @param {AbortSignal} signal */
+/** @param {number} ms @param {AbortSignal} signal @returns {Promise<void>} */
 function sleep(ms, signal) {
   return new Promise((resolve) => {
     const timer = setTimeout(done, ms);
@@ -57,7 +64,7 @@ function sleep(ms, signal) {
   });
 }
 
-/** @param {import('../fulmar.js').Options} options */
+/** @param {import('../fulmar.js').Placed} options */
 export async function openPoll(options) {
   return new PollConnection(options);
 }

@@ -29,6 +29,7 @@ export class SseParser {
       this.#start = false;
     }
     const all = this.#rest + text;
+    /** @type {SseEvent[]} */
     const events = [];
     let at = 0;
     for (;;) {
@@ -44,6 +45,7 @@ export class SseParser {
     return events;
   }
 
+  /** @param {string} line @param {SseEvent[]} events to which the line may add one */
   #line(line, events) {
     if (line === '') {
       if (this.#data.length) {
@@ -63,6 +65,7 @@ export class SseParser {
   }
 }
 
+/** @param {string} text @param {number} from */
 function lineEnd(text, from) {
   const lf = text.indexOf('\n', from);
   const cr = text.indexOf('\r', from);
@@ -73,6 +76,7 @@ class SseConnection extends HttpConnection {
   // A comment comes every 15 s.
   quiet = 40_000;
 
+  /** @protected @param {AbortSignal} signal @param {() => void} joined @returns {Promise<import('../connection.js').Close>} */
   async run(signal, joined) {
     const response = await this.get('/sse', signal);
     // The server says something at once.
@@ -84,7 +88,8 @@ class SseConnection extends HttpConnection {
 
     const parser = new SseParser();
     const decoder = new TextDecoder();
-    const reader = response.body.getReader();
+    const reader = /** @type {ReadableStream<Uint8Array>} an event stream has one */ (response.body).getReader();
+    /** @type {import('../connection.js').Close | null} */
     let close = null;
     try {
       for (;;) {
@@ -95,7 +100,7 @@ class SseConnection extends HttpConnection {
         for (const { event, data, id } of parser.push(decoder.decode(value, { stream: true }))) {
           if (signal.aborted) return { code: CloseCode.NORMAL, reason: '' };
           const message = parse(data, event === 'message' ? 'publication' : event);
-          if (event === 'close') close = { code: message.code, reason: message.reason };
+          if (message.type === 'close') close = { code: message.code, reason: message.reason };
           else this.deliver(message);
           if (id) this.cursor = id;
         }
@@ -107,6 +112,7 @@ class SseConnection extends HttpConnection {
   }
 }
 
+/** @param {string} data @param {string} type */
 function parse(data, type) {
   try {
     return fromJson(JSON.parse(data), type);
@@ -115,7 +121,7 @@ function parse(data, type) {
   }
 }
 
-/** @param {import('../fulmar.js').Options} options */
+/** @param {import('../fulmar.js').Placed} options */
 export async function openSse(options) {
   return new SseConnection('sse', options);
 }

@@ -8,8 +8,18 @@ import { discover } from './discover.js';
 import { within } from './within.js';
 
 /** A page may not close with other codes. */
+/** @param {number} code */
 const closable = (code) => code === 1000 || (code >= 3000 && code <= 4999);
 
+/**
+ * @typedef {import('../wire.js').Message} Message
+ * @typedef {import('../wire.js').ClientMessage} ClientMessage
+ * @typedef {object} Codec
+ * @property {(message: ClientMessage) => string | Uint8Array<ArrayBuffer>} encode
+ * @property {(data: string | ArrayBuffer) => Message | null} decode null where the message is none of a WebSocket
+ */
+
+/** @type {Record<'json' | 'bin', () => Codec>} */
 const codecs = {
   json: () => ({
     encode: (message) => JSON.stringify(toJson(message)),
@@ -28,7 +38,9 @@ const codecs = {
       encode: encodeClient,
       decode(data) {
         if (typeof data === 'string') throw new FulmarError('malformed', 'a text message came in binary');
-        const message = aliases.resolve(decodeServer(new Uint8Array(data)));
+        const frame = decodeServer(new Uint8Array(data));
+        if (frame.type === 'values') return null;
+        const message = aliases.resolve(frame);
         if (!message) throw new FulmarError('malformed', 'a frame names an alias that stands for nothing');
         return message;
       },
@@ -53,16 +65,19 @@ class WebSocketConnection extends InbandConnection {
     };
   }
 
+  /** @param {string | ArrayBuffer} data */
   #message(data) {
     if (!this.open) return;
     this.received.bytes += typeof data === 'string' ? data.length : data.byteLength;
     try {
-      this.receive(this.#codec.decode(data));
+      const message = this.#codec.decode(data);
+      if (message) this.receive(message);
     } catch (error) {
       this.fail(error);
     }
   }
 
+  /** @protected @param {ClientMessage} message */
   send(message) {
     this.#socket.send(this.#codec.encode(message));
   }
@@ -72,7 +87,7 @@ class WebSocketConnection extends InbandConnection {
   }
 }
 
-/** @param {import('../fulmar.js').Options} options */
+/** @param {import('../fulmar.js').Placed} options */
 export async function openWebSocket(options) {
   const { base, encoding = 'json', timeout = 8000 } = options;
   const WebSocket = options.WebSocket ?? globalThis.WebSocket;

@@ -8,6 +8,15 @@ import { AliasTable, decodeServer, encodeClient } from '../wire.js';
 import { discover } from './discover.js';
 import { within } from './within.js';
 
+/**
+ * @typedef {import('../wire.js').Message} Message
+ * @typedef {import('../wire.js').ClientMessage} ClientMessage
+ * @typedef {import('../wire.js').Frame} Frame
+ * @typedef {import('../values.js').Values} Values
+ * @typedef {WebTransportDatagramDuplexStream & {createWritable(): WritableStream, incomingMaxBufferedDatagrams?: number}
+ *   } Datagrams with the standard's names, which come with the ones before them or in their stead
+ */
+
 /** Datagrams that may wait in the browser while the page is busy. What is pushed out of state comes again. */
 const INCOMING_DATAGRAMS = 512;
 /** Datagrams kept because they came before the `subscribed` of a channel that they name, and for how long. */
@@ -36,10 +45,12 @@ class Pipe {
     this.#writer.closed.catch(() => {});
   }
 
+  /** @param {ClientMessage} message */
   send(message) {
     this.#writer.write(prefixed(encodeClient(message))).catch(() => {});
   }
 
+  /** @param {Uint8Array} chunk */
   push(chunk) {
     return this.#splitter.push(chunk);
   }
@@ -56,10 +67,11 @@ class Acknowledger {
   /** @type {WritableStreamDefaultWriter | null | undefined} null where datagrams cannot be sent */
   #writer;
   #underWay = 0;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
   #timer;
   #wakes = Infinity;
 
-  /** @param {WebTransportDatagramDuplexStream} datagrams @param {import('../acks.js').Acknowledgements} acks */
+  /** @param {Datagrams} datagrams @param {import('../acks.js').Acknowledgements} acks */
   constructor(datagrams, acks) {
     this.#datagrams = datagrams;
     this.#acks = acks;
@@ -99,6 +111,7 @@ class Acknowledger {
     }
   }
 
+  /** @param {ClientMessage} ack */
   #send(ack) {
     if (this.#writer === undefined) this.#writer = this.#open();
     if (!this.#writer) return;
@@ -129,7 +142,7 @@ class WebTransportConnection extends InbandConnection {
   #acknowledger;
   /** @type {Map<string, Pipe>} by channel */
   #pipes = new Map();
-  /** @type {{at: number, messages: import('../wire.js').Message[]}[]} */
+  /** @type {{at: number, messages: (Frame | Values)[]}[]} */
   #early = [];
   #turnEnds = 0;
 
@@ -138,7 +151,7 @@ class WebTransportConnection extends InbandConnection {
     super('webtransport', 'bin');
     this.#session = session;
     this.#control = control;
-    this.#acknowledger = new Acknowledger(session.datagrams, this.#receiver.acks);
+    this.#acknowledger = new Acknowledger(/** @type {Datagrams} */ (session.datagrams), this.#receiver.acks);
     session.closed.then(
       ({ closeCode, reason }) => {
         this.finish(this.closing ?? { code: closeCode || CloseCode.LOST, reason: reason ?? '' });
@@ -149,15 +162,18 @@ class WebTransportConnection extends InbandConnection {
     this.#read(session.datagrams.readable, (datagram) => this.#datagram(datagram));
   }
 
+  /** @protected @param {ClientMessage} message */
   send(message) {
     this.#say(this.#control, message);
   }
 
+  /** @param {Pipe} pipe @param {ClientMessage} message */
   #say(pipe, message) {
     pipe.send(message);
     this.#acknowledger.hurry();
   }
 
+  /** @protected @param {import('../wire.js').Subscribe} message */
   async sendSubscribe(message) {
     const { channel } = message;
     const pipe = new Pipe(await this.#newStream());
@@ -186,6 +202,7 @@ class WebTransportConnection extends InbandConnection {
     }
   }
 
+  /** @protected @param {import('../wire.js').Unsubscribe} message */
   async sendUnsubscribe(message) {
     const pipe = this.#pipes.get(message.channel);
     if (!pipe) throw new FulmarError('not_subscribed', `The connection does not have ${message.channel}.`);
@@ -194,13 +211,17 @@ class WebTransportConnection extends InbandConnection {
     return answer;
   }
 
+  /** @param {string} channel */
   #drop(channel) {
     const pipe = this.#pipes.get(channel);
     this.#pipes.delete(channel);
     pipe?.end();
   }
 
-  /** Reads to the end, in turns: a flood must not keep the page from painting and from its input. */
+  /**
+   * Reads to the end, in turns: a flood must not keep the page from painting and from its input.
+   * @param {ReadableStream<Uint8Array>} readable @param {(bytes: Uint8Array) => void} take
+   */
   async #read(readable, take) {
     const reader = readable.getReader();
     try {
@@ -221,6 +242,7 @@ class WebTransportConnection extends InbandConnection {
     }
   }
 
+  /** @param {Pipe} pipe @param {Uint8Array[]} frames */
   #frames(pipe, frames) {
     const { taken } = pipe;
     for (const frame of frames) {
@@ -232,7 +254,7 @@ class WebTransportConnection extends InbandConnection {
     if (pipe.taken > taken) this.#say(pipe, { type: 'ack', newest: pipe.taken, bitmap: 0n });
   }
 
-  /** Values off a stream, where nothing comes too early and nothing twice. */
+  /** Values off a stream, where nothing comes too early and nothing twice. @param {Pipe} pipe @param {Values} values */
   #values(pipe, values) {
     if (values.number !== pipe.taken + 1) throw new FulmarError('malformed', 'a stream leaves out a number');
     if (!values.entries.every(({ alias }) => this.#aliases.get(alias))) throw unknownAlias();
@@ -242,14 +264,18 @@ class WebTransportConnection extends InbandConnection {
     pipe.taken = values.number;
   }
 
-  #message(message) {
-    if (!this.#aliases.resolve(message)) throw unknownAlias();
+  /** @param {Frame} frame */
+  #message(frame) {
+    const message = this.#aliases.resolve(frame);
+    if (!message) throw unknownAlias();
     if (this.#receiver.note(message)) this.receive(message);
     else this.positions.note(message);
   }
 
+  /** @param {Uint8Array} datagram */
   #datagram(datagram) {
     this.received.datagrams++;
+    /** @type {(Frame | Values)[]} */
     let messages;
     try {
       messages = splitDatagram(datagram).map(decodeServer);
@@ -264,12 +290,13 @@ class WebTransportConnection extends InbandConnection {
     this.#acknowledger.check();
   }
 
-  /** @returns {boolean} whether it is done with: not where it came before its channel */
+  /** @param {Frame | Values} message @returns {boolean} whether it is done with: not where it came before its channel */
   #take(message) {
     if (message.type === 'values') return this.#receiver.datagram(message, performance.now()) !== 'early';
     const resolved = this.#aliases.resolve(message);
     // What comes after an unsubscription is dropped; what comes before `subscribed` is for a channel being subscribed.
-    if (resolved && this.#pipes.has(resolved.channel)) this.receive(resolved, true);
+    const channel = resolved && 'channel' in resolved ? resolved.channel : undefined;
+    if (resolved && channel !== undefined && this.#pipes.has(channel)) this.receive(resolved, true);
     return resolved !== null;
   }
 
@@ -294,6 +321,7 @@ class WebTransportConnection extends InbandConnection {
     }, GRACE_MS);
   }
 
+  /** @protected @param {import('../connection.js').Close} close */
   release(close) {
     this.#acknowledger.stop();
     super.release(close);
@@ -311,7 +339,10 @@ class WebTransportConnection extends InbandConnection {
 
 const unknownAlias = () => new FulmarError('malformed', 'a frame names an alias that stands for nothing');
 
-/** Lets events and painting go first. Timers would be clamped to 4 ms, and to a second in a hidden page. */
+/**
+ * Lets events and painting go first. Timers would be clamped to 4 ms, and to a second in a hidden page.
+ * @returns {Promise<void>}
+ */
 function nextTurn() {
   return new Promise((resolve) => {
     const { port1, port2 } = new MessageChannel();
@@ -323,9 +354,10 @@ function nextTurn() {
   });
 }
 
+/** @param {unknown} error */
 const describe = (error) => (error instanceof Error && error.message ? error.message : 'The connection was lost.');
 
-/** @param {import('../fulmar.js').Options} options */
+/** @param {import('../fulmar.js').Placed} options */
 export async function openWebTransport(options) {
   const { timeout = 8000 } = options;
   const WebTransport = options.WebTransport ?? globalThis.WebTransport;
@@ -333,7 +365,7 @@ export async function openWebTransport(options) {
 
   const { webtransport } = await discover(options);
   const hashes = webtransport.certificate_hashes ?? [];
-  /** @type {Record<string, unknown>} */
+  /** @type {WebTransportOptions} */
   const init = { congestionControl: 'low-latency' };
   if (hashes.length) {
     init.serverCertificateHashes = hashes.map(({ algorithm, value }) => ({ algorithm, value: fromBase64(value) }));
@@ -352,7 +384,7 @@ export async function openWebTransport(options) {
     throw new FulmarError('unreachable', `No WebTransport session with ${host} over UDP.`, { cause });
   }
 
-  const { datagrams } = session;
+  const datagrams = /** @type {Datagrams} */ (session.datagrams);
   // The name in the standard, and the one before it.
   if ('incomingMaxBufferedDatagrams' in datagrams) datagrams.incomingMaxBufferedDatagrams = INCOMING_DATAGRAMS;
   else if ('incomingHighWaterMark' in datagrams) datagrams.incomingHighWaterMark = INCOMING_DATAGRAMS;
