@@ -1,6 +1,8 @@
 /**
  * What all connections have in common, and what those have that carry requests in-band (WebSocket, WebTransport).
- *
+ */
+
+/**
  * @typedef {import('./wire.js').Message} Message
  * @typedef {{code: number, reason: string, error?: unknown, retry?: number}} Close
  * @typedef {import('./wire.js').ClientMessage} ClientMessage

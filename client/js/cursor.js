@@ -1,6 +1,8 @@
 /**
  * Cursors: positions in a set of channels, in one string (PROTOCOL.md, section 3).
- *
+ */
+
+/**
  * @typedef {{channel: string, epoch: string, offset: number, base?: number}} Position
  * @typedef {{hash: string, epoch: string, offset: number, base?: number}} Entry
  */

@@ -17,7 +17,18 @@
  *     const next = await open('sse', { after: connection.cursor, channels: ['host:cpu'] });
  *
  * A connection does not reconnect by itself: it gives a `cursor`, which is good on any transport.
- *
+ */
+
+/**
+ * @typedef {import('./wire.js').Message} Message what a server says; its `type` tells which
+ * @typedef {import('./wire.js').Publication} Publication a value, an event or a signal of a channel
+ * @typedef {import('./wire.js').Content} Content what can be published: text, bytes or a JSON value as `data`, or a removal
+ * @typedef {import('./connection.js').Close} Close why a connection ended; see `advice`
+ * @typedef {import('./connection.js').From} From where a subscription goes on: after a cursor, or a position in its channel
+ * @typedef {import('./cursor.js').Position} Position a position in one channel
+ * @typedef {import('./cursor.js').Entry} Entry one position of a cursor, in the channel whose name has this hash
+ * @typedef {import('./state.js').Value} Value what a `StateView` holds of a key
+ * @typedef {import('./connection.js').InbandConnection | import('./http.js').HttpConnection} AnyConnection a connection on any transport
  * @typedef {'webtransport' | 'websocket' | 'sse' | 'poll'} TransportName
  * @typedef {import('./connection.js').InbandConnection | import('./http.js').HttpConnection} AnyConnection
  * @typedef {object} Options
@@ -29,7 +40,7 @@
  * @property {boolean} [attach] WebTransport: `attach` is the first that will be sent
  * @property {Iterable<string>} [channels] subscribed at once, as by `subscribe`
  * @property {string | null} [after] the cursor from which `channels` go on
- * @property {(message: import('./wire.js').Message) => void} [onmessage]
+ * @property {(message: Message) => void} [onmessage]
  * @property {typeof fetch} [fetch] another one than the platform's
  * @property {typeof WebSocket} [WebSocket] likewise (node 20 has none)
  * @property {typeof WebTransport} [WebTransport] likewise

@@ -3,7 +3,9 @@
  *
  * A snapshot replaces what is held value by value, so that no key is missing for a moment: what a `reset` forgets is
  * shown on until the snapshot has brought its key anew, or has come to its end without it.
- *
+ */
+
+/**
  * @typedef {object} Value
  * @property {string} epoch
  * @property {number} offset

@@ -3,7 +3,9 @@
  *
  * An entry that has no `offset` brings its channel's low-water offset alone; one that has `part` brings a part of a
  * payload; any other brings a publication.
- *
+ */
+
+/**
  * @typedef {{kind: number, index: number, length: number, bytes: Uint8Array}} Part
  * @typedef {{alias: number, low: number, offset: number, time: number, key: string, id?: string, removed: boolean,
  *   data?: unknown, part?: Part}} Change

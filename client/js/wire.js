@@ -2,7 +2,9 @@
  * The wire: `fulmar.v1.bin` and JSON, both to and from the same message objects (PROTOCOL.md, sections 4 and 5).
  *
  * A payload in a message object is `data`: a string is text, a Uint8Array is binary, anything else is a JSON value.
- *
+ */
+
+/**
  * @typedef {{channel: string, epoch: string, offset: number}} Place
  * @typedef {{data?: unknown, key?: string, id?: string, removed?: boolean, ttl_ms?: number, priority?: number}} Content
  *
