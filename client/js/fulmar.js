@@ -65,7 +65,9 @@ export { discover };
 const OPENERS = { webtransport: openWebTransport, websocket: openWebSocket, sse: openSse, poll: openPoll };
 
 /** From the best to what always works. @type {readonly TransportName[]} */
-export const TRANSPORTS = Object.freeze(/** @type {TransportName[]} */ (Object.keys(OPENERS)));
+export const TRANSPORTS = /* @__PURE__ */ Object.freeze(/** @type {TransportName[]} */ (
+  /* @__PURE__ */ Object.keys(OPENERS)
+));
 
 /**
  * Connects, at once and for as long as the client is not closed. What is asked of the client meanwhile waits.
