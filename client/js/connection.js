@@ -41,7 +41,7 @@ export class Connection {
   onmessage = null;
   /** What has been received: bytes of the transport's payload, and datagrams among them. */
   received = { bytes: 0, publications: 0, datagrams: 0 };
-  /** @type {Promise<Close>} Never rejects. */
+  /** How the connection ended, once it has; never rejects. @type {Promise<Close>} */
   closed;
   /** @type {(close: Close) => void} */
   #finish = () => {};

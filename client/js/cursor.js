@@ -37,12 +37,12 @@ export function formatCursor(entries) {
   return cursor.length > MAX_CURSOR_BYTES ? null : cursor;
 }
 
-/** @param {Position[]} positions @returns {string | null} */
+/** @param {Position[]} positions @returns {string | null} null where no cursor can hold them: there are none, or too many */
 export function buildCursor(positions) {
   return formatCursor(positions.map(({ channel, ...rest }) => ({ hash: fnv1a64(channel), ...rest })));
 }
 
-/** @param {string} cursor @returns {Entry[]} */
+/** @param {string} cursor @returns {Entry[]} in the order in which they stand; throws `bad_cursor` where it is none */
 export function parseCursor(cursor) {
   const bad = () => new FulmarError('bad_cursor', 'This is not a cursor.');
   if (cursor.length > MAX_CURSOR_BYTES) throw bad();

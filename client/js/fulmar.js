@@ -100,6 +100,7 @@ function named(transport) {
 }
 
 /**
+ * Opens a connection on this transport and no other, and subscribes to `channels` at once.
  * @param {TransportName} transport
  * @param {Options} [options]
  * @returns {Promise<AnyConnection>}

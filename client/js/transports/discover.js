@@ -2,10 +2,17 @@ import { FulmarError, errorOf } from '../errors.js';
 import { urlOf } from '../http.js';
 
 /**
+ * @typedef {object} Discovery
+ * @property {{url: string, certificate_hashes?: {algorithm: string, value: string}[]}} webtransport
+ * @property {{url: string}} websocket
+ * @property {{url: string}} sse
+ * @property {{url: string}} poll
+ */
+
+/**
  * Where the server's transports are, by its own word (`GET /connect`).
  * @param {import('../fulmar.js').Placed} options
- * @returns {Promise<{webtransport: {url: string, certificate_hashes?: {algorithm: string, value: string}[]},
- *   websocket: {url: string}, sse: {url: string}, poll: {url: string}}>}
+ * @returns {Promise<Discovery>}
  */
 export async function discover({ base, fetch = globalThis.fetch }) {
   let response;
