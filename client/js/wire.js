@@ -29,7 +29,7 @@
  *   position?: {epoch: string, offset: number}}} Subscribe
  * @typedef {{type: 'unsubscribe', ref?: number, channel: string}} Unsubscribe
  * @typedef {Content & {type: 'publish', ref?: number, channel: string}} Publish
- * @typedef {{type: 'attach', ref?: number, id: string, secret: string, positions?: Place[]}} Attach
+ * @typedef {{type: 'attach', ref?: number, id?: string, secret: string, positions?: Place[], fresh?: boolean}} Attach
  * @typedef {{type: 'ack', newest: number, bitmap: bigint}} Ack
  * @typedef {Subscribe | Unsubscribe | Publish | Attach | Ping | Pong | Ack} ClientMessage
  *
@@ -58,6 +58,8 @@ const FROM_NOTHING = 0, FROM_CURSOR = 1, FROM_POSITION = 2;
 const RECOVERED = 1, NOT_RECOVERED = 2;
 /** What `attached` says of a session that was no longer known. */
 const MADE_AGAIN = 0;
+/** What `attach` says behind no positions where the session's subscriptions end. */
+const FRESH = 1;
 
 const EMPTY = new Uint8Array(0);
 
@@ -120,8 +122,11 @@ export function encodeClient(message) {
       writeContent(writer, message, () => writer.string(message.channel));
       break;
     case 'attach':
-      writer.byte(ATTACH).integer(ref).string(message.id).string(message.secret);
-      if (message.positions) {
+      writer.byte(ATTACH).integer(ref).string(message.id ?? '').string(message.secret);
+      if (message.fresh) {
+        if (message.positions) throw new TypeError('an attach has positions or is fresh, not both');
+        writer.integer(0).byte(FRESH);
+      } else if (message.positions) {
         writer.integer(message.positions.length);
         for (const { channel, epoch, offset } of message.positions) writer.string(channel).string(epoch).integer(offset);
       }
@@ -174,6 +179,12 @@ function readClient(reader) {
       if (!reader.ended) {
         message.positions = [];
         for (let left = reader.integer(); left > 0; left--) message.positions.push(readPlace(reader));
+        if (!reader.ended) {
+          if (reader.byte() !== FRESH || message.positions.length) throw malformed('an attach has positions or is fresh');
+          delete message.positions;
+          message.fresh = true;
+          if (!message.id) delete message.id;
+        }
       }
       return message;
     }

@@ -96,6 +96,8 @@ PART, MAX_PARTS = 1_000, 16
 RECOVERED = [None, True, False]
 #: What `attached` says of a session that was no longer known.
 MADE_AGAIN = b"\0"
+#: What `attach` says in place of positions where the session's subscriptions end.
+FRESH = b"\0\1"
 PING, PONG = BYTE_OF["ping"], BYTE_OF["pong"]
 
 
@@ -125,7 +127,9 @@ def encode(fields):
         elif name == "about":
             out += string(fields["channel"]) if "channel" in fields else b""
         elif name == "positions":
-            if "positions" in fields:
+            if fields.get("fresh"):
+                out += FRESH
+            elif "positions" in fields:
                 out += varint(len(fields["positions"]))
                 out += b"".join(string(p["channel"]) + string(p["epoch"]) + varint(p["offset"]) for p in fields["positions"])
         elif name == "priority":
@@ -199,6 +203,10 @@ def decode(raw, direction=None):
                 fields[name] = []
                 for _ in range(reader.number()):
                     fields[name].append({"channel": reader.string(), "epoch": reader.string(), "offset": reader.number()})
+                if not reader.done():
+                    if b"\0" + bytes([reader.byte()]) != FRESH or fields.pop(name):
+                        raise Malformed("an attach has positions, or is fresh")
+                    fields["fresh"] = True
         elif name == "kind":
             fields[name] = reader.byte()
         elif name == "start":
@@ -343,6 +351,8 @@ def from_json(message, alias=None):
             fields |= {"kind": 2} | message["position"]
     elif name == "error" and "error" in message:
         fields |= message["error"]
+    elif name == "attach":
+        fields.setdefault("id", "")
     return encode(fields)
 
 
@@ -377,6 +387,8 @@ class Connection:
         elif name == "error":
             error = {"error": {"code": fields.pop("code"), "message": fields.pop("message")}}
             fields = error | fields
+        elif name == "attach" and fields.get("fresh") and not fields["id"]:
+            del fields["id"]
         elif name == "subscribe":
             kind = fields.pop("kind")
             if kind == 1:

@@ -3,7 +3,7 @@
 use std::{future::pending, sync::Arc};
 
 use fulmar_core::{
-    ChannelName, ClientMessage, Draft, Position, Positions, StartRequest, codec::binary::ServerFrame,
+    Adopt, ChannelName, ClientMessage, Draft, Position, Positions, StartRequest, codec::binary::ServerFrame,
 };
 use tokio::{
     sync::{Mutex, mpsc},
@@ -108,9 +108,22 @@ impl Client {
         secret: &str,
         positions: Option<Positions>,
     ) -> Result<bool, RequestError> {
+        Ok(self.take_over(id, secret, positions.into()).await?.1)
+    }
+
+    /// Takes over the identity of a session, which is made if the server does not know it. Its subscriptions end: this client
+    /// makes those that it wants anew. The session's id, and whether it was known.
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach).
+    pub async fn identify(&self, secret: &str) -> Result<(String, bool), RequestError> {
+        self.take_over("", secret, Adopt::Fresh).await
+    }
+
+    async fn take_over(&self, id: &str, secret: &str, adopt: Adopt) -> Result<(String, bool), RequestError> {
         let (id, secret) = (id.to_owned(), secret.to_owned());
-        match self.session.request(|r#ref| ClientMessage::Attach { r#ref, id, secret, positions }).await? {
-            ServerFrame::Attached { resumed, .. } => Ok(resumed),
+        match self.session.request(|r#ref| ClientMessage::Attach { r#ref, id, secret, adopt }).await? {
+            ServerFrame::Attached { session, resumed, .. } => Ok((session, resumed)),
             answer => Err(self.session.misanswered(&answer)),
         }
     }

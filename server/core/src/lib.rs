@@ -29,7 +29,7 @@ pub use close::CloseCode;
 pub use cursor::{Cursor, Resume};
 pub use encoding::Encoding;
 pub use log::{Class, Item, Log, Reader, Start};
-pub use message::{ClientMessage, Positions, Ref, Rejection, ServerMessage, StartRequest};
+pub use message::{Adopt, ClientMessage, Positions, Ref, Rejection, ServerMessage, StartRequest};
 pub use name::{ChannelName, Key, PublicationId};
 pub use payload::Payload;
 pub use position::{Epoch, Offset, Position};

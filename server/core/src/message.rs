@@ -70,6 +70,34 @@ impl Positions {
     }
 }
 
+/// What becomes of the subscriptions of a session that is attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Adopt {
+    /// They go on from where the server knows them to stand. The session has to be known.
+    AsKnown,
+    /// Channels are read on from where the client has got to, whether the session is still known or not.
+    After(Positions),
+    /// They end: the client makes those that it wants anew. Only the session's identity is taken over, whether it is still
+    /// known or not.
+    Fresh,
+}
+
+impl Adopt {
+    /// Where the client has got to, if it says.
+    pub fn positions(&self) -> Option<&Positions> {
+        match self {
+            Self::After(positions) => Some(positions),
+            Self::AsKnown | Self::Fresh => None,
+        }
+    }
+}
+
+impl From<Option<Positions>> for Adopt {
+    fn from(positions: Option<Positions>) -> Self {
+        positions.map_or(Self::AsKnown, Self::After)
+    }
+}
+
 /// From the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientMessage {
@@ -102,13 +130,12 @@ pub enum ClientMessage {
     Attach {
         /// Comes back in the answer.
         r#ref: Ref,
-        /// Which session.
+        /// Which session. May be empty where it is fresh: the secret names it too.
         id: String,
         /// The proof.
         secret: String,
-        /// Where the client has got to, if it says: from there on its channels are read, whether the session is still known
-        /// or not.
-        positions: Option<Positions>,
+        /// What becomes of its subscriptions.
+        adopt: Adopt,
     },
     /// Asks for a pong.
     Ping {

@@ -11,8 +11,8 @@ use std::{
 };
 
 use fulmar_core::{
-    ChannelName, ClientMessage, CloseCode, Code, Cursor, Now, Positions, Problem, Ref, Rejection, Resume,
-    ServerMessage, Start, StartRequest,
+    Adopt, ChannelName, ClientMessage, CloseCode, Code, Cursor, Now, Positions, Problem, Ref, Rejection,
+    Resume, ServerMessage, Start, StartRequest,
     codec::binary::Ack,
     datagrams::Path,
     log::Class,
@@ -40,8 +40,8 @@ pub struct Connection {
     signal: Arc<CloseSignal>,
     /// Where the transport sends datagrams from, if it has them.
     datagrams: Option<Arc<Ready>>,
-    /// It was attached with its client's positions, which is done once.
-    positioned: AtomicBool,
+    /// It was attached as only a connection can be once: in a way that makes a session again.
+    identified: AtomicBool,
     /// It was counted as closed because its client was too slow.
     fell_behind: AtomicBool,
     /// When its client was last heard, in milliseconds of the node's monotonic clock.
@@ -86,13 +86,13 @@ impl Connection {
 
     fn on(hub: &Arc<Hub>, session: Arc<Session>, attachment: Attachment, ready: &Arc<Ready>) -> Self {
         let signal = Arc::default();
-        session.attach(&signal, ready, &Positions::default());
+        session.attach(&signal, ready, &Adopt::AsKnown, hub.now());
         let it = Self {
             hub: hub.clone(),
             attached: Mutex::new(Attached { session, attachment }),
             signal,
             datagrams: None,
-            positioned: AtomicBool::new(false),
+            identified: AtomicBool::new(false),
             fell_behind: AtomicBool::new(false),
             heard: AtomicU64::new(0),
         };
@@ -179,12 +179,16 @@ impl Connection {
                 let done = self.hub.publish_as(Caller::Client, &publisher, channel.clone(), draft).await;
                 (r#ref, done.map(|position| ServerMessage::Published { r#ref, channel, position }))
             }
-            ClientMessage::Attach { r#ref, id, secret, positions } => {
-                let done = self.attach(feed, &id, &secret, positions.as_ref());
-                if let (Ok((session, _)), Some(positions)) = (&done, &positions) {
+            ClientMessage::Attach { r#ref, id, secret, adopt } => {
+                let done = self.attach(feed, &id, &secret, &adopt);
+                if let (Ok((session, _)), Some(positions)) = (&done, adopt.positions()) {
                     refused = self.read_on(session, feed, positions);
                 }
-                (r#ref, done.map(|(_, resumed)| ServerMessage::Attached { r#ref, session: id, resumed }))
+                let attached = |(session, resumed): (Arc<Session>, bool)| {
+                    let session = session.id().to_string();
+                    ServerMessage::Attached { r#ref, session, resumed }
+                };
+                (r#ref, done.map(attached))
             }
             ClientMessage::Ping { r#ref } => (r#ref, Ok(ServerMessage::Pong { r#ref })),
             ClientMessage::Pong { .. } => return Answers::default(),
@@ -254,14 +258,14 @@ impl Connection {
         subscribed.filter(new).collect()
     }
 
-    /// Goes on with a session; one that is not known is made again, if there are positions to go on from. Whether it was
+    /// Goes on with a session; one that is not known is made again, if nothing of it is needed. Whether it was
     /// known. What is refused changes nothing.
     fn attach(
         &self,
         feed: &FeedHandle,
         id: &str,
         secret: &str,
-        positions: Option<&Positions>,
+        adopt: &Adopt,
     ) -> Result<(Arc<Session>, bool), Problem> {
         // Held throughout, before the registry's: of two attaches at once on streams of a connection, that which the registry knows
         // as the last has to be the last here too.
@@ -269,7 +273,7 @@ impl Connection {
         if self.signal.has_begun() {
             return Err(Problem::new(Code::BadMessage, "attach before you subscribe"));
         }
-        let (now, known) = self.take_over(feed, id, secret, positions)?;
+        let (now, known) = self.take_over(feed, id, secret, adopt)?;
         let session = now.session.clone();
         let before = std::mem::replace(&mut *attached, now);
         drop(attached);
@@ -286,43 +290,44 @@ impl Connection {
         feed: &FeedHandle,
         id: &str,
         secret: &str,
-        positions: Option<&Positions>,
+        adopt: &Adopt,
     ) -> Result<(Attached, bool), Problem> {
         // Asked under the lock by which `close_all` learns of all sessions, so that it sees who is attached to each.
         let mut registry = lock(&self.hub.registry);
         if self.hub.is_stopping() {
             return Err(shutting_down());
         }
-        if registry.identify(secret)?.to_string() != id {
+        let named = !id.is_empty() || *adopt != Adopt::Fresh;
+        if registry.identify(secret)?.to_string() != id && named {
             return Err(Problem::new(Code::UnknownSession, "no such session; make one with POST /session"));
         }
         let Resumed { handle: session, attachment, known, ended } =
-            self.claim(&mut registry, secret, positions.is_some())?;
-        session.attach(&self.signal, &feed.ready, positions.unwrap_or(&Positions::default()));
+            self.claim(&mut registry, secret, adopt)?;
+        session.attach(&self.signal, &feed.ready, adopt, self.hub.now());
         drop(registry);
         self.hub.end_session(ended);
         Ok((Attached { session, attachment }, known))
     }
 
-    /// Has the registry attach this connection to the session of a secret. Only a client with positions of its own can go on
-    /// with one that is not known.
+    /// Has the registry attach this connection to the session of a secret. Only a client that knows its positions, or needs none,
+    /// can go on with one that is not known.
     fn claim(
         &self,
         registry: &mut Registry<Arc<Session>>,
         secret: &str,
-        has_positions: bool,
+        adopt: &Adopt,
     ) -> Result<Resumed<Arc<Session>>, Problem> {
-        if !has_positions {
+        if *adopt == Adopt::AsKnown {
             let (_, handle, attachment) = registry.attach(secret)?;
             return Ok(Resumed { handle, attachment, known: true, ended: None });
         }
         // Else one connection could fill the registry, and its replies.
-        if self.positioned.load(Ordering::Relaxed) {
-            let message = "this connection was attached with positions before; open another";
+        if self.identified.load(Ordering::Relaxed) {
+            let message = "this connection was attached with positions, or fresh, before; open another";
             return Err(Problem::new(Code::BadMessage, message));
         }
         let resumed = registry.resume(secret, Session::new)?;
-        self.positioned.store(true, Ordering::Relaxed);
+        self.identified.store(true, Ordering::Relaxed);
         Ok(resumed)
     }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use fulmar_core::{
-    ChannelName, CloseCode, Code, Now, Positions, Problem, Reader, Resume, Start, codec::binary::Ack,
+    Adopt, ChannelName, CloseCode, Code, Now, Problem, Reader, Resume, Start, codec::binary::Ack,
     datagrams::LaneId, registry::SessionId,
 };
 use slab::Slab;
@@ -146,9 +146,9 @@ impl Session {
         self.id
     }
 
-    /// A connection takes over: what was attached is told, and every subscription is read through `ready`, on from where the
-    /// client says that it has got to.
-    pub(super) fn attach(&self, signal: &Arc<CloseSignal>, ready: &Arc<Ready>, positions: &Positions) {
+    /// A connection takes over: what was attached is told, and every subscription ends, or is read through `ready`, on from where
+    /// the client says that it has got to.
+    pub(super) fn attach(&self, signal: &Arc<CloseSignal>, ready: &Arc<Ready>, adopt: &Adopt, now: Now) {
         let mut state = lock(&self.state);
         state.main = ready.clone();
         let before = state.attached.replace(signal.clone());
@@ -156,6 +156,11 @@ impl Session {
             before.fire(CloseCode::Replaced);
         }
         state.drop_lanes();
+        if *adopt == Adopt::Fresh {
+            for subscription in state.subscriptions.drain() {
+                subscription.channel.unsubscribe(subscription.slot, now);
+            }
+        }
         if !state.subscriptions.is_empty() {
             signal.begin();
         }
@@ -164,7 +169,7 @@ impl Session {
             subscription.owner = ready.clone();
             let given = std::mem::take(&mut subscription.given);
             let channel = &subscription.channel;
-            if let Some(position) = positions.get(channel.name()) {
+            if let Some(position) = adopt.positions().and_then(|it| it.get(channel.name())) {
                 subscription.reader = channel.reader(&Start::After(position.clone().into()));
             } else {
                 subscription.reader.forget_asked();

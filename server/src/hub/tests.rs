@@ -11,13 +11,14 @@ use std::{
 };
 
 use fulmar_core::{
-    ChannelName, ClientMessage, CloseCode, Code, Draft, Item, Payload, Position, Positions, PublicationId,
-    ServerMessage, StartRequest, registry::Capacity,
+    Adopt, ChannelName, ClientMessage, CloseCode, Code, Draft, Item, Payload, Position, Positions,
+    PublicationId, ServerMessage, StartRequest,
+    registry::{Capacity, Secret},
 };
 
 use futures_util::FutureExt as _;
 
-use super::{Connection, Feed, Hub, Order, ReadBudget, feed::What};
+use super::{Connection, Feed, Hub, Order, ReadBudget, feed::What, sha256};
 use crate::namespace::{Namespace, Namespaces};
 
 /// A hub that forgets a session as soon as it is without a connection and time is looked at.
@@ -66,7 +67,12 @@ impl Client {
             positions
         });
         let (id, secret) = (id.clone(), secret.clone());
-        self.ask(ClientMessage::Attach { r#ref: None, id, secret, positions }).await
+        self.ask(ClientMessage::Attach { r#ref: None, id, secret, adopt: positions.into() }).await
+    }
+
+    async fn attach_fresh(&self, id: &str, secret: &str) -> Vec<String> {
+        let (id, secret) = (id.to_owned(), secret.to_owned());
+        self.ask(ClientMessage::Attach { r#ref: None, id, secret, adopt: Adopt::Fresh }).await
     }
 
     async fn subscribe(&self, name: &str, start: StartRequest) -> Vec<String> {
@@ -214,6 +220,58 @@ async fn an_attach_that_is_refused_changes_nothing() {
     assert_eq!(client.connection.close_code(), None, "it was not replaced");
     drop(late);
     assert_eq!(hub.census().0, 2);
+}
+
+#[tokio::test]
+async fn a_fresh_attach_takes_over_who_the_client_is_and_ends_its_subscriptions() {
+    let hub = hub();
+    let (id, secret) = session(&hub);
+    let (mut old, mut new) = (Client::new(&hub), Client::new(&hub));
+    assert_eq!(old.attach_fresh("", &secret).await, ["attached true"]);
+    assert_eq!(old.subscribe("event:a", StartRequest::Afresh).await, ["subscribed 0 None"]);
+    assert_eq!(old.subscribe("event:b", StartRequest::Afresh).await, ["subscribed 0 None"]);
+    let first = publish(&hub, "event:a").await;
+    assert_eq!(old.publish("event:c", "once").await, ["published 1"]);
+
+    assert_eq!(new.attach_fresh(&id, &secret).await, ["attached true"]);
+    assert_eq!(old.connection.close_code(), Some(CloseCode::Replaced));
+    publish(&hub, "event:a").await;
+    assert_eq!((old.read(), new.read()), (vec![], vec![]), "nobody has subscribed to it");
+    assert_eq!(old.subscribe("event:b", StartRequest::Afresh).await, ["unknown_session"]);
+    assert_eq!(new.subscribe("event:a", StartRequest::Position(first)).await, ["subscribed 1 Some(true)"]);
+    assert_eq!(new.read(), ["event:a 2"]);
+    assert_eq!(new.publish("event:c", "once").await, ["published 1"], "it is the same publisher");
+    old.connection.end_feed(&old.feed);
+    drop(old);
+    publish(&hub, "event:a").await;
+    assert_eq!(new.read(), ["event:a 3"], "the end of the connection before is none of its own");
+}
+
+#[tokio::test]
+async fn a_fresh_attach_makes_the_session_of_a_secret_that_the_client_made() {
+    let hub = hub();
+    let secret = Secret::from_entropy([7; 24]);
+    let minted = secret.reveal(secret.session(sha256));
+    let own = minted.split_once('.').expect("an id and a secret").1;
+    let client = Client::new(&hub);
+    for wrong in ["", ".", own, &format!(".{own}"), &format!("{}.{own}", "A".repeat(22))] {
+        assert_eq!(client.attach_fresh("", wrong).await, ["unknown_session"], "{wrong}");
+    }
+    assert_eq!(client.attach_fresh("another", &minted).await, ["unknown_session"]);
+    assert_eq!(client.attach(&(String::new(), minted.clone()), Some(&[])).await, ["unknown_session"]);
+    assert_eq!(client.attach_fresh("", &minted).await, ["attached false"]);
+    assert_eq!(client.attach_fresh("", &minted).await, ["bad_message"], "once on a connection");
+    assert_eq!(client.publish("event:c", "once").await, ["published 1"]);
+    drop(client);
+    assert_eq!(Client::new(&hub).attach_fresh("", &minted).await, ["attached true"]);
+    hub.maintain();
+    let again = Client::new(&hub);
+    assert_eq!(again.attach_fresh("", &minted).await, ["attached false"]);
+    assert_eq!(again.publish("event:c", "once").await, ["published 1"], "its ids are the channel's");
+    let late = Client::new(&hub);
+    late.subscribe("event:a", StartRequest::Afresh).await;
+    assert_eq!(late.attach_fresh("", &minted).await, ["bad_message"], "it has subscribed");
+    assert_eq!(again.connection.close_code(), None);
 }
 
 #[tokio::test]

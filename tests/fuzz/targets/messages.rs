@@ -5,8 +5,8 @@ use std::{collections::HashSet, fmt::Write as _, sync::Arc, time::Duration};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use fulmar_core::{
-    ChannelName, ClientMessage, Code, Draft, Epoch, Now, Offset, Payload, Position, Positions, Problem,
-    Publication, Rejection, ServerMessage, StartRequest,
+    Adopt, ChannelName, ClientMessage, Code, Draft, Epoch, Now, Offset, Payload, Position, Positions,
+    Problem, Publication, Rejection, ServerMessage, StartRequest,
     codec::{
         binary::{self, ServerFrame},
         json,
@@ -139,10 +139,11 @@ fn message_keeps_its_bounds(message: &ClientMessage) {
             channel
         }
         ClientMessage::Unsubscribe { channel, .. } => channel,
-        ClientMessage::Attach { positions, .. } => {
+        ClientMessage::Attach { adopt, .. } => {
+            let positions = adopt.positions();
             let names: HashSet<_> =
-                positions.iter().flat_map(Positions::iter).map(|(name, _)| name).collect();
-            let count = positions.as_ref().map_or(0, |positions| positions.iter().len());
+                positions.into_iter().flat_map(Positions::iter).map(|(name, _)| name).collect();
+            let count = positions.map_or(0, |positions| positions.iter().len());
             assert!(names.len() == count && count <= limits::SUBSCRIPTIONS);
             return;
         }
@@ -204,10 +205,15 @@ fn client_text(message: &ClientMessage) -> String {
                 Some(Payload::Json(json)) => member("data", utf8(json)),
             }
         }
-        ClientMessage::Attach { id, secret, positions, .. } => {
-            member("id", quoted(id));
+        ClientMessage::Attach { id, secret, adopt, .. } => {
+            if !id.is_empty() || *adopt != Adopt::Fresh {
+                member("id", quoted(id));
+            }
             member("secret", quoted(secret));
-            if let Some(positions) = positions {
+            if *adopt == Adopt::Fresh {
+                member("fresh", "true".to_owned());
+            }
+            if let Some(positions) = adopt.positions() {
                 let places = positions.iter().map(|(channel, Position { epoch, offset })| {
                     let (channel, epoch) = (quoted(channel.as_str()), quoted(epoch.as_str()));
                     format!(r#"{{"channel":{channel},"epoch":{epoch},"offset":{offset}}}"#)

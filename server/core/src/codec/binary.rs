@@ -18,7 +18,7 @@ use bytes::Bytes;
 use super::varint;
 use crate::{
     cursor::Cursor,
-    message::{ClientMessage, Mark, Positions, Ref, Rejection, ServerMessage, StartRequest},
+    message::{Adopt, ClientMessage, Mark, Positions, Ref, Rejection, ServerMessage, StartRequest},
     name::{ChannelName, Key, PublicationId},
     payload::Payload,
     position::{Epoch, Offset, Position},
@@ -72,6 +72,8 @@ const RECOVERED: u8 = 1;
 const NOT_RECOVERED: u8 = 2;
 /// What `attached` says of a session that was no longer known.
 const MADE_AGAIN: u8 = 0;
+/// What `attach` says behind no positions where the session's subscriptions end.
+const FRESH: u8 = 1;
 
 /// The frame of a publication.
 pub fn publication(publication: &Publication) -> Bytes {
@@ -175,17 +177,21 @@ pub fn encode_client(message: &ClientMessage) -> Bytes {
             write_ref(&mut out, *r#ref);
             body(&mut out, draft, true, |out| write_string(out, channel.as_str()));
         }
-        ClientMessage::Attach { r#ref, id, secret, positions } => {
+        ClientMessage::Attach { r#ref, id, secret, adopt } => {
             out.push(ATTACH);
             write_ref(&mut out, *r#ref);
             write_string(&mut out, id);
             write_string(&mut out, secret);
-            if let Some(positions) = positions {
-                varint::write(&mut out, positions.iter().len() as u64);
-                for (channel, position) in positions.iter() {
-                    write_string(&mut out, channel.as_str());
-                    write_position(&mut out, position);
+            match adopt {
+                Adopt::AsKnown => {}
+                Adopt::After(positions) => {
+                    varint::write(&mut out, positions.iter().len() as u64);
+                    for (channel, position) in positions.iter() {
+                        write_string(&mut out, channel.as_str());
+                        write_position(&mut out, position);
+                    }
                 }
+                Adopt::Fresh => out.extend([0, FRESH]),
             }
         }
         ClientMessage::Ping { r#ref } => {
@@ -236,7 +242,7 @@ fn decode_after_ref(kind: u8, r#ref: Ref, mut input: Input<'_>) -> Result<Client
             r#ref,
             id: input.string()?.to_owned(),
             secret: input.string()?.to_owned(),
-            positions: if input.rest.is_empty() { None } else { Some(input.positions()?) },
+            adopt: input.adopt()?,
         },
         PING => ClientMessage::Ping { r#ref },
         _ => ClientMessage::Pong { r#ref },
@@ -373,6 +379,22 @@ impl<'a> Input<'a> {
             positions.push(channel, self.position()?)?;
         }
         Ok(positions)
+    }
+
+    /// Nothing, positions, or none and that the session's subscriptions end.
+    fn adopt(&mut self) -> Result<Adopt, Problem> {
+        if self.rest.is_empty() {
+            return Ok(Adopt::AsKnown);
+        }
+        let positions = self.positions()?;
+        if self.rest.is_empty() {
+            return Ok(Adopt::After(positions));
+        }
+        match self.byte()? {
+            FRESH if positions.iter().len() == 0 => Ok(Adopt::Fresh),
+            FRESH => Err(bad("an attach has positions or is fresh, not both")),
+            _ => Err(bad("bytes after the end of the frame")),
+        }
     }
 
     fn reference(&mut self) -> Result<Ref, Problem> {

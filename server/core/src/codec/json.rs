@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     cursor::Cursor,
-    message::{ClientMessage, Mark, Positions, Ref, Rejection, ServerMessage, StartRequest},
+    message::{Adopt, ClientMessage, Mark, Positions, Ref, Rejection, ServerMessage, StartRequest},
     name::{ChannelName, Key, PublicationId},
     payload::Payload,
     position::{Epoch, Offset, Position},
@@ -163,6 +163,7 @@ struct Members<'a> {
     position: Option<PositionMembers<'a>>,
     #[serde(borrow)]
     positions: Option<Vec<PlaceMembers<'a>>>,
+    fresh: Option<bool>,
     key: Option<Cow<'a, str>>,
     id: Option<Cow<'a, str>>,
     secret: Option<Cow<'a, str>>,
@@ -226,15 +227,20 @@ impl Members<'_> {
                 let (channel, draft) = self.publish()?;
                 ClientMessage::Publish { r#ref, channel, draft }
             }
-            "attach" => match (self.id, self.secret) {
-                (Some(id), Some(secret)) => ClientMessage::Attach {
-                    r#ref,
-                    id: id.into_owned(),
-                    secret: secret.into_owned(),
-                    positions: self.positions.map(positions).transpose()?,
-                },
-                _ => return Err(bad("attach has an id and a secret")),
-            },
+            "attach" => {
+                let adopt = match (self.positions, self.fresh.unwrap_or(false)) {
+                    (None, false) => Adopt::AsKnown,
+                    (Some(places), false) => Adopt::After(positions(places)?),
+                    (None, true) => Adopt::Fresh,
+                    (Some(_), true) => return Err(bad("an attach has positions or is fresh, not both")),
+                };
+                let id = match self.id {
+                    None if adopt == Adopt::Fresh => "".into(),
+                    id => id.ok_or_else(|| bad("attach has an id, unless it is fresh"))?,
+                };
+                let secret = self.secret.ok_or_else(|| bad("attach has a secret"))?;
+                ClientMessage::Attach { r#ref, id: id.into_owned(), secret: secret.into_owned(), adopt }
+            }
             "ping" => ClientMessage::Ping { r#ref },
             "pong" => ClientMessage::Pong { r#ref },
             _ => return Err(bad("type is subscribe, unsubscribe, publish, attach, ping or pong")),
@@ -340,6 +346,23 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_attach_says_whose_session_and_one_thing_of_its_subscriptions() {
+        let adopt = |members: &str| {
+            let text = format!(r#"{{"type":"attach","secret":"t",{members}}}"#);
+            match decode(text.as_bytes()) {
+                Ok(ClientMessage::Attach { id, adopt, .. }) => Ok((id, adopt)),
+                other => Err(other.expect_err("an attach or none").problem.code),
+            }
+        };
+        assert_eq!(adopt(r#""fresh":true"#), Ok((String::new(), Adopt::Fresh)));
+        assert_eq!(adopt(r#""id":"s","fresh":false"#), Ok(("s".to_owned(), Adopt::AsKnown)));
+        for both in [r#""fresh":true,"positions":[]"#, r#""fresh":false"#, r#""positions":[]"#] {
+            assert_eq!(adopt(both), Err(Code::BadMessage), "{both}");
+        }
+        assert_eq!(adopt(r#""id":"s","fresh":1"#), Err(Code::BadJson));
+    }
 
     #[test]
     fn a_complaint_does_not_grow_with_the_message() {

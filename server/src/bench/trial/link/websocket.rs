@@ -47,7 +47,8 @@ impl Link {
                     .filter(|(_, channel)| positions.get(channel).is_none())
                     .collect();
                 let positions = Some(positions);
-                let attach = ClientMessage::Attach { r#ref: NonZeroU32::new(1), id, secret, positions };
+                let adopt = positions.into();
+                let attach = ClientMessage::Attach { r#ref: NonZeroU32::new(1), id, secret, adopt };
                 let mut messages = vec![attach];
                 messages.extend(unknown.iter().map(|(_, channel)| ClientMessage::Unsubscribe {
                     r#ref: NonZeroU32::new(UNSUBSCRIBE),

@@ -1,0 +1,119 @@
+"""One identity on whatever connection: fresh attaches and secrets that clients make up (PROTOCOL.md sections 4, 7 and 8)."""
+
+import base64
+import hashlib
+import os
+
+from server import check_error, name, publish
+from test_resuming import TRANSPORTS, at, over
+from test_sessions import ENCODINGS, new_session, send
+from ws import open_ws
+
+
+async def become(connection, secret, ref=8, **identified):
+    """The id of the session that a fresh attach takes over, and whether it was known."""
+    answer = await connection.ask(type="attach", secret=secret, fresh=True, ref=ref, **identified)
+    assert answer["type"] == "attached", answer
+    return answer["session"], answer["resumed"]
+
+
+def minted():
+    """A secret that a client makes up, and the id of its session."""
+    secret = os.urandom(24)
+    session = encoded(hashlib.sha256(b"fulmar session:" + secret).digest()[:16])
+    return f"{session}.{encoded(secret)}", session
+
+
+def encoded(raw):
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+@TRANSPORTS
+async def test_a_fresh_attach_is_its_client_without_its_subscriptions(server, transport):
+    channel, other, mine = name(), name(), name()
+    async with server.http() as http, over(server, transport) as before, over(server, transport) as after:
+        session = await new_session(http)
+        assert await become(before, session["secret"]) == (session["id"], True)
+        for subscribed in (channel, other):
+            await before.subscribe(subscribed)
+        first = await before.ask(type="publish", channel=mine, data="once", id="mine")
+        epoch, offset = await publish(http, channel, "arrived")
+        await before.publications(1)
+        await publish(http, channel, "missed")
+        assert await become(after, session["secret"], id=session["id"]) == (session["id"], True)
+        close = await before.until("close")
+        assert close["code"] == 4900, close
+        # Behind the answer nothing comes unasked.
+        await publish(http, other, "to nobody")
+        await after.barrier()
+        assert not after.kept
+        assert (await after.subscribe(channel, position={"epoch": epoch, "offset": offset}))["recovered"] is True
+        assert (await after.publications(1))[0]["data"] == "missed"
+        again = await after.ask(type="publish", channel=mine, data="once", id="mine")
+        assert at(again) == at(first), "it is the same publisher"
+        # What POST /send does in its name still comes here.
+        assert (await send(http, session, type="subscribe", channel=other)).status_code == 200
+        assert "ref" not in await after.until("subscribed", channel=other)
+
+
+@TRANSPORTS
+async def test_a_secret_that_the_client_made_up_has_a_session(server, transport):
+    secret, session = minted()
+    async with server.http() as http, over(server, transport) as first, over(server, transport) as second, over(server, transport) as third:
+        assert await become(first, secret) == (session, False)
+        check_error(await send(http, {"secret": secret}, type="unsubscribe", channel=name()), 409, "not_subscribed")
+        assert await become(second, secret, id=session) == (session, True)
+        again = await second.ask(type="attach", secret=secret, fresh=True)
+        assert again["type"] == "error" and again["error"]["code"] == "bad_message", again
+        own = secret.split(".")[1]
+        for wrong in ({"secret": ""}, {"secret": own}, {"secret": secret[:-1]}, {"secret": f"{encoded(bytes(16))}.{own}"}, {"secret": secret, "id": "s"}):
+            answer = await third.ask(type="attach", fresh=True, **wrong)
+            assert answer["type"] == "error" and answer["error"]["code"] == "unknown_session", (wrong, answer)
+        await second.barrier()
+
+
+@ENCODINGS
+async def test_a_fresh_attach_and_what_follows_need_no_answer_in_between(server, binary):
+    """On a WebSocket messages are taken in the order in which they come."""
+    channels = [name() for _ in range(20)]
+    secret, session = minted()
+    async with server.http() as http, open_ws(server, binary) as before:
+        assert await become(before, secret) == (session, False)
+        positions = []
+        for channel in channels:
+            epoch, offset = await publish(http, channel, "arrived")
+            positions.append({"epoch": epoch, "offset": offset})
+            await before.subscribe(channel)
+            await publish(http, channel, "missed")
+        async with open_ws(server, binary) as ws:
+            await ws.send(type="attach", secret=secret, fresh=True, ref=1)
+            for n, (channel, position) in enumerate(zip(channels, positions, strict=True)):
+                await ws.send(type="subscribe", channel=channel, position=position, ref=n + 2)
+            answers, got = [], {}
+            while len(answers) <= len(channels) or len(got) < len(channels):
+                message = await ws.until("attached", "subscribed", "error", "publication", awaited=f"{len(answers)} answers, {len(got)} publications")
+                if message["type"] == "publication":
+                    got[message["channel"]] = message["data"]
+                else:
+                    answers.append((message["type"], message.get("ref"), message.get("recovered")))
+            assert answers == [("attached", 1, None)] + [("subscribed", n + 2, True) for n in range(len(channels))]
+            assert got == dict.fromkeys(channels, "missed")
+
+
+async def test_what_cannot_be_told_of_a_fresh_attach_is_refused(server):
+    async with server.http() as http, open_ws(server) as ws:
+        session = await new_session(http)
+        credentials = {"type": "attach", "id": session["id"], "secret": session["secret"]}
+        for wrong, code in (
+            (credentials | {"fresh": True, "positions": []}, "bad_message"),
+            (credentials | {"fresh": 1}, "bad_json"),
+            ({"type": "attach", "secret": session["secret"]}, "bad_message"),
+            ({"type": "attach", "secret": session["secret"], "fresh": False, "positions": []}, "bad_message"),
+            ({"type": "attach", "id": session["id"], "fresh": True}, "bad_message"),
+        ):
+            await ws.send(**wrong)
+            answer = await ws.until("attached", "error")
+            assert answer["type"] == "error" and answer["error"]["code"] == code, (wrong, answer)
+        await ws.subscribe(name())
+        answer = await ws.ask(type="attach", secret=session["secret"], fresh=True)
+        assert answer["type"] == "error" and answer["error"]["code"] == "bad_message", "it has subscribed"
