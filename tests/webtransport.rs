@@ -3,7 +3,7 @@
 mod support;
 
 use fulmar_core::{
-    ClientMessage, CloseCode, Draft, Payload,
+    Adopt, ChannelName, ClientMessage, CloseCode, Draft, Payload, StartRequest,
     codec::{
         binary::{self, Ack, Content, Entry, ServerFrame, Values},
         framing,
@@ -159,6 +159,28 @@ async fn no_stream_waits_for_another() {
     node.publish("event:read", binary_payload("through")).await;
     let frame = stream.frame().await;
     assert_eq!(publication(&frame), (1, &b"through"[..]));
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_wait_for_an_attach_that_was_promised() {
+    let node = Running::start();
+    let (_, secret) = node.hub.create_session().expect("room");
+    let session = Session::open(&format!("{}?attach", node.url)).await;
+    let mut control = session.stream().await;
+    let mut streams = JoinSet::new();
+    for n in 0..20 {
+        let mut stream = session.stream().await;
+        let channel = ChannelName::parse(&format!("event:{n}")).expect("a name");
+        stream.send(&ClientMessage::Subscribe { r#ref: None, channel, start: StartRequest::Afresh }).await;
+        streams.spawn(async move { stream.frame().await[0] });
+    }
+    let attach = ClientMessage::Attach { r#ref: None, id: String::new(), secret, adopt: Adopt::Fresh };
+    control.send(&attach).await;
+    assert_eq!(control.frame().await[0], 0x0c, "attached, as nothing was subscribed to before");
+    while let Some(answer) = streams.join_next().await {
+        assert_eq!(answer.expect("no panic"), 0x02, "subscribed");
+    }
     node.stop().await;
 }
 

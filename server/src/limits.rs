@@ -220,6 +220,9 @@ pub const SMALL_FRAME: usize = 1024;
 pub const SESSION_UNFINISHED_BYTES: usize = 256 * 1024;
 /// How long a frame that has begun may take to be whole.
 pub const FRAME_DEADLINE: Duration = Duration::from_secs(10);
+/// How long streams wait for the first frame of the control stream where the client has promised an `attach` there. What
+/// comes on them meanwhile is not read, so that flow control bounds it.
+pub const ATTACH_DEADLINE: Duration = Duration::from_secs(10);
 /// How much of a congestion window datagrams may have, in eighths: streams have the rest at least.
 pub const DATAGRAM_WINDOW_EIGHTHS: usize = 7;
 

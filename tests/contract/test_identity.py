@@ -4,6 +4,9 @@ import base64
 import hashlib
 import os
 
+import fulmar_bin
+import pytest
+import wt
 from server import check_error, name, publish
 from test_resuming import TRANSPORTS, at, over
 from test_sessions import ENCODINGS, new_session, send
@@ -117,3 +120,108 @@ async def test_what_cannot_be_told_of_a_fresh_attach_is_refused(server):
         await ws.subscribe(name())
         answer = await ws.ask(type="attach", secret=session["secret"], fresh=True)
         assert answer["type"] == "error" and answer["error"]["code"] == "bad_message", "it has subscribed"
+
+
+def silent(session, head):
+    """A stream of which nothing is sent yet but its head, if that; and what is left of that."""
+    stream_id = session.quic.get_next_available_stream_id()
+    stream = session.client.streams[stream_id] = wt.Stream(session, stream_id)
+    header = fulmar_bin.varint(0x41) + fulmar_bin.varint(session.id)
+    session.quic.send_stream_data(stream_id, header if head else b"")
+    session.client.transmit()
+    return stream, b"" if head else header
+
+
+async def arrived(session):
+    """What was sent before has come to the server, and it had time for it."""
+    for _ in range(5):
+        await session.client.get("/healthz")
+
+
+@pytest.mark.parametrize("head", [False, True], ids=["nothing", "head"])
+async def test_streams_that_overtake_the_attach_wait_for_it(server, head):
+    channels, mine = [name() for _ in range(4)], name()
+    secret, identity = minted()
+    async with server.http() as http, wt.open_wt(server, path="/wt?attach") as session:
+        control, header = silent(session, head)
+        streams = []
+        for channel in channels:
+            epoch, offset = await publish(http, channel, "arrived")
+            await publish(http, channel, "missed")
+            streams.append(session.open_stream())
+            streams[-1].send(type="subscribe", channel=channel, position={"epoch": epoch, "offset": offset}, ref=1)
+        streams[0].send(type="publish", channel=mine, data="once", id="mine", ref=2)
+        await arrived(session)
+        if header:
+            control.write(header)
+            await arrived(session)
+        assert await become(control, secret) == (identity, False)
+        for stream, channel in zip(streams, channels, strict=True):
+            answer = await stream.until("subscribed", "error", ref=1)
+            assert answer["type"] == "subscribed" and answer["channel"] == channel and answer["recovered"], answer
+        published = await streams[0].until("published", "error", ref=2)
+        for stream in streams:
+            got = [m for m in stream.kept if m["type"] == "publication"] or await stream.publications(1)
+            assert [m["data"] for m in got] == ["missed"]
+        again = await send(http, {"secret": secret}, type="publish", channel=mine, data="once", id="mine")
+        assert at(again.json()) == at(published), "it is the same publisher"
+        # From then on each stream goes on by itself.
+        open_stream, _ = silent(session, True)
+        await session.open_stream().barrier()
+        await open_stream.barrier()
+
+
+async def test_an_attach_and_its_subscriptions_in_one_flight(server):
+    """As often as the order of its streams could be a matter of chance."""
+    secret, identity = minted()
+    async with wt.quic(server) as client:
+        for known in [False] + [True] * 9:
+            session = await client.session(path="/wt?attach")
+            control, streams = session.open_stream(), [session.open_stream() for _ in range(3)]
+            channels = [name() for _ in streams]
+            for stream, channel in zip(streams, channels, strict=True):
+                stream.send(type="subscribe", channel=channel, ref=1)
+            assert await become(control, secret) == (identity, known)
+            for stream, channel in zip(streams, channels, strict=True):
+                assert (await stream.until("subscribed", "error", ref=1))["channel"] == channel
+
+
+@pytest.mark.parametrize("first", ["refused", "malformed", "another"])
+async def test_an_attach_that_is_refused_or_not_sent_holds_up_nothing_more(server, first):
+    channel = name()
+    async with server.http() as http, wt.open_wt(server, path="/wt?attach") as session:
+        control, stream = session.open_stream(), session.open_stream()
+        stream.send(type="subscribe", channel=channel, ref=1)
+        await arrived(session)
+        if first == "refused":
+            answer = await control.ask(type="attach", secret="wrong", fresh=True)
+            assert answer["error"]["code"] == "unknown_session", answer
+        elif first == "malformed":
+            control.write(fulmar_bin.prefixed(b"\x24"))
+            assert (await control.until("error"))["error"]["code"] == "bad_message"
+        else:
+            await control.barrier()
+        assert (await stream.until("subscribed", "error", ref=1))["type"] == "subscribed"
+        await publish(http, channel, "on a session of its own")
+        await stream.publications(1)
+        answer = await control.ask(type="attach", secret=minted()[0], fresh=True)
+        assert answer["error"]["code"] == "bad_message", "it has subscribed"
+
+
+async def test_streams_do_not_wait_for_ever(server):
+    """The session is closed with a code that says to come back: what they wait for may have been lost on its way."""
+    async with wt.open_wt(server, path="/wt?attach") as session:
+        control, _ = silent(session, True)
+        stream = session.open_stream()
+        stream.send(type="subscribe", channel=name(), ref=1)
+        close = await control.until("close")
+        assert close["code"] == 4001, close
+        assert (await session.closed())[0] == 4001
+        await stream.ended()
+
+
+async def test_without_the_promise_a_silent_control_stream_holds_up_nothing(server):
+    for path in ("/wt", "/wt?attached"):
+        async with wt.open_wt(server, path=path) as session:
+            silent(session, True)
+            await session.open_stream().subscribe(name())

@@ -264,7 +264,9 @@ impl Driver {
         self.requests -= 1;
         // The id on the wire is the CONNECT stream's own; h3's conversion would take a quarter of it.
         let id = stream.send_id().into_inner();
-        let (session, datagrams) = Session::new(id, self.quic.clone(), connection, self.shared.stop.clone());
+        let attaches = requests::attaches(&request);
+        let (session, datagrams) =
+            Session::new(id, self.quic.clone(), connection, attaches, self.shared.stop.clone());
         self.intake.sessions.insert(id, session.clone());
         self.intake.routes.lock().push((id, session.clone()));
         if self.intake.sessions.len() == 1 {

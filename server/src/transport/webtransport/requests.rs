@@ -62,6 +62,12 @@ pub(super) fn check(request: &Request<()>, access: &Access) -> Result<(), Proble
     Ok(())
 }
 
+/// Whether the client promises that its control stream begins with an `attach`, for which the other streams are to wait.
+pub(super) fn attaches(request: &Request<()>) -> bool {
+    let mut names = request.uri().query().unwrap_or_default().split('&').map(|pair| pair.split('=').next());
+    names.any(|name| name == Some("attach"))
+}
+
 /// Answers with a problem. A browser tells its page nothing of it; other clients can read it.
 pub(super) async fn refuse(mut stream: RequestStream, problem: &Problem) {
     let mut response = Response::new(());
@@ -153,6 +159,22 @@ impl Drop for RequestBody {
         if !self.ended {
             // The answer does not depend on the rest. RFC 9114, section 4.1.
             self.recv.stop_sending(Http3Code::H3_NO_ERROR);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attach_is_promised_by_its_name_in_the_query() {
+        let asked = |uri: &str| attaches(&Request::get(uri).body(()).expect("a request"));
+        for promised in ["/wt?attach", "/wt?attach=", "/wt?x=1&attach", "/wt?attach=1&x"] {
+            assert!(asked(promised), "{promised}");
+        }
+        for silent in ["/wt", "/wt?", "/wt?attached", "/wt?x=attach", "/wt?Attach", "/attach"] {
+            assert!(!asked(silent), "{silent}");
         }
     }
 }

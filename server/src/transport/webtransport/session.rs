@@ -43,6 +43,9 @@ pub(super) struct Session {
     pub(super) unfinished: Budget,
     /// Whether the control stream, the first, is there.
     controlled: AtomicBool,
+    /// The first frame of the control stream has been answered. Only where the other streams wait for that, since the client
+    /// has promised that it is an `attach`.
+    pub(super) attached: Option<CancellationToken>,
     /// The client has been told in-band that the session closes.
     pub(super) told: CancellationToken,
     pub(super) ended: CancellationToken,
@@ -122,6 +125,7 @@ impl Session {
         id: u64,
         quic: quinn::Connection,
         connection: Connection,
+        attaches: bool,
         stop: CancellationToken,
     ) -> (Arc<Self>, Feed) {
         let mut prefix = Vec::new();
@@ -129,7 +133,8 @@ impl Session {
         let (connection, datagrams) = connection.with_datagrams();
         let unfinished = Budget::new(limits::SESSION_UNFINISHED_BYTES);
         let (controlled, told, ended) = Default::default();
-        let session = Self { quic, connection, prefix, unfinished, controlled, told, ended, stop };
+        let attached = attaches.then(CancellationToken::new);
+        let session = Self { quic, connection, prefix, unfinished, controlled, attached, told, ended, stop };
         (Arc::new(session), datagrams)
     }
 

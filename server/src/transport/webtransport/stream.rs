@@ -13,6 +13,7 @@ use futures_util::future::poll_fn;
 use h3::quic::RecvStream as _;
 use h3_webtransport::stream::RecvStream;
 use tokio::time::{self, Sleep};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     backend::{RecvStream as QuicRecv, SessionStream, quic_code},
@@ -37,12 +38,34 @@ impl Session {
         let mut feed = if control { feed } else { feed.apart() };
         let duplex = Duplex::new(&self.connection, Encoding::Binary, heartbeat, &[]);
         let mut source = Frames::new(recv, &self.unfinished);
+        source.answered = self.attached.as_ref().filter(|_| control);
         let mut sink = Outgoing { send, pending: BytesMut::new() };
+        let run = async {
+            if let Some(attached) = self.attached.as_ref().filter(|_| !control)
+                && let Err(code) = Box::pin(self.turn(attached)).await
+            {
+                return End::Server(code);
+            }
+            duplex.run(&mut feed, &mut source, &mut sink).await
+        };
         let end = tokio::select! {
-            end = duplex.run(&mut feed, &mut source, &mut sink) => end,
+            end = run => end,
             () = self.ended.cancelled() => End::Server(CloseCode::SessionExpired),
         };
         Box::pin(self.finish(end, control, &feed, &mut source, &mut sink)).await;
+    }
+
+    /// Waits until the control stream's first frame has been answered, and reads nothing meanwhile.
+    async fn turn(&self, attached: &CancellationToken) -> Result<(), CloseCode> {
+        tokio::select! {
+            () = attached.cancelled() => Ok(()),
+            code = self.connection.closed() => Err(code),
+            // Its packets may have been lost on a bad path: it is for the client to come back.
+            () = time::sleep(limits::ATTACH_DEADLINE) => {
+                self.connection.close(CloseCode::NoHeartbeat);
+                Err(CloseCode::NoHeartbeat)
+            }
+        }
     }
 
     /// Ends a stream.
@@ -111,6 +134,10 @@ struct Frames<'a> {
     broken: bool,
     /// A frame was not whole in time.
     late: bool,
+    /// Told that the first frame has been answered, which is so when the next is asked for.
+    answered: Option<&'a CancellationToken>,
+    /// The first frame has been asked for.
+    begun: bool,
 }
 
 /// What a buffer says of the frame at its front.
@@ -131,6 +158,8 @@ impl<'a> Frames<'a> {
             deadline: None,
             broken: false,
             late: false,
+            answered: None,
+            begun: false,
         }
     }
 
@@ -167,6 +196,11 @@ impl<'a> Frames<'a> {
 
 impl duplex::Source for Frames<'_> {
     async fn next(&mut self) -> Incoming {
+        if std::mem::replace(&mut self.begun, true)
+            && let Some(answered) = self.answered.take()
+        {
+            answered.cancel();
+        }
         loop {
             if self.broken {
                 return Incoming::Broken(CloseCode::ProtocolError.code());
