@@ -9,7 +9,7 @@ use fulmar_client::{
     ChannelName, Client, Connector, Draft, Ended, Event, Key, Lane, Offset, Payload, Position, Positions,
     Relay, RequestError, Start, StateView, Subscription, Trust,
 };
-use fulmar_core::Code;
+use fulmar_core::{Code, PublicationId};
 use support::{Running, binary_payload, within};
 
 fn channel(name: &str) -> ChannelName {
@@ -293,6 +293,29 @@ async fn a_session_goes_on_from_its_clients_positions() {
             assert!(matches!(next(&mut moved).await, Event::Gap(_)));
         }
     }
+    assert_eq!(after.complaint(), None);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_is_who_it_was_and_subscribes_anew() {
+    let node = Running::start();
+    let (id, secret) = node.hub.create_session().expect("room");
+    let (before, after) = (connect(&node).await, connect(&node).await);
+    assert_eq!(before.identify(&secret).await.expect("attached"), (id.to_string(), true));
+    let mine = Draft { id: Some(PublicationId::parse("mine").expect("an id")), ..binary_payload("once") };
+    let first = before.publish(&channel("event:b"), mine.clone()).await.expect("published");
+    let mut events = subscribe(&before, "event:a", Start::Afresh).await;
+    node.publish("event:a", binary_payload("arrived")).await;
+    assert_eq!(publication(&mut events).await.0, 1);
+    let read = events.position().expect("a position").clone();
+    node.publish("event:a", binary_payload("missed")).await;
+
+    assert_eq!(after.identify(&secret).await.expect("attached"), (id.to_string(), true));
+    assert_eq!(within("the end", before.closed()).await.code, 4900);
+    let mut own = subscribe(&after, "event:a", Start::Position(read)).await;
+    assert_eq!(publication(&mut own).await.1, b"missed");
+    assert_eq!(after.publish(&channel("event:b"), mine).await.expect("published"), first);
     assert_eq!(after.complaint(), None);
     node.stop().await;
 }
