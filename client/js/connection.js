@@ -169,6 +169,17 @@ export class InbandConnection extends Connection {
     return this.request({ type: 'publish', channel, ...content });
   }
 
+  /**
+   * Takes over the session of a secret. What is sent next need not wait for the answer where the connection was opened for
+   * that (WebTransport: `attach`) and the session is taken `fresh`: without its subscriptions, and made if it is not known.
+   * @param {string} secret @param {{fresh?: boolean}} [options]
+   * @returns {Promise<Answers['attach']>} the `attached` that answers
+   */
+  attach(secret, { fresh = false } = {}) {
+    const whose = fresh ? { fresh } : { id: secret.split('.', 1)[0] };
+    return this.request({ type: 'attach', ...whose, secret });
+  }
+
   /** @returns {Promise<Answers['ping']>} */
   async ping() {
     const began = performance.now();
@@ -194,7 +205,7 @@ export class InbandConnection extends Connection {
 
   identify(secret) {
     // Where it is refused the connection serves all the same, as a session of its own.
-    this.request({ type: 'attach', id: '', secret, fresh: true }).catch(() => {});
+    this.attach(secret, { fresh: true }).catch(() => {});
   }
 
   /** @protected @abstract @param {ClientMessage} message */

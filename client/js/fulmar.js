@@ -37,7 +37,8 @@
  * @property {number} [wait] poll: seconds the server may wait for something to tell; 0 is plain polling. Default 25
  * @property {number} [interval] poll: ms between one answer and the next request. Default 0, or 1000 if `wait` is 0
  * @property {number} [timeout] WebTransport and WebSocket: ms the handshake may take. Default 8000
- * @property {boolean} [attach] WebTransport: `attach` is the first that will be sent
+ * @property {boolean} [attach] WebTransport: `attach` is the first that is called on the connection, and the server takes
+ *   nothing before it. Not together with `channels`
  * @property {Iterable<string>} [channels] subscribed at once, as by `subscribe`
  * @property {string | null} [after] the cursor from which `channels` go on
  * @property {(message: Message) => void} [onmessage]

@@ -87,6 +87,11 @@ const answers = (message, stream) => {
   } else if (message.type === 'subscribe') {
     stream.say({ type: 'error', ref: message.ref, error: { code: 'forbidden', message: 'No.' } });
   }
+  if (message.type === 'attach' && message.secret === 'the-id.the-secret') {
+    stream.say({ type: 'attached', ref: message.ref, session: 'its-id', resumed: !message.fresh });
+  } else if (message.type === 'attach') {
+    stream.say({ type: 'error', ref: message.ref, error: { code: 'unknown_session', message: 'No.' } });
+  }
   if (message.type === 'unsubscribe') stream.say({ type: 'unsubscribed', ref: message.ref, channel: message.channel });
   if (message.type === 'publish') {
     stream.say({ type: 'published', ref: message.ref, channel: message.channel, epoch: 'e', offset: 7 });
@@ -94,11 +99,11 @@ const answers = (message, stream) => {
 };
 
 describe('WebTransport', () => {
-  async function opened(answer = answers) {
+  async function opened(answer = answers, options = {}) {
     const { made, WebTransport } = fakeWebTransport(answer);
     const messages = [];
     const connection = await open('webtransport', {
-      base: 'http://h', fetch: connect, WebTransport, onmessage: (message) => messages.push(message) });
+      ...options, base: 'http://h', fetch: connect, WebTransport, onmessage: (message) => messages.push(message) });
     return { session: made[0], connection, messages };
   }
 
@@ -114,6 +119,19 @@ describe('WebTransport', () => {
     await assert.rejects(connection.subscribe('host:x'), { code: 'forbidden' });
     await connection.unsubscribe('state:a');
     assert.equal(connection.cursor, null);
+    connection.close();
+  });
+
+  test('an attach is the first on its connection where it was promised', async () => {
+    const { session, connection } = await opened(answers, { attach: true });
+    assert.equal(session.url, 'https://127.0.0.1:1/wt?attach');
+    const [attached] = await Promise.all([
+      connection.attach('the-id.the-secret', { fresh: true }), connection.subscribe('state:a')]);
+    assert.deepEqual(attached, { type: 'attached', ref: 1, session: 'its-id', resumed: false });
+    assert.deepEqual(session.streams.map(({ got }) => got.map(({ type }) => type)), [['attach'], ['subscribe']]);
+    assert.deepEqual(session.streams[0].got[0], { type: 'attach', ref: 1, secret: 'the-id.the-secret', fresh: true });
+    await assert.rejects(connection.attach('no-secret'), { code: 'unknown_session' });
+    assert.equal((await opened()).session.url, 'https://127.0.0.1:1/wt');
     connection.close();
   });
 
@@ -389,6 +407,8 @@ describe('WebSocket', () => {
       assert.equal(connection.cursor, at(3));
       assert.equal((await connection.publish('event:x', { data: { a: 1 } })).offset, 7);
       assert.deepEqual(made[0].got.at(-1).data, { a: 1 });
+      assert.equal((await connection.attach('the-id.the-secret')).resumed, true);
+      assert.deepEqual(made[0].got.at(-1), { type: 'attach', ref: 3, id: 'the-id', secret: 'the-id.the-secret' });
       connection.close(4321, 'done');
       assert.deepEqual(await connection.closed, { code: 4321, reason: 'done' });
       await assert.rejects(connection.publish('event:x', { data: 1 }), { code: 'closed' });

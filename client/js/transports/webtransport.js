@@ -359,7 +359,7 @@ const describe = (error) => (error instanceof Error && error.message ? error.mes
 
 /** @param {import('../fulmar.js').Placed} options */
 export async function openWebTransport(options) {
-  const { timeout = 8000 } = options;
+  const { timeout = 8000, attach = false } = options;
   const WebTransport = options.WebTransport ?? globalThis.WebTransport;
   if (!WebTransport) throw new FulmarError('unsupported', 'There is no WebTransport here.');
 
@@ -370,7 +370,7 @@ export async function openWebTransport(options) {
   if (hashes.length) {
     init.serverCertificateHashes = hashes.map(({ algorithm, value }) => ({ algorithm, value: fromBase64(value) }));
   }
-  const session = new WebTransport(webtransport.url, init);
+  const session = new WebTransport(attach ? `${webtransport.url}?attach` : webtransport.url, init);
   session.closed.catch(() => {});
   try {
     await within(timeout, session.ready);
@@ -392,6 +392,6 @@ export async function openWebTransport(options) {
   const control = new Pipe(await session.createBidirectionalStream());
   const connection = new WebTransportConnection(session, control);
   // A stream exists for the server only when something has been sent on it, and the first is the control stream.
-  connection.ping().catch(() => {});
+  if (!attach) connection.ping().catch(() => {});
   return connection;
 }
