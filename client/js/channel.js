@@ -2,7 +2,7 @@
  * A channel as a client reads it, over whichever connection there is: what was handed over once is not handed over
  * again when the next connection goes on from before it.
  *
- * @typedef {import('./wire.js').Message} Message
+ * @typedef {import('./wire.js').InChannel} Message
  * @typedef {import('./cursor.js').Entry} Entry
  * @typedef {import('./subscription.js').Subscription} Subscription
  * @typedef {import('./fulmar.js').AnyConnection} AnyConnection

@@ -31,10 +31,9 @@ import { forget } from './verdict.js';
 /** When better transports are dialled behind a fallback: soon at first, then ever less often, in ms. */
 const FIRST_CLIMB_MS = 5000, MAX_CLIMB_MS = 5 * 60_000;
 
-/** 16 random bytes, as the server writes them. */
+/** The secret of a session that the server makes when it first hears of it (PROTOCOL.md, section 4). */
 function mintSecret() {
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
-  return toBase64(bytes).replaceAll('+', '-').replaceAll('/', '_').replaceAll('=', '');
+  return toBase64(crypto.getRandomValues(new Uint8Array(24))).replaceAll('+', '-').replaceAll('/', '_');
 }
 
 /**
@@ -58,7 +57,6 @@ export class Client extends EventTarget {
   #publisher = new Publisher(this.#secret.slice(0, 4));
   #backoff = new Backoff();
   #dialler;
-  #open;
   /** @type {Heartbeat | null} */
   #heartbeat = null;
   /** Ends the wait that is under way. */
@@ -68,8 +66,8 @@ export class Client extends EventTarget {
   /** @type {Close | null} */
   #end = null;
   #suspended = false;
-  #stopClimbing = new AbortController();
-  #finish = { ready: (_) => {}, failed: (_) => {}, closed: (_) => {} };
+  /** @type {{ready: (client: Client) => void, failed: (error: Error) => void, closed: (close: Close) => void}} */
+  #finish = { ready() {}, failed() {}, closed() {} };
 
   /**
    * @param {string} base of the server
@@ -79,10 +77,9 @@ export class Client extends EventTarget {
   constructor(base, transports, open) {
     super();
     this.base = base;
-    this.#open = open;
     this.#dialler = new Dialler(base, transports, open);
     this.#dialler.onbetter = (connection) => this.#climbed(connection);
-    this.ready = new Promise((resolve, reject) => Object.assign(this.#finish, { ready: resolve, failed: reject }));
+    this.ready = new Promise((ready, failed) => Object.assign(this.#finish, { ready, failed }));
     this.ready.catch(() => {});
     this.closed = new Promise((resolve) => (this.#finish.closed = resolve));
   }
@@ -110,7 +107,7 @@ export class Client extends EventTarget {
   subscribe(channel, { after, ...handlers } = {}) {
     const held = this.#channel(channel, after);
     const subscription = new Subscription(held, handlers);
-    if (held.view) this.#tellAll(held, subscription);
+    this.#tellAll(held, subscription);
     held.subscriptions.add(subscription);
     if (held.known) subscription.accepted();
     return subscription;
@@ -177,6 +174,7 @@ export class Client extends EventTarget {
     return channel;
   }
 
+  /** @type {import('./channel.js').Owner} */
   #owner = {
     pause: (channel) => {
       channel.paused = true;
@@ -201,6 +199,7 @@ export class Client extends EventTarget {
     channel.busy = this.#joined(connection, channel, channel.busy);
   }
 
+  /** @param {AnyConnection} connection @param {Channel} channel @param {Promise<unknown>} before */
   async #joined(connection, channel, before) {
     await before;
     const isWanted = () => this.#channels.get(channel.name) === channel && !channel.paused && !channel.refused;
@@ -230,6 +229,7 @@ export class Client extends EventTarget {
 
   /** Tells a newcomer what the others know. @param {Channel} channel @param {Subscription} subscription */
   #tellAll({ name, view, entry }, subscription) {
+    if (!view) return;
     for (const [key, value] of view.entries(name)) {
       subscription.deliver({ type: 'publication', channel: name, key, ...value }, true);
     }
@@ -351,9 +351,9 @@ export class Client extends EventTarget {
 
   /** @param {AnyConnection} connection @param {import('./wire.js').Message} message */
   #take(connection, message) {
-    const channel = this.#channels.get(message.channel ?? '');
-    if (channel) channel.take(connection, message);
-    if (message.type === 'error') this.#tell('error', new FulmarError(message.error.code, message.error.message));
+    if (message.type === 'error') {
+      this.#tell('error', new FulmarError(message.error.code, message.error.message));
+    } else if (isInChannel(message)) this.#channels.get(message.channel)?.take(connection, message);
   }
 
   /** Dials what is better behind a running fallback. @param {AnyConnection} connection @param {AbortSignal} signal */
@@ -431,8 +431,16 @@ export class Client extends EventTarget {
   }
 }
 
-/** Whether the server has said that it does not want this client, whatever the transport. @param {unknown} error */
+/**
+ * Whether the server has said that it does not want this client, whatever the transport.
+ * @param {unknown} error @returns {error is FulmarError}
+ */
 function isRefusal(error) {
   return error instanceof FulmarError && error.status !== undefined
     && error.status >= 400 && error.status < 500 && error.status !== 408 && error.status !== 429;
 }
+
+const IN_CHANNEL = new Set(['publication', 'gap', 'reset', 'synced']);
+
+/** @param {import('./wire.js').Message} message @returns {message is import('./wire.js').InChannel} */
+const isInChannel = (message) => IN_CHANNEL.has(message.type);

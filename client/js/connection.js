@@ -47,7 +47,7 @@ export class Connection {
   #finish = () => {};
   #finished = false;
 
-  /** @param {string} transport @param {string} encoding */
+  /** @param {import('./fulmar.js').TransportName} transport @param {string} encoding */
   constructor(transport, encoding) {
     this.transport = transport;
     this.encoding = encoding;
@@ -120,7 +120,7 @@ export class InbandConnection extends Connection {
   #channels = new Set();
   #ref = 0;
 
-  /** @param {string} transport @param {string} encoding */
+  /** @param {import('./fulmar.js').TransportName} transport @param {string} encoding */
   constructor(transport, encoding) {
     super(transport, encoding);
     this.positions = new Positions();
@@ -195,14 +195,17 @@ export class InbandConnection extends Connection {
     return true;
   }
 
+  /** @param {string} channel */
   entry(channel) {
     return this.positions.entry(channel);
   }
 
+  /** @param {string} channel */
   has(channel) {
     return this.#channels.has(channel);
   }
 
+  /** @param {string} secret */
   identify(secret) {
     // Where it is refused the connection serves all the same, as a session of its own.
     this.attach(secret, { fresh: true }).catch(() => {});

@@ -39,7 +39,7 @@ export class Dialler {
    */
   constructor(base, order, open) {
     this.#base = base;
-    this.#order = order;
+    this.#order = [...order];
     this.#open = open;
   }
 
@@ -56,8 +56,9 @@ export class Dialler {
       let timer;
       const advance = () => {
         clearTimeout(timer);
-        if (settled || next >= order.length) return;
-        const transport = order[next++];
+        const transport = order[next];
+        if (settled || !transport) return;
+        next++;
         this.#attempt(transport).then(
           (connection) => {
             if (settled) {
@@ -92,7 +93,7 @@ export class Dialler {
   async dialBetter(than) {
     const now = Date.now();
     const better = this.#order.slice(0, this.#order.indexOf(than))
-      .filter((transport) => !(this.#barred.get(transport) > now));
+      .filter((transport) => !((this.#barred.get(transport) ?? 0) > now));
     for (const transport of better) {
       try {
         this.#late(await this.#attempt(transport));
@@ -116,7 +117,7 @@ export class Dialler {
   /** What worked a moment ago is dialled first; those better than it come behind it, later (`dialBetter`). */
   #fromRemembered() {
     const now = Date.now();
-    const open = this.#order.filter((transport) => !(this.#barred.get(transport) > now));
+    const open = this.#order.filter((transport) => !((this.#barred.get(transport) ?? 0) > now));
     const order = open.length ? open : [...this.#order];
     const at = order.indexOf(/** @type {TransportName} */ (recall(this.#base, now)));
     // What is better is tried too where the remembered one fails.

@@ -30,7 +30,6 @@
  * @typedef {import('./state.js').Value} Value what a `StateView` holds of a key
  * @typedef {import('./connection.js').InbandConnection | import('./http.js').HttpConnection} AnyConnection a connection on any transport
  * @typedef {'webtransport' | 'websocket' | 'sse' | 'poll'} TransportName
- * @typedef {import('./connection.js').InbandConnection | import('./http.js').HttpConnection} AnyConnection
  * @typedef {object} Options
  * @property {string} [base] where the server's HTTP is; by default where the page came from
  * @property {'json' | 'bin'} [encoding] on WebSocket; WebTransport is binary, SSE and poll are JSON

@@ -38,7 +38,7 @@ export class HttpConnection extends Connection {
   #joining = [];
   #scheduled = false;
 
-  /** @param {string} transport @param {import('./fulmar.js').Placed} options */
+  /** @param {import('./fulmar.js').TransportName} transport @param {import('./fulmar.js').Placed} options */
   constructor(transport, { base, fetch = globalThis.fetch }) {
     super(transport, 'json');
     this.base = base;
@@ -120,9 +120,8 @@ export class HttpConnection extends Connection {
       if (signal.aborted || !isOfChannel(error)) continue;
       dropped = true;
       this.channels.delete(channel);
-      const waits = (waiting) => waiting.channel === channel;
-      for (const { reject } of this.#joining.filter(waits)) reject(error);
-      this.#joining = this.#joining.filter((waiting) => !waits(waiting));
+      for (const waiting of this.#joining) if (waiting.channel === channel) waiting.reject(error);
+      this.#joining = this.#joining.filter((waiting) => waiting.channel !== channel);
     }
     return dropped;
   }
@@ -161,6 +160,7 @@ export class HttpConnection extends Connection {
     return this.channels.has(channel);
   }
 
+  /** @param {string} secret */
   identify(secret) {
     this.#secret = secret;
   }
@@ -201,6 +201,7 @@ export class HttpConnection extends Connection {
     this.#secret ??= secret;
   }
 
+  /** @returns {Record<string, string>} */
   #bearer() {
     return this.#secret ? { authorization: `Bearer ${this.#secret}` } : {};
   }

@@ -81,6 +81,7 @@ export class Publisher {
     return true;
   }
 
+  /** @param {string} id */
   #take(id) {
     const pending = this.#pending.get(id);
     if (!pending) return undefined;
@@ -89,6 +90,7 @@ export class Publisher {
     return pending;
   }
 
+  /** @param {string} id */
   #expire(id) {
     const pending = this.#take(id);
     if (!pending) return;
