@@ -7,9 +7,10 @@ import os
 import fulmar_bin
 import pytest
 import wt
+from raw import EventStream
 from server import check_error, name, publish
-from test_resuming import TRANSPORTS, at, over
-from test_sessions import ENCODINGS, new_session, send
+from test_resuming import TRANSPORTS, at, forgetful, over, until_reaped  # noqa: F401
+from test_sessions import ENCODINGS, bearer, new_session, send, ticket
 from ws import open_ws
 
 
@@ -225,3 +226,45 @@ async def test_without_the_promise_a_silent_control_stream_holds_up_nothing(serv
         async with wt.open_wt(server, path=path) as session:
             silent(session, True)
             await session.open_stream().subscribe(name())
+
+
+async def make(http, secret):
+    """What POST /session answers to whoever has a secret."""
+    response = await http.post("/session", json={}, headers=bearer({"secret": secret}))
+    assert response.status_code == 200 and "no-store" in response.headers["cache-control"], response.text
+    return response.json()
+
+
+async def test_a_session_is_made_again_without_a_connection(forgetful):  # noqa: F811
+    """So a publisher that has none, or only reads by SSE or poll, is who it was."""
+    secret, identity = minted()
+    mine, channel = {"type": "publish", "channel": name(), "data": "once", "id": "mine"}, name()
+    session = {"id": identity, "secret": secret}
+    async with forgetful.http() as http:
+        check_error(await send(http, session, **mine), 401, "unknown_session")
+        assert await make(http, secret) == {"id": identity, "resumed": False}, "the secret is not repeated"
+        first = (await send(http, session, **mine)).json()
+        assert await make(http, secret) == {"id": identity, "resumed": True}
+        async with await EventStream.open(forgetful, channel, ticket=await ticket(http, session)) as stream:
+            assert (await send(http, session, type="publish", channel=channel, data="by itself")).status_code == 200
+            assert (await stream.message())["data"] == "by itself"
+            assert await make(http, secret) == {"id": identity, "resumed": True}
+        await until_reaped(forgetful, session)
+        assert await make(http, secret) == {"id": identity, "resumed": False}
+        assert (await send(http, session, **mine)).json() == first, "it is the same publisher"
+        async with open_ws(forgetful) as ws:
+            assert await become(ws, secret) == (identity, True)
+
+
+async def test_what_is_no_secret_makes_no_session(server):
+    async with server.http() as http:
+        one, other = await new_session(http), await new_session(http)
+        before = (await http.get("/api/stats")).json()["sessions"]
+        own = one["secret"].split(".")[1]
+        for wrong in ("wrong", one["id"], own, one["secret"][:-1], f"{other['id']}.{own}", "."):
+            response = await http.post("/session", json={}, headers={"authorization": f"Bearer {wrong}"})
+            check_error(response, 401, "unauthorized", wrong)
+        assert (await http.get("/api/stats")).json()["sessions"] == before
+        # Credentials of another kind are another's, of a proxy's perhaps.
+        response = await http.post("/session", json={}, headers={"authorization": "Basic dTpw"})
+        assert response.status_code == 200 and response.json()["secret"], response.text

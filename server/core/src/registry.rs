@@ -147,6 +147,17 @@ pub struct Resumed<T> {
     pub ended: Option<T>,
 }
 
+/// A session that is there, with or without a connection.
+#[derive(Debug)]
+pub struct Ensured<T> {
+    /// The session's.
+    pub id: SessionId,
+    /// It was there; else it was made again.
+    pub known: bool,
+    /// The handle of the session that gave way to it, if one had to.
+    pub ended: Option<T>,
+}
+
 /// What a registry holds at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
@@ -268,6 +279,42 @@ impl<T: Clone> Registry<T> {
         let id = self.identify(secret)?;
         let entry = self.sessions.get(&id).filter(|entry| entry.resumable).ok_or_else(unknown)?;
         Ok((id, entry.handle.clone()))
+    }
+
+    /// As [`Self::authenticate`], which is a sign of life: a session without a connection is kept for another grace period.
+    ///
+    /// # Errors
+    /// As [`Self::authenticate`].
+    pub fn touch(&mut self, secret: &str, now: Now) -> Result<(SessionId, T), Problem> {
+        let (id, handle) = self.authenticate(secret)?;
+        if let Some(stay) = self.sessions.get_mut(&id).and_then(|entry| entry.detached.as_mut()) {
+            self.detached.remove(id, *stay);
+            stay.since = now.monotonic;
+            self.detached.insert(id, *stay);
+        }
+        Ok((id, handle))
+    }
+
+    /// Sees to it that there is the session of a secret: one that is known is kept for another grace period without a
+    /// connection, another is made again, as by [`Self::insert_resumable`], with the handle that `make` gives.
+    ///
+    /// # Errors
+    /// `unknown_session` for what is no secret; else as [`Self::insert_resumable`].
+    pub fn ensure(
+        &mut self,
+        secret: &str,
+        make: impl FnOnce(SessionId) -> T,
+        now: Now,
+    ) -> Result<Ensured<T>, Problem> {
+        let id = self.identify(secret)?;
+        let known = self.sessions.contains_key(&id);
+        let ended = if known {
+            self.touch(secret, now)?;
+            None
+        } else {
+            self.insert_resumable(id, make(id), now)?
+        };
+        Ok(Ensured { id, known, ended })
     }
 
     /// The id of the session that a secret proves, known or not.

@@ -15,7 +15,12 @@ use serde_json::json;
 use super::{App, problem::Failure};
 use crate::limits;
 
-pub(super) async fn create(State(app): State<Arc<App>>) -> Result<Response, Failure> {
+pub(super) async fn create(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, Failure> {
+    if let Ok(secret) = bearer(&headers) {
+        let (id, resumed) = app.hub.ensure_session(secret)?;
+        // Its owner has the secret; what is not said again cannot get into wrong hands.
+        return Ok(json_response(json!({"id": id.to_string(), "resumed": resumed}).to_string()));
+    }
     let (id, secret) = app.hub.create_session()?;
     Ok(json_response(json!({"id": id.to_string(), "secret": secret}).to_string()))
 }

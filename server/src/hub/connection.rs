@@ -484,7 +484,7 @@ impl Hub {
     }
 
     /// Does what a message of a session's owner asks, whatever the session is attached to. A new subscription is read
-    /// by the attached connection.
+    /// by the attached connection. It is a sign of life, whether it can be done or not.
     ///
     /// # Errors
     /// `unknown_session`, or the message's own problem.
@@ -493,7 +493,7 @@ impl Hub {
         secret: &str,
         message: ClientMessage,
     ) -> Result<ServerMessage, Problem> {
-        let (_, session) = lock(&self.registry).authenticate(secret)?;
+        let (_, session) = lock(&self.registry).touch(secret, self.now())?;
         match message {
             ClientMessage::Subscribe { r#ref, channel: name, start } => {
                 self.readable(&name)?;

@@ -29,7 +29,7 @@ use aws_lc_rs::digest;
 
 use fulmar_core::{
     ChannelName, CloseCode, Code, Draft, Epoch, Now, Position, Problem,
-    registry::{Capacity, Registry, Secret, SessionId, Ticket},
+    registry::{Capacity, Ensured, Registry, Secret, SessionId, Ticket},
 };
 
 use tokio::time::Instant;
@@ -189,6 +189,24 @@ impl Hub {
         lock(&self.registry).detached_subscriptions()
     }
 
+    /// Sees to it that there is the session of a secret, whoever made that up: one that is not known is made again, without
+    /// subscriptions. Its id, and whether it was known.
+    ///
+    /// # Errors
+    /// `unauthorized` for what is no secret, `too_many_sessions`, `shutting_down`.
+    pub fn ensure_session(&self, secret: &str) -> Result<(SessionId, bool), Problem> {
+        if self.is_stopping() {
+            return Err(shutting_down());
+        }
+        let no_secret = |_| Problem::new(Code::Unauthorized, "that is not the secret of a session");
+        let mut registry = lock(&self.registry);
+        registry.identify(secret).map_err(no_secret)?;
+        let Ensured { id, known, ended } = registry.ensure(secret, Session::new, self.now())?;
+        drop(registry);
+        self.end_session(ended);
+        Ok((id, known))
+    }
+
     /// A session had to give way to another.
     fn end_session(&self, gone: Option<Arc<Session>>) {
         if let Some(session) = gone {
@@ -196,13 +214,13 @@ impl Hub {
         }
     }
 
-    /// A ticket that attaches the session of `secret` once.
+    /// A ticket that attaches the session of `secret` once. Asking for it is a sign of life.
     ///
     /// # Errors
     /// `unknown_session`, or too many tickets wait.
     pub fn issue_ticket(&self, secret: &str) -> Result<String, Problem> {
         let mut registry = lock(&self.registry);
-        let (id, _) = registry.authenticate(secret)?;
+        let (id, _) = registry.touch(secret, self.now())?;
         let ticket = Ticket::from_entropy(entropy());
         registry.issue(id, ticket, self.now())?;
         Ok(ticket.reveal())

@@ -275,6 +275,35 @@ async fn a_fresh_attach_makes_the_session_of_a_secret_that_the_client_made() {
 }
 
 #[tokio::test]
+async fn whoever_sends_without_a_connection_keeps_the_session() {
+    const GRACE: Duration = Duration::from_millis(500);
+    let hub = Hub::new(Namespaces::new([]), GRACE);
+    let (id, secret) = session(&hub);
+    let no_channel = || ClientMessage::Unsubscribe { r#ref: None, channel: channel("event:a") };
+    let begun = hub.now().monotonic;
+    // Without a pause, so that it is never silent for so long.
+    while hub.now().since(begun) < GRACE * 2 {
+        let refused = hub.execute_for(&secret, no_channel()).await.expect_err("it has no subscription");
+        assert_eq!(refused.code, Code::NotSubscribed);
+        hub.maintain();
+    }
+    let heard = hub.now().monotonic;
+    while hub.census().0 > 0 {
+        assert!(hub.now().since(heard) < GRACE * 20, "it is reaped in the end");
+        hub.maintain();
+    }
+    assert_eq!(hub.execute_for(&secret, no_channel()).await.expect_err("reaped").code, Code::UnknownSession);
+    assert_eq!(hub.issue_ticket(&secret).expect_err("reaped").code, Code::UnknownSession);
+    let again =
+        |known| hub.ensure_session(&secret).is_ok_and(|it| (it.0.to_string(), it.1) == (id.clone(), known));
+    assert!(again(false) && again(true), "it is made again, once");
+    assert!(hub.issue_ticket(&secret).is_ok());
+    assert_eq!(hub.ensure_session(&id).expect_err("no secret").code, Code::Unauthorized);
+    hub.drain();
+    assert_eq!(hub.ensure_session(&secret).expect_err("it stops").code, Code::ShuttingDown);
+}
+
+#[tokio::test]
 async fn a_connection_that_was_replaced_ends_nothing_of_the_session() {
     let hub = hub();
     let session = session(&hub);

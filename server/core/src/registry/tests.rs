@@ -76,6 +76,42 @@ fn the_last_attachment_wins_and_the_grace_period_runs_from_its_end() {
 }
 
 #[test]
+fn a_sign_of_life_keeps_a_session_without_a_connection_for_another_grace_period() {
+    let (mut registry, secret) = resumable();
+    registry.touch(&secret, Now::from_millis(29_999)).expect("known");
+    assert!(registry.reap(Now::from_millis(59_998)).is_empty());
+    let (_, _, attachment) = registry.attach(&secret).expect("known");
+    registry.touch(&secret, Now::from_millis(60_000)).expect("known");
+    assert!(registry.reap(Now::from_millis(200_000)).is_empty(), "it is attached");
+    registry.detach(ID, attachment, 3, Now::from_millis(200_000));
+    registry.touch(&secret, Now::from_millis(220_000)).expect("known");
+    assert_eq!(registry.detached_subscriptions(), 3);
+    assert!(registry.reap(Now::from_millis(249_999)).is_empty());
+    assert_eq!(registry.reap(Now::from_millis(250_000)), ["it"]);
+    assert_eq!(registry.detached_subscriptions(), 0);
+    let gone = registry.touch(&secret, Now::from_millis(250_000)).expect_err("reaped");
+    assert_eq!(gone.code, Code::UnknownSession);
+}
+
+#[test]
+fn a_secret_has_its_session_made_again_without_a_connection() {
+    let mut registry = registry(11);
+    let secret = |n| Secret::from_entropy([n; 24]).reveal(SessionId::from_entropy([n; 16]));
+    let mut ensure = |n, at| registry.ensure(&secret(n), |_| "it", Now::from_millis(at));
+    let first = ensure(7, 0).expect("room");
+    assert_eq!((first.id, first.known), (ID, false));
+    assert!(ensure(7, 20_000).expect("room").known);
+    assert!(!ensure(8, 20_000).expect("room").known);
+    assert_eq!(ensure(9, 20_000).expect_err("two wait to be attached").code, Code::TooManySessions);
+    assert!(ensure(7, 21_000).expect("room").known, "it needs no more room");
+    let wrong = Secret::from_entropy([7; 24]).reveal(SessionId::from_entropy([8; 16]));
+    let wrong = registry.ensure(&wrong, |_| "wrong", Now::from_millis(21_000)).expect_err("no secret");
+    assert_eq!(wrong.code, Code::UnknownSession);
+    assert_eq!(registry.reap(Now::from_millis(50_999)), ["it"], "the other");
+    assert_eq!(registry.reap(Now::from_millis(51_000)), ["it"]);
+}
+
+#[test]
 fn a_session_that_is_not_known_is_made_again_by_its_secret_alone() {
     let (mut registry, secret) = resumable();
     let resumed = registry.resume(&secret, |_| "again").expect("known");
