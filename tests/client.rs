@@ -141,11 +141,37 @@ async fn who_reads_slowly_loses_nothing_and_holds_up_nobody() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn state_that_nobody_reads_waits_on_the_server_and_holds_up_nobody() {
-    const KEYS: u64 = 1_500;
     let node = Running::start();
     let client = connect(&node).await;
-    let mut unread = subscribe(&client, "state:unread", Start::Afresh).await;
-    let mut other = subscribe(&client, "state:other", Start::Afresh).await;
+    let unread = subscribe(&client, "state:unread", Start::Afresh).await;
+    let other = subscribe(&client, "state:other", Start::Afresh).await;
+    nobody_reads(node, client, unread, other).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn state_that_came_with_a_session_and_that_nobody_reads_does_so_too() {
+    let node = Running::start();
+    let (id, secret) = node.hub.create_session().expect("room");
+    let id = id.to_string();
+    let (before, client) = (connect(&node).await, connect(&node).await);
+    before.attach(&id, &secret).await.expect("attached");
+    let _left_behind = [
+        subscribe(&before, "state:unread", Start::Afresh).await,
+        subscribe(&before, "state:other", Start::Afresh).await,
+    ];
+    client.attach(&id, &secret).await.expect("attached");
+    let mut came = Vec::new();
+    for _ in 0..2 {
+        came.push(within("the subscription", client.adopted()).await.expect("it came along"));
+    }
+    came.sort_by_key(|it| it.channel().to_string());
+    let unread = came.pop().expect("two");
+    let other = came.pop().expect("two");
+    nobody_reads(node, client, unread, other).await;
+}
+
+async fn nobody_reads(node: Running, client: Client, mut unread: Subscription, mut other: Subscription) {
+    const KEYS: u64 = 1_500;
     for state in [&mut unread, &mut other] {
         while !matches!(next(state).await, Event::Synced(_)) {}
     }
@@ -194,6 +220,7 @@ async fn state_that_nobody_reads_waits_on_the_server_and_holds_up_nobody() {
     let (offset, _, lane) = publication(&mut unread).await;
     assert_eq!((offset, lane), (newest + 1, Lane::Datagram));
     unread.unsubscribe().await.expect("it is there");
+    assert_eq!(client.complaint(), None);
     node.stop().await;
 }
 

@@ -1,6 +1,9 @@
 //! One channel that is being read.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use bytes::Bytes;
 use fulmar_core::{
@@ -42,8 +45,20 @@ pub struct Subscription {
 #[derive(Debug)]
 enum Way {
     Stream(mpsc::Sender<Bytes>),
-    /// It came with a session, and has no stream.
-    Control,
+    /// It came with a session, and has no stream until it is paused for the first time.
+    Control(Arc<Leaving>),
+}
+
+/// Whether the server was told on the control stream that a subscription which came with a session ends there. Told twice, the
+/// second could come late and end another.
+#[derive(Debug, Default)]
+struct Leaving(AtomicBool);
+
+impl Leaving {
+    /// Whether it has to be told: to the first who asks.
+    fn claim(&self) -> bool {
+        !self.0.swap(true, Ordering::AcqRel)
+    }
 }
 
 /// Its place among the subscriptions of the session, which it gives up when dropped.
@@ -96,14 +111,9 @@ impl Subscription {
         match answer {
             ServerFrame::Subscribed { mark: Mark { position, .. }, recovered, .. } => {
                 let mut pauses = JoinSet::new();
-                let (inbox, channel) = (joined.inbox.clone(), channel.clone());
-                let pausing = pause(session.clone(), channel, inbox.clone(), frames.clone());
-                pauses.spawn(async move {
-                    tokio::select! {
-                        () = pausing => {}
-                        _ = inbox.ended() => {}
-                    }
-                });
+                let inbox = joined.inbox.clone();
+                let pausing = pause(session.clone(), channel.clone(), inbox.clone(), frames.clone());
+                pauses.spawn(until_ended(inbox, pausing));
                 Ok(Self {
                     place: Place::new(position.clone(), !in_snapshot),
                     begins: position,
@@ -125,10 +135,16 @@ impl Subscription {
         inbox: Arc<Inbox>,
     ) -> Self {
         let Mark { channel, position, .. } = mark;
+        let leaving = Arc::<Leaving>::default();
+        let mut pauses = JoinSet::new();
+        pauses.spawn(until_ended(
+            inbox.clone(),
+            move_away(session.clone(), channel.clone(), inbox.clone(), leaving.clone()),
+        ));
         let joined = Joined { session, channel, inbox };
         let place = Place::new(position.clone(), true);
-        let (pauses, tasks) = Default::default();
-        Self { place, begins: position, recovered, way: Way::Control, joined, pauses, _tasks: tasks }
+        let way = Way::Control(leaving);
+        Self { place, begins: position, recovered, way, joined, pauses, _tasks: JoinSet::new() }
     }
 
     /// The channel.
@@ -212,7 +228,11 @@ impl Subscription {
         self.joined.inbox.shut();
         let answer = match &self.way {
             Way::Stream(frames) => self.joined.request(frames, self.joined.ending()).await,
-            Way::Control => self.joined.session.request(self.joined.ending()).await,
+            // Wherever it has got to: a stream that it had has been given up.
+            Way::Control(leaving) => {
+                leaving.claim();
+                self.joined.session.request(self.joined.ending()).await
+            }
         };
         self.joined.inbox.end(Ended::Unsubscribed);
         self.joined.ended(answer)
@@ -253,7 +273,10 @@ impl Drop for Subscription {
     fn drop(&mut self) {
         let Joined { session, channel, inbox } = &self.joined;
         // The end of a stream says so by itself.
-        if matches!(self.way, Way::Control) && !inbox.has_ended() {
+        if let Way::Control(leaving) = &self.way
+            && !inbox.has_ended()
+            && leaving.claim()
+        {
             session.try_send(&ClientMessage::Unsubscribe { r#ref: None, channel: channel.clone() });
         }
     }
@@ -269,19 +292,68 @@ async fn pause(session: Arc<Session>, channel: ChannelName, inbox: Arc<Inbox>, f
         if matches!(ended.await, Err(RequestError::Closed(_))) {
             return;
         }
-        inbox.drained().await;
-        let start = session.routes().position(&channel).map_or(StartRequest::Afresh, StartRequest::Position);
-        let name = channel.clone();
-        let begun = ask(&session, &frames, |r#ref| ClientMessage::Subscribe { r#ref, channel: name, start });
-        match begun.await {
-            Ok(_) => inbox.begun_again(),
-            Err(RequestError::Refused(refusal)) => {
-                session.complain(refusal);
-                inbox.end(Ended::StreamEnded);
-                return;
-            }
-            Err(_) => return,
+        if !go_on(&session, &channel, &inbox, &frames).await {
+            return;
         }
+    }
+}
+
+/// Begins a paused subscription again on a stream when there is room. Whether it has begun.
+async fn go_on(
+    session: &Session,
+    channel: &ChannelName,
+    inbox: &Inbox,
+    frames: &mpsc::Sender<Bytes>,
+) -> bool {
+    inbox.drained().await;
+    let start = session.routes().position(channel).map_or(StartRequest::Afresh, StartRequest::Position);
+    let name = channel.clone();
+    let begun = ask(session, frames, |r#ref| ClientMessage::Subscribe { r#ref, channel: name, start }).await;
+    match begun {
+        Ok(_) => inbox.begun_again(),
+        Err(RequestError::Refused(refusal)) => {
+            session.complain(refusal);
+            inbox.end(Ended::StreamEnded);
+            return false;
+        }
+        Err(_) => return false,
+    }
+    true
+}
+
+/// As [`pause`], for a subscription that came with a session. It goes on with a stream of its own, since what it comes back to has to
+/// wait for its reader, and the control stream must not.
+async fn move_away(session: Arc<Session>, channel: ChannelName, inbox: Arc<Inbox>, leaving: Arc<Leaving>) {
+    inbox.behind().await;
+    let Ok(mut request) = session.begin().await else { return };
+    let Ok(room) = session.control().reserve_owned().await else { return };
+    if !leaving.claim() {
+        return;
+    }
+    let ending = ClientMessage::Unsubscribe { r#ref: Some(request.r#ref), channel: channel.clone() };
+    room.send(framing::prefixed(&binary::encode_client(&ending)));
+    if matches!(session.answer(&mut request).await, Err(RequestError::Closed(_))) {
+        return;
+    }
+    drop(request);
+    inbox.drained().await;
+    let Ok((send, recv)) = open_stream(&session).await else { return };
+    let (frames, outgoing) = mpsc::channel(limits::STREAM_QUEUE);
+    let role = Role::Channel(channel.clone(), inbox.clone());
+    let reads = Reader::new(session.clone(), role, recv, frames.clone()).run();
+    let pauses = async move {
+        if go_on(&session, &channel, &inbox, &frames).await {
+            pause(session, channel, inbox, frames).await;
+        }
+    };
+    tokio::join!(reads, write(send, outgoing), pauses);
+}
+
+/// Runs what looks after a subscription for as long as that lasts.
+async fn until_ended(inbox: Arc<Inbox>, looks_after: impl Future<Output = ()>) {
+    tokio::select! {
+        () = looks_after => {}
+        _ = inbox.ended() => {}
     }
 }
 
