@@ -407,6 +407,8 @@ impl State {
         let Some(it) = self.subscriptions.get_mut(key) else { return };
         let lanes = self.lanes.get_or_insert_with(|| Box::new(Lanes::new(ready.clone())));
         it.lane = Some(lanes.open(key, it, it.reader.at()));
+        // The low-water offset at least, and with it a position.
+        it.given = true;
     }
 
     /// A channel no longer goes by datagram; publications wake the feed of its subscription.

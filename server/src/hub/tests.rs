@@ -13,12 +13,13 @@ use std::{
 use fulmar_core::{
     Adopt, ChannelName, ClientMessage, CloseCode, Code, Draft, Item, Payload, Position, Positions,
     PublicationId, ServerMessage, StartRequest,
+    datagrams::Path,
     registry::{Capacity, Secret},
 };
 
 use futures_util::FutureExt as _;
 
-use super::{Connection, Feed, Hub, Order, ReadBudget, feed::What, sha256};
+use super::{Connection, DatagramBatch, Feed, Hub, Order, ReadBudget, feed::What, sha256};
 use crate::namespace::{Namespace, Namespaces};
 
 /// A hub that forgets a session as soon as it is without a connection and time is looked at.
@@ -351,6 +352,29 @@ async fn what_sessions_without_a_connection_hold_together_is_bounded() {
     let unsubscribe = ClientMessage::Unsubscribe { r#ref: None, channel: channel("event:c") };
     hub.execute_for(&other.1, unsubscribe).await.expect("unsubscribed");
     assert_eq!(hub.detached_subscriptions(), 1);
+}
+
+/// What went by datagram was given, as far as the server knows.
+#[tokio::test]
+async fn an_attach_without_positions_begins_anew_what_went_by_datagram() {
+    let path = || Path { prefix: &[], room: 1_200, window: 100_000, burst: 16_384, rtt: Duration::ZERO };
+    let hub = hub();
+    let session = session(&hub);
+    let (connection, datagrams) = Connection::open(&hub).expect("room").with_datagrams();
+    let mut old = Client { connection, feed: Feed::new(Order::BesideDatagrams) };
+    assert_eq!(old.attach(&session, None).await, ["attached true"]);
+    let at = publish(&hub, "state:a").await;
+    assert_eq!(old.subscribe("state:a", StartRequest::Position(at)).await, ["subscribed 1 Some(true)"]);
+    assert_eq!(old.read(), ["state:a values"], "it is in sync");
+    publish(&hub, "state:a").await;
+    let mut batch = DatagramBatch::default();
+    old.connection.read_datagrams(&datagrams, path, ReadBudget(usize::MAX), &mut batch);
+    assert_eq!(batch.effects.packets.len(), 1);
+
+    let mut new = Client::new(&hub);
+    assert_eq!(new.attach(&session, None).await, ["attached true"]);
+    let expected = ["state:a subscribed 1 None", "state:a reset 2", "state:a 2", "state:a synced 2"];
+    assert_eq!(new.read(), expected);
 }
 
 /// As streams of WebTransport, which come in no order.
