@@ -1,5 +1,8 @@
 //! One WebTransport session: its CONNECT stream and its datagrams.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     future::Future,
     pin::pin,

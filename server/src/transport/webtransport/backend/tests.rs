@@ -11,18 +11,18 @@ use tokio::{task::JoinSet, time};
 use super::{Opener, RecvStream};
 use crate::{bench::quic, tls::Certificates};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(in super::super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A connection, as the server and as the client has it, and their endpoints.
-struct Pair {
-    server: quinn::Connection,
-    client: quinn::Connection,
+pub(in super::super) struct Pair {
+    pub(in super::super) server: quinn::Connection,
+    pub(in super::super) client: quinn::Connection,
     _endpoints: [Endpoint; 2],
 }
 
 impl Pair {
     /// `uni_streams`: how many the client lets the server open.
-    async fn connect(uni_streams: u32) -> Self {
+    pub(in super::super) async fn connect(uni_streams: u32) -> Self {
         let certificates = Arc::new(Certificates::development(Duration::from_secs(1)).expect("made"));
         let crypto = QuicServerConfig::try_from(certificates.server_config(&[b"h3"]).expect("usable"));
         let config = ServerConfig::with_crypto(Arc::new(crypto.expect("usable")));
