@@ -26,7 +26,8 @@ async fn state_is_sent_before_the_signals_of_the_same_flush() {
     let namespaces = Namespaces::new([open("state", Class::State), open("signal", Class::Signal)]);
     let hub = Hub::new(namespaces, Duration::ZERO);
     let connection = Connection::open(&hub).expect("room");
-    let (session, datagrams) = Session::new(0, pair.server.clone(), connection, CancellationToken::new());
+    let (session, datagrams) =
+        Session::new(0, pair.server.clone(), connection, false, CancellationToken::new());
     let mut stream = Feed::new(Order::BesideDatagrams);
     let names = ["signal:a", "state:a"].map(|name| ChannelName::parse(name).expect("a name"));
     for channel in names.clone() {
