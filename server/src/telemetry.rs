@@ -62,6 +62,9 @@ counters! {
     slow_gaps,
     /// Connections closed because their client was too slow for a channel's history, where that is the policy.
     slow_disconnects,
+    /// Publications of state not given to a subscriber who had caught up, because newer ones of their keys came before it took
+    /// more. What goes by datagram is not in it: there the channel's rate alone replaces much.
+    conflated,
     /// Snapshots begun.
     resets,
     /// Times a parked subscription was woken.

@@ -358,6 +358,44 @@ fn a_signal_that_has_expired_is_never_given() {
 }
 
 #[test]
+fn what_is_replaced_before_a_reader_who_had_caught_up_takes_it_is_counted() {
+    let mut system = System::new(Class::State);
+    // With holes between the offsets, which are nobody's loss.
+    let publish = |system: &mut System, keys: &[u8]| {
+        for key in keys {
+            system.publish(*key, false, 3);
+        }
+    };
+    // How many are given, and how many were replaced.
+    let read = |system: &System, reader: &mut Reader, bytes| {
+        let mut items = Vec::new();
+        system.log.read(reader, system.now(), ReadLimit { bytes }, &mut items);
+        let given = items.iter().filter(|item| matches!(item, Item::Publication(..))).count();
+        (given, reader.take_dropped().conflated)
+    };
+    publish(&mut system, &[1, 1, 1, 2]);
+    let mut reader = system.log.reader(&Start::Afresh);
+    assert_eq!(read(&system, &mut reader, usize::MAX), (2, 0), "a snapshot is what there is");
+    publish(&mut system, &[1, 2, 1, 1]);
+    assert_eq!(read(&system, &mut reader, usize::MAX), (2, 2));
+    assert_eq!(read(&system, &mut reader, usize::MAX), (0, 0), "once");
+    publish(&mut system, &[1, 2, 3]);
+    assert_eq!(read(&system, &mut reader, 1), (1, 0), "not before all has been read");
+    publish(&mut system, &[1, 2]);
+    assert_eq!(read(&system, &mut reader, usize::MAX), (3, 1), "the second key's first");
+    publish(&mut system, &[1]);
+    system.publish(1, true, 0);
+    assert_eq!(read(&system, &mut reader, usize::MAX), (1, 1), "the removal is what is new");
+
+    publish(&mut system, &[2, 2]);
+    let first = Position { epoch: system.log.epoch().clone(), offset: Offset::ZERO };
+    let mut late = system.log.reader(&Start::After(first.into()));
+    assert_eq!(read(&system, &mut late, usize::MAX).1, 0, "it had not caught up");
+    system.log.doubt(&mut reader);
+    assert_eq!(read(&system, &mut reader, usize::MAX), (2, 0), "it begins anew");
+}
+
+#[test]
 fn removals_make_room_for_values() {
     let bounds = Bounds { count: 100, bytes: 10 * 400, age: Duration::from_secs(300) };
     let mut log = Log::new(Class::State, Epoch::from_entropy(0), bounds);

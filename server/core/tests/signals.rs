@@ -71,7 +71,7 @@ impl System {
             self.published[held..after].iter().copied().partition(|(.., expires)| *expires > self.now);
         let given: Vec<_> = items.iter().map(|item| item.resume().0).collect();
         assert_eq!(given, live.iter().map(|(offset, ..)| *offset).collect::<Vec<_>>());
-        let dropped = Dropped { expired: late.len() as u64, forgotten: (held - before) as u64 };
+        let dropped = Dropped { expired: late.len() as u64, forgotten: (held - before) as u64, conflated: 0 };
         assert_eq!(reader.take_dropped(), dropped);
         assert_eq!(reader.take_dropped(), Dropped::default(), "once");
         end

@@ -261,6 +261,7 @@ impl Channel {
         if dropped != Dropped::default() {
             self.counters.signals_expired.add(dropped.expired);
             self.counters.signals_forgotten.add(dropped.forgotten);
+            self.counters.conflated.add(dropped.conflated);
         }
         end
     }

@@ -58,18 +58,23 @@ pub struct Reader {
     phase: Phase,
     /// Signals: how many of the log's lie at or before `at`. Offsets may have holes, so they cannot tell.
     seen: u64,
+    /// State: how many of the log's it has been given or knows to be replaced, once it has read everything; `None` before, and
+    /// again when it begins anew.
+    caught_up: Option<u64>,
     dropped: Dropped,
     /// Whether all that follows the position from which it was asked to begin was held; `None`: it was asked from none.
     recovered: Option<bool>,
 }
 
-/// Signals that a reader was not given.
+/// What a reader was not given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Dropped {
-    /// Those that had expired when they were read.
+    /// Signals that had expired when they were read.
     pub expired: u64,
-    /// Those that the log had forgotten before they were read.
+    /// Signals that the log had forgotten before they were read.
     pub forgotten: u64,
+    /// State: publications that came when it had read everything, and that newer ones of their keys replaced before it read on.
+    pub conflated: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +92,7 @@ enum Phase {
 
 impl Reader {
     fn new(at: Offset, phase: Phase) -> Self {
-        Self { at, phase, seen: 0, dropped: Dropped::default(), recovered: None }
+        Self { at, phase, seen: 0, caught_up: None, dropped: Dropped::default(), recovered: None }
     }
 
     /// It goes on where it is, from no position of its subscriber's.
@@ -436,11 +441,13 @@ impl Log {
                 return ReadEnd::More;
             }
             reader.at = publication.offset;
+            reader.caught_up = reader.caught_up.map(|seen| seen + 1);
             let item = Item::Publication(publication.clone(), base);
             spent += item.cost();
             out.push(item);
         }
         self.finish_snapshot(reader, out);
+        log.conflate(reader);
         ReadEnd::CaughtUp
     }
 

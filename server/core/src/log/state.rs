@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::Bounds;
+use super::{Bounds, Reader};
 use crate::{
     name::Key,
     position::Offset,
@@ -23,6 +23,8 @@ pub struct StateLog {
     entries: BTreeMap<Offset, Arc<Publication>>,
     /// Offsets of tombstones, oldest first; one whose key came back since has no entry any more.
     tombstones: VecDeque<Offset>,
+    /// How many publications there were.
+    taken: u64,
     /// The newest tombstone that was dropped. A reader from before it cannot know what was removed.
     floor: Offset,
     values: usize,
@@ -38,6 +40,7 @@ impl StateLog {
             newest: HashMap::new(),
             entries: BTreeMap::new(),
             tombstones: VecDeque::new(),
+            taken: 0,
             floor: Offset::ZERO,
             values: 0,
             bytes: 0,
@@ -53,6 +56,13 @@ impl StateLog {
     /// Whether a reader that holds all up to `at` misses nothing by reading on.
     pub(super) fn covers(&self, at: Offset) -> bool {
         at >= self.floor
+    }
+
+    /// Tells `reader`, which has read everything, how many were replaced since it last had, before it came to read them.
+    pub(super) fn conflate(&self, reader: &mut Reader) {
+        if let Some(seen) = reader.caught_up.replace(self.taken) {
+            reader.dropped.conflated += self.taken.saturating_sub(seen);
+        }
     }
 
     pub(super) fn floor(&self) -> Offset {
@@ -93,6 +103,7 @@ impl StateLog {
 
     pub(super) fn put(&mut self, publication: Arc<Publication>) {
         let offset = publication.offset;
+        self.taken += 1;
         if let Some(replaced) = self.newest.insert(publication.draft.key.clone(), offset) {
             self.drop_entry(replaced);
         }
