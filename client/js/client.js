@@ -26,7 +26,6 @@ import { toBase64 } from './json.js';
 import { LiveState } from './live.js';
 import { Publisher } from './publisher.js';
 import { Subscription } from './subscription.js';
-import { forget } from './verdict.js';
 
 /** When better transports are dialled behind a fallback: soon at first, then ever less often, in ms. */
 const FIRST_CLIMB_MS = 5000, MAX_CLIMB_MS = 5 * 60_000;
@@ -387,7 +386,7 @@ export class Client extends EventTarget {
 
   /** The network is another one: what was found out about transports may not hold here. */
   networkChanged() {
-    forget(this.base);
+    this.#dialler.networkChanged();
     this.wake();
   }
 

@@ -22,7 +22,8 @@ export class Dialler {
   /** By transport, in the order in which they are preferred. @type {Map<TransportName, Attempt>} */
   attempts = new Map();
   #order;
-  #base;
+  /** What the verdict is remembered by. */
+  #key;
   #open;
   /** Called with a connection that opened when a worse one had been taken. @type {((connection: AnyConnection) => void) | null} */
   onbetter = null;
@@ -38,7 +39,7 @@ export class Dialler {
    * @param {(transport: TransportName) => Promise<AnyConnection>} open
    */
   constructor(base, order, open) {
-    this.#base = base;
+    this.#key = `fulmar:${base} ${order.join()}`;
     this.#order = [...order];
     this.#open = open;
   }
@@ -67,14 +68,14 @@ export class Dialler {
             }
             settled = true;
             clearTimeout(timer);
-            remember(this.#base, transport, Date.now());
+            remember(this.#key, transport, Date.now());
             resolve(connection);
           },
           () => {
             if (++failed < order.length) advance();
             else if (!settled) {
               settled = true;
-              forget(this.#base);
+              forget(this.#key);
               reject(this.#worst());
             }
           },
@@ -110,7 +111,7 @@ export class Dialler {
       connection.close();
       return;
     }
-    remember(this.#base, connection.transport, Date.now());
+    remember(this.#key, connection.transport, Date.now());
     this.onbetter(connection);
   }
 
@@ -119,7 +120,7 @@ export class Dialler {
     const now = Date.now();
     const open = this.#order.filter((transport) => !((this.#barred.get(transport) ?? 0) > now));
     const order = open.length ? open : [...this.#order];
-    const at = order.indexOf(/** @type {TransportName} */ (recall(this.#base, now)));
+    const at = order.indexOf(/** @type {TransportName} */ (recall(this.#key, now)));
     // What is better is tried too where the remembered one fails.
     return at > 0 ? [...order.slice(at), ...order.slice(0, at)] : order;
   }
@@ -128,7 +129,7 @@ export class Dialler {
   bar(transport, error) {
     this.#barred.set(transport, Date.now() + VERDICT_MS);
     this.attempts.set(transport, { transport, outcome: 'failed', at: Date.now(), error });
-    forget(this.#base);
+    forget(this.#key);
   }
 
   /** @param {TransportName} transport @returns {Promise<AnyConnection>} */
@@ -159,6 +160,12 @@ export class Dialler {
     return errors.find((error) => error instanceof FulmarError && error.status !== undefined)
       ?? errors.at(-1)
       ?? new FulmarError('unsupported', 'No transport was asked for.');
+  }
+
+  /** The network is another one: what was found out may not hold. */
+  networkChanged() {
+    this.#barred.clear();
+    forget(this.#key);
   }
 
   /** Nothing that opens from now on is wanted. */

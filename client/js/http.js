@@ -32,6 +32,8 @@ export class HttpConnection extends Connection {
   #secret = null;
   /** Settled when the session is there. @type {Promise<unknown> | null} */
   #session = null;
+  /** Settled when the publications before have been answered: requests at once would arrive in any order. */
+  #publishing = Promise.resolve();
   /** @type {AbortController | null} */
   #request = null;
   /** @type {{channel: string | null, resolve: () => void, reject: (error: unknown) => void}[]} */
@@ -170,7 +172,14 @@ export class HttpConnection extends Connection {
    * @param {string} channel @param {import('./connection.js').Content} content
    * @returns {Promise<{epoch: string, offset: number}>}
    */
-  async publish(channel, content) {
+  publish(channel, content) {
+    const published = this.#publishing.then(() => this.#publish(channel, content));
+    this.#publishing = published.then(() => {}, () => {});
+    return published;
+  }
+
+  /** @param {string} channel @param {import('./wire.js').Content} content */
+  async #publish(channel, content) {
     if (!this.open) throw new FulmarError('closed', 'The connection is closed.');
     const message = toJson({ type: 'publish', channel, ...content });
     const known = this.#session !== null;

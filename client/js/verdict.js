@@ -31,12 +31,11 @@ function storage() {
   };
 }
 
-const keyOf = (/** @type {string} */ base) => `fulmar:${base}`;
 
-/** @param {string} base @param {number} now ms since 1970 @returns {TransportName | null} */
-export function recall(base, now) {
+/** @param {string} key of the server and the transports that it is about @param {number} now ms since 1970 @returns {TransportName | null} */
+export function recall(key, now) {
   try {
-    const said = JSON.parse(storage().getItem(keyOf(base)) ?? 'null');
+    const said = JSON.parse(storage().getItem(key) ?? 'null');
     if (said && said.network === network() && now - said.at < VERDICT_MS && now >= said.at) return said.transport;
   } catch {
     // What is stored is somebody else's, or cannot be read.
@@ -44,19 +43,19 @@ export function recall(base, now) {
   return null;
 }
 
-/** @param {string} base @param {TransportName} transport that carries a connection @param {number} now */
-export function remember(base, transport, now) {
+/** @param {string} key of the server and the transports that it is about @param {TransportName} transport that carries a connection @param {number} now */
+export function remember(key, transport, now) {
   try {
-    storage().setItem(keyOf(base), JSON.stringify({ transport, at: now, network: network() }));
+    storage().setItem(key, JSON.stringify({ transport, at: now, network: network() }));
   } catch {
     // The storage is full or denied: the next page finds out by itself.
   }
 }
 
-/** The network is another one: nothing is known of it. @param {string} base */
-export function forget(base) {
+/** The network is another one: nothing is known of it. @param {string} key */
+export function forget(key) {
   try {
-    storage().removeItem(keyOf(base));
+    storage().removeItem(key);
   } catch {
     // There was nothing then.
   }

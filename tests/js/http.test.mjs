@@ -138,15 +138,19 @@ describe('SSE and poll', () => {
     connection.close();
   });
 
-  test('publishing makes a session, and another one when it is forgotten', async () => {
+  test('publishing makes a session, and the same again when it is forgotten', async () => {
     seen.length = 0;
     let sessions = 0;
     const bodies = [];
+    const asked = [];
     handle = async (request, response) => {
       if (request.method === 'GET') return; // The last poll of a connection that has closed.
       let body = '';
       for await (const chunk of request) body += chunk;
-      if (request.url === '/session') return response.end(JSON.stringify({ id: 's', secret: `secret${++sessions}` }));
+      if (request.url === '/session') {
+        asked.push(request.headers.authorization);
+        return response.end(JSON.stringify({ id: 's', secret: `secret${++sessions}` }));
+      }
       bodies.push([request.headers.authorization, JSON.parse(body)]);
       const forgotten = sessions === 1 && bodies.length > 1;
       if (forgotten) response.writeHead(401).end('{"error":{"code":"unknown_session","message":"Gone."}}');
@@ -158,8 +162,9 @@ describe('SSE and poll', () => {
     assert.deepEqual(bodies, [
       ['Bearer secret1', { type: 'publish', channel: 'event:a', key: 'k', b64: 'AQI=' }],
       ['Bearer secret1', { type: 'publish', channel: 'event:a', data: 'text' }],
-      ['Bearer secret2', { type: 'publish', channel: 'event:a', data: 'text' }],
+      ['Bearer secret1', { type: 'publish', channel: 'event:a', data: 'text' }],
     ]);
+    assert.deepEqual(asked, [undefined, 'Bearer secret1'], 'the secret makes its session again');
     connection.close();
   });
 });

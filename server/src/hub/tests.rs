@@ -255,7 +255,7 @@ async fn a_fresh_attach_makes_the_session_of_a_secret_that_the_client_made() {
     let minted = secret.reveal(secret.session(sha256));
     let own = minted.split_once('.').expect("an id and a secret").1;
     let client = Client::new(&hub);
-    for wrong in ["", ".", own, &format!(".{own}"), &format!("{}.{own}", "A".repeat(22))] {
+    for wrong in ["", ".", &own[1..], &format!(".{own}"), &format!("{}.{own}", "A".repeat(22))] {
         assert_eq!(client.attach_fresh("", wrong).await, ["unknown_session"], "{wrong}");
     }
     assert_eq!(client.attach_fresh("another", &minted).await, ["unknown_session"]);
@@ -269,10 +269,11 @@ async fn a_fresh_attach_makes_the_session_of_a_secret_that_the_client_made() {
     let again = Client::new(&hub);
     assert_eq!(again.attach_fresh("", &minted).await, ["attached false"]);
     assert_eq!(again.publish("event:c", "once").await, ["published 1"], "its ids are the channel's");
+    assert_eq!(Client::new(&hub).attach_fresh("", own).await, ["attached true"], "the secret tells the id");
+    assert_eq!(again.connection.close_code(), Some(CloseCode::Replaced));
     let late = Client::new(&hub);
     late.subscribe("event:a", StartRequest::Afresh).await;
     assert_eq!(late.attach_fresh("", &minted).await, ["bad_message"], "it has subscribed");
-    assert_eq!(again.connection.close_code(), None);
 }
 
 #[tokio::test]
