@@ -1,6 +1,6 @@
 //! What is left when streams, sessions and clients have come and gone.
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{error::Error, sync::Arc};
 
 use fulmar_client::{Connector, Trust, wtransport::Connection};
 use fulmar_core::{
@@ -8,11 +8,11 @@ use fulmar_core::{
     codec::{binary, varint},
 };
 use futures_util::future::try_join_all;
-use tokio::{sync::Semaphore, task::JoinSet, time};
+use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::{
     Outcome, Progress,
-    server::Server,
+    server::{Held, Server},
     silent::{Silent, Transport},
 };
 
@@ -55,8 +55,11 @@ impl Leaks {
                 "clients that connect and vanish: their sockets are reset, or, of WebTransport, heard no more"
             );
             println!(
-                "{:>14} {:>10} {:>10} {:>12} {:>10} {:>10}",
-                "", "done", "Pss KiB", "descriptors", "tasks", "sessions"
+                "grown: Pss since the line above, for each client since. The allocator keeps what the most clients at once needed, so only growth that goes on is a leak"
+            );
+            println!(
+                "{:>14} {:>10} {:>10} {:>12} {:>10} {:>10} {:>10}",
+                "", "done", "Pss KiB", "descriptors", "tasks", "sessions", "grown B"
             );
             for transport in &self.transport {
                 self.cycles(*transport).await?;
@@ -65,17 +68,24 @@ impl Leaks {
         Ok(())
     }
 
-    /// Prints what there is after a tenth, which warms up, at half, and at the end.
+    /// Prints what there is before, after a tenth, which warms up, at half, and at the end, and whether that is what there was.
     async fn cycles(&self, transport: Transport) -> Outcome {
         let server = Server::start_with("session_grace_seconds = 1\n").await?;
         let before = server.settled().await?;
+        let name = format!("{transport:?}").to_lowercase();
         let mut progress = Progress::new("connecting and vanishing", self.cycles as u64);
         let together = if transport == Transport::Webtransport { BEHIND_A_RELAY } else { 1 };
+        let mut last = Mark { done: 0, held: before };
+        let (mut since, mut grown) = (0, 0);
+        last.print(&name, "");
         let mut done = 0;
         for mark in [self.cycles.div_ceil(10), self.cycles.div_ceil(2), self.cycles] {
             while done < mark {
-                while server.stats().await?["sessions"].as_u64() > Some(UNDISCOVERED) {
-                    time::sleep(Duration::from_millis(100)).await;
+                if server.stats().await?["sessions"].as_u64() >= Some(UNDISCOVERED) {
+                    // Of all of them, so that at no time more of them are there than at another: what the allocator keeps for the
+                    // most that there were would look like what is left of each.
+                    server.is_empty().await?;
+                    server.back_at(before).await?;
                 }
                 let (mut clients, mut left) = (Vec::new(), mark - done);
                 while left > 0 && clients.len() < self.at_once.div_ceil(together) {
@@ -90,17 +100,16 @@ impl Leaks {
                 progress.at(done as u64);
             }
             server.is_empty().await?;
-            let held = server.back_at(before).await?;
+            let now = Mark { done, held: server.back_at(before).await? };
             progress.clear();
-            println!(
-                "{:>14} {done:>10} {:>10} {:>12} {:>10} {:>10}",
-                format!("{transport:?}").to_lowercase(),
-                held.pss / 1024,
-                held.descriptors,
-                held.tasks,
-                held.sessions
-            );
+            (since, grown) = (now.done - last.done, now.grown_since(last));
+            now.print(&name, &format!("{grown:+}"));
+            last = now;
         }
+        println!(
+            "{name:>14} {}; Pss grew by {grown} B for each of the last {since} clients",
+            verdict(before, last.held)
+        );
         Ok(())
     }
 
@@ -169,6 +178,47 @@ impl Leaks {
     }
 }
 
+/// What the server has when so many clients have come and gone.
+#[derive(Clone, Copy)]
+struct Mark {
+    done: usize,
+    held: Held,
+}
+
+impl Mark {
+    fn print(self, name: &str, grown: &str) {
+        let Self { done, held: Held { pss, descriptors, tasks, sessions } } = self;
+        println!(
+            "{name:>14} {done:>10} {:>10} {descriptors:>12} {tasks:>10} {sessions:>10} {grown:>10}",
+            pss / 1024
+        );
+    }
+
+    /// By how many bytes the memory has grown for each client since.
+    fn grown_since(self, last: Self) -> i64 {
+        let clients = self.done.saturating_sub(last.done).max(1);
+        (self.held.pss as i64 - last.held.pss as i64) / clients as i64
+    }
+}
+
+/// Whether a server has no more than before, memory apart, of which only the table can tell.
+fn verdict(before: Held, after: Held) -> String {
+    let more: Vec<_> = [
+        ("descriptors", before.descriptors, after.descriptors),
+        ("tasks", before.tasks, after.tasks),
+        ("sessions", before.sessions, after.sessions),
+    ]
+    .into_iter()
+    .filter(|(_, before, after)| after > before)
+    .map(|(what, before, after)| format!("{} {what}", after - before))
+    .collect();
+    if more.is_empty() {
+        "descriptors, tasks and sessions are back where they were".to_owned()
+    } else {
+        format!("LEFT BEHIND: {}", more.join(", "))
+    }
+}
+
 fn is_tenth(n: u64, of: u64) -> bool {
     n.is_multiple_of(of.div_ceil(10))
 }
@@ -194,4 +244,27 @@ async fn exchange(connection: &Connection) -> Result<(), Box<dyn Error + Send + 
     let mut chunk = [0; 64];
     while recv.read(&mut chunk).await?.is_some() {}
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEFORE: Held = Held { sessions: 0, tasks: 5, descriptors: 13, pss: 8_000_000 };
+
+    #[test]
+    fn what_is_left_behind_is_named() {
+        let fewer = Held { tasks: 4, pss: 90_000_000, ..BEFORE };
+        assert_eq!(verdict(BEFORE, fewer), "descriptors, tasks and sessions are back where they were");
+        let more = Held { descriptors: 14, sessions: 2, ..BEFORE };
+        assert_eq!(verdict(BEFORE, more), "LEFT BEHIND: 1 descriptors, 2 sessions");
+    }
+
+    #[test]
+    fn memory_grows_or_shrinks_by_client() {
+        let at = |done, pss| Mark { done, held: Held { pss, ..BEFORE } };
+        assert_eq!(at(3_000, 8_500_000).grown_since(at(1_000, 8_000_000)), 250);
+        assert_eq!(at(3_000, 7_500_000).grown_since(at(1_000, 8_000_000)), -250);
+        assert_eq!(at(1, 9).grown_since(at(1, 8)), 1, "a mark may come twice");
+    }
 }
