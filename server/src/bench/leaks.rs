@@ -37,8 +37,9 @@ pub(super) struct Leaks {
     at_once: usize,
 }
 
-/// Clients that have vanished and that the server may not yet have found, so that they do not add up to a load of their own.
-const UNDISCOVERED: u64 = 1_000;
+/// Clients that vanish before all of them are waited for, at most, so that they do not add up to a load of their own. It is always as
+/// many: what the allocator keeps for the most that there were at once would else look like what each of them leaves.
+const UNDISCOVERED: usize = 1_000;
 /// Sessions of WebTransport that vanish together, with the relay between them and the server.
 const BEHIND_A_RELAY: usize = 8;
 
@@ -78,28 +79,25 @@ impl Leaks {
         let mut last = Mark { done: 0, held: before };
         let (mut since, mut grown) = (0, 0);
         last.print(&name, "");
-        let mut done = 0;
+        let (mut done, wave) = (0, self.cycles.div_ceil(10).min(UNDISCOVERED));
         for mark in [self.cycles.div_ceil(10), self.cycles.div_ceil(2), self.cycles] {
             while done < mark {
-                if server.stats().await?["sessions"].as_u64() >= Some(UNDISCOVERED) {
-                    // Of all of them, so that at no time more of them are there than at another: what the allocator keeps for the
-                    // most that there were would look like what is left of each.
-                    server.is_empty().await?;
-                    server.back_at(before).await?;
+                let end = mark.min((done / wave + 1) * wave);
+                while done < end {
+                    let mut clients = Vec::new();
+                    while done < end && clients.len() < self.at_once.div_ceil(together) {
+                        let count = together.min(end - done);
+                        clients.push(Silent::connect(transport, &server, count));
+                        done += count;
+                    }
+                    for silent in try_join_all(clients).await? {
+                        silent.vanish()?;
+                    }
+                    progress.at(done as u64);
                 }
-                let (mut clients, mut left) = (Vec::new(), mark - done);
-                while left > 0 && clients.len() < self.at_once.div_ceil(together) {
-                    let count = left.min(together);
-                    clients.push(Silent::connect(transport, &server, count));
-                    left -= count;
-                }
-                for silent in try_join_all(clients).await? {
-                    silent.vanish()?;
-                }
-                done = mark - left;
-                progress.at(done as u64);
+                server.is_empty().await?;
+                server.back_at(before).await?;
             }
-            server.is_empty().await?;
             let now = Mark { done, held: server.back_at(before).await? };
             progress.clear();
             (since, grown) = (now.done - last.done, now.grown_since(last));
