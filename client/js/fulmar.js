@@ -28,7 +28,8 @@
  * @typedef {import('./cursor.js').Position} Position a position in one channel
  * @typedef {import('./cursor.js').Entry} Entry one position of a cursor, in the channel whose name has this hash
  * @typedef {import('./state.js').Value} Value what a `StateView` holds of a key
- * @typedef {import('./connection.js').InbandConnection | import('./http.js').HttpConnection} AnyConnection a connection on any transport
+ * @typedef {import('./connection.js').InbandConnection | import('./http.js').HttpConnection |
+ *   import('./shared.js').SharedConnection} AnyConnection a connection on any transport
  * @typedef {'webtransport' | 'websocket' | 'sse' | 'poll'} TransportName
  * @typedef {object} Options
  * @property {string} [base] where the server's HTTP is; by default where the page came from
@@ -49,6 +50,7 @@
 import { Client } from './client.js';
 import { follow } from './platform.js';
 import { discover } from './transports/discover.js';
+import { SharedConnection, shares } from './shared.js';
 import { openPoll } from './transports/poll.js';
 import { openSse } from './transports/sse.js';
 import { openWebSocket } from './transports/websocket.js';
@@ -83,7 +85,10 @@ export function connect(base = globalThis.location?.origin, options = {}) {
   const dial = async (/** @type {TransportName} */ transport) => {
     const all = { ...rest, encoding, base, attach: true };
     // These open with their first channel: whether there is a server is asked before.
-    if (transport === 'sse' || transport === 'poll') await discover(all);
+    if (transport === 'sse' || transport === 'poll') {
+      await discover(all);
+      if (shares(base)) return new SharedConnection(transport, all, () => OPENERS[transport](all));
+    }
     return open(transport, all);
   };
   const client = new Client(base, transports, dial);

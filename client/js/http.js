@@ -1,52 +1,21 @@
-/** What SSE and poll share: one request for all channels, the server's cursor, and publishing by a session. */
+/** What SSE and poll share: one request for all channels, and the server's cursor. */
 import { CloseCode, FulmarError, closeFor, closedError, errorOf } from './errors.js';
-import { Connection } from './connection.js';
 import { buildCursor, cursorFor, entryOf, fnv1a64, formatCursor, mergeCursors, parseCursor } from './cursor.js';
-import { toJson } from './json.js';
-
-/**
- * @param {string} base @param {string} path
- * @param {{channels?: Iterable<string>, after?: string | null, wait?: number}} [query]
- * @returns {string}
- */
-export function urlOf(base, path, { channels = [], after, wait } = {}) {
-  const query = new URLSearchParams();
-  for (const channel of channels) query.append('channel', channel);
-  if (after) query.append('after', after);
-  if (wait) query.append('wait', String(wait));
-  const text = query.toString();
-  return `${base.replace(/\/+$/, '')}${path}${text ? `?${text}` : ''}`;
-}
+import { PostingConnection, urlOf } from './posting.js';
 
 /** @abstract */
-export class HttpConnection extends Connection {
+export class HttpConnection extends PostingConnection {
   /** The last cursor that the server gave, over all channels. @type {string | null} */
   cursor = null;
   /** @protected @type {Set<string>} */
   channels = new Set();
-  /** @protected @type {string} */
-  base;
-  /** @protected @type {(url: string, init?: RequestInit) => Promise<Response>} */
-  fetch;
-  /** Of the session that publishes; the server makes one where there is none. @type {string | null} */
-  #secret = null;
-  /** Settled when the session is there. @type {Promise<unknown> | null} */
-  #session = null;
-  /** Settled when the publications before have been answered: requests at once would arrive in any order. */
-  #publishing = Promise.resolve();
+  /** Called when something of the server has come. @type {(() => void) | null} */
+  onheard = null;
   /** @type {AbortController | null} */
   #request = null;
   /** @type {{channel: string | null, resolve: () => void, reject: (error: unknown) => void}[]} */
   #joining = [];
   #scheduled = false;
-
-  /** @param {import('./fulmar.js').TransportName} transport @param {import('./fulmar.js').Placed} options */
-  constructor(transport, { base, fetch = globalThis.fetch }) {
-    super(transport, 'json');
-    this.base = base;
-    // A page's fetch insists on being called without a receiver.
-    this.fetch = (url, init) => fetch(url, init);
-  }
 
   /**
    * Joins a channel to the request: all that are subscribed in one turn go on one request, and a later one has the
@@ -154,77 +123,13 @@ export class HttpConnection extends Connection {
   /** @protected @param {Uint8Array | string} part */
   count(part) {
     this.heard = performance.now();
+    this.onheard?.();
     this.received.bytes += part.length;
   }
 
   /** @param {string} channel */
   has(channel) {
     return this.channels.has(channel);
-  }
-
-  /** @param {string} secret */
-  identify(secret) {
-    this.#secret = secret;
-  }
-
-  /**
-   * Publishes as a session, which is made for the first publication and again when the server has forgotten it.
-   * @param {string} channel @param {import('./connection.js').Content} content
-   * @returns {Promise<{epoch: string, offset: number}>}
-   */
-  publish(channel, content) {
-    const published = this.#publishing.then(() => this.#publish(channel, content));
-    this.#publishing = published.then(() => {}, () => {});
-    return published;
-  }
-
-  /** @param {string} channel @param {import('./wire.js').Content} content */
-  async #publish(channel, content) {
-    if (!this.open) throw new FulmarError('closed', 'The connection is closed.');
-    const message = toJson({ type: 'publish', channel, ...content });
-    const known = this.#session !== null;
-    try {
-      return await this.#send(message);
-    } catch (error) {
-      if (!known || !(error instanceof FulmarError) || error.status !== 401) throw error;
-      this.#session = null;
-      return this.#send(message);
-    }
-  }
-
-  /** @param {Record<string, unknown>} message */
-  async #send(message) {
-    this.#session ??= this.#makeSession();
-    try {
-      await this.#session;
-    } catch (error) {
-      this.#session = null;
-      throw error;
-    }
-    return this.#post('/send', message, this.#bearer());
-  }
-
-  /** The secret makes the same session again, and with it the ids of what it has published. */
-  async #makeSession() {
-    const { secret } = await this.#post('/session', {}, this.#bearer());
-    this.#secret ??= secret;
-  }
-
-  /** @returns {Record<string, string>} */
-  #bearer() {
-    return this.#secret ? { authorization: `Bearer ${this.#secret}` } : {};
-  }
-
-  /** @param {string} path @param {unknown} body @param {Record<string, string>} [headers] */
-  async #post(path, body, headers = {}) {
-    const response = await this.fetch(urlOf(this.base, path), {
-      method: 'POST',
-      headers: { 'content-type': 'application/json', ...headers },
-      body: JSON.stringify(body),
-      signal: AbortSignal.timeout(15_000),
-    });
-    if (!response.ok) throw await errorOf(response);
-    return response.json();
   }
 
   /** @param {number} [code] @param {string} [reason] nobody is told: the request just ends */

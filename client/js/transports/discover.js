@@ -1,5 +1,5 @@
 import { FulmarError, errorOf } from '../errors.js';
-import { urlOf } from '../http.js';
+import { urlOf } from '../posting.js';
 
 /**
  * @typedef {object} Discovery

@@ -29,26 +29,28 @@ class PollConnection extends HttpConnection {
       const text = await response.text();
       if (signal.aborted) break;
       this.count(text);
-      const more = this.#answer(JSON.parse(text));
+      const answer = JSON.parse(text);
+      for (const message of messagesOf(answer)) this.deliver(message);
+      this.cursor = answer.cursor;
       joined();
       const retry = retryAfter(response);
       if (retry !== undefined) return { code: CloseCode.GOING_AWAY, reason: 'The server is stopping.', retry };
       wait = this.#wait;
-      if (!more && this.#interval) await sleep(this.#interval, signal);
+      if (!answer.more && this.#interval) await sleep(this.#interval, signal);
       if (signal.aborted) break;
     }
     return { code: CloseCode.NORMAL, reason: '' };
   }
+}
 
-  /** @param {Answer} answer @returns {boolean} whether there is more at once */
-  #answer({ cursor, publications, control, more }) {
-    // `synced` closes the publications of its channel, the others precede them.
-    for (const json of control) if (json.type !== 'synced') this.deliver(fromJson(json));
-    for (const json of publications) this.deliver(fromJson(json, 'publication'));
-    for (const json of control) if (json.type === 'synced') this.deliver(fromJson(json));
-    this.cursor = cursor;
-    return more;
-  }
+/** The messages of an answer in their order: `synced` closes the publications of its channel, the others precede them. */
+export function messagesOf(/** @type {Answer} */ { publications, control }) {
+  const closes = (/** @type {Json} */ json) => json.type === 'synced';
+  return [
+    ...control.filter((json) => !closes(json)).map((json) => fromJson(json)),
+    ...publications.map((json) => fromJson(json, 'publication')),
+    ...control.filter(closes).map((json) => fromJson(json)),
+  ];
 }
 
 /** @param {number} ms @param {AbortSignal} signal @returns {Promise<void>} */

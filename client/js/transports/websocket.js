@@ -3,7 +3,7 @@ import { CloseCode, FulmarError } from '../errors.js';
 import { InbandConnection } from '../connection.js';
 import { fromJson, toJson } from '../json.js';
 import { AliasTable, decodeServer, encodeClient } from '../wire.js';
-import { urlOf } from '../http.js';
+import { urlOf } from '../posting.js';
 import { discover } from './discover.js';
 import { within } from './within.js';
 
