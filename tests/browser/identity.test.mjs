@@ -43,8 +43,6 @@ for (const name of wanted) {
           let positions = Object.fromEntries(channels.map((channel) => [channel, undefined]));
           let before;
           for (const transport of ['websocket', 'webtransport', 'webtransport']) {
-            // Its own end comes first: a page of Chromium 156 crashes where a server closes a session that has streams.
-            if (before?.connection.transport === 'webtransport') before.connection.close();
             const now = await window.join(transport, secret, positions);
             const { offset } = await now.connection.publish(mine, { data: 'once', id: 'mine' });
             const places = await Promise.all(channels.map((channel) => now.connection.publish(channel, { data: transport })));
@@ -64,7 +62,7 @@ for (const name of wanted) {
         const moved = { named: true, resumed: true, recovered: channels.length, gaps: 0, offset: 1 };
         const first = { ...moved, resumed: false, recovered: 0 };
         assert.deepEqual(ends.map(({ before, ...end }) => end), [first, moved, moved]);
-        assert.deepEqual(ends.map(({ before }) => before ?? null), [null, 4900, 1000]);
+        assert.deepEqual(ends.map(({ before }) => before ?? null), [null, 4900, 4900], 'what was there before is told so');
       } finally {
         await close();
       }

@@ -179,7 +179,8 @@ impl Session {
         Box::pin(self.close(connect, capsules, closed)).await;
     }
 
-    /// The closing handshake: in-band on the control stream, then the capsule, then the end of the CONNECT stream.
+    /// The closing handshake: in-band on the control stream, then the capsule, then the end of the CONNECT stream; the other
+    /// streams end last.
     async fn close(&self, mut connect: Connect, mut capsules: Capsules, closed: Option<CloseCode>) {
         if let Some(code) = closed {
             if self.has_control() {
@@ -187,12 +188,13 @@ impl Session {
             }
             connect.tell(capsule::close(u32::from(code.code()), code.reason())).await;
         }
-        self.ended.cancel();
         let _ = time::timeout(limits::CLOSE_DEADLINE / 4, connect.0.0.finish()).await;
         if let Some(code) = closed {
             // The client takes note of the capsule, and ends its side.
             let _ = time::timeout(limits::close_deadline(code), connect.client_closes(&mut capsules)).await;
         }
+        // Not before: Chromium 156 crashes the page whose session is closed while the ends of its streams come.
+        self.ended.cancel();
     }
 
     /// Sends state and signals by datagram until its task is aborted. A task of its own, since whatever wakes a task makes it look at
