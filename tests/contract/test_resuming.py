@@ -195,8 +195,8 @@ async def test_send_says_whether_a_position_is_recovered(server):
 @TRANSPORTS
 async def test_a_session_that_was_reaped_is_made_again(forgetful, transport):
     held, gone, state, afresh = name(), name(), name("state"), name()
-    async with forgetful.http() as plain, forgetful.http(headers={"authorization": f"Bearer {KEY}"}) as http:
-        session = await new_session(plain)
+    async with forgetful.http(headers={"authorization": f"Bearer {KEY}"}) as http:
+        session = await new_session(http)
         async with open_ws(forgetful) as ws:
             await attach(ws, session)
             for channel in (held, gone, state, afresh):

@@ -47,13 +47,12 @@ pub(super) fn authorize(app: &App, headers: &HeaderMap) -> Result<(), Problem> {
             Code::NoKeyConfigured,
             "the API is closed; set api.key_file in the configuration to open it",
         )),
-        ApiAccess::Key(key) => {
-            let given = bearer(headers)?;
-            if fulmar_core::secrets_match(&key.0, given) {
-                Ok(())
-            } else {
-                Err(Problem::new(Code::Unauthorized, "that is not the API key"))
-            }
-        }
+        ApiAccess::Key(_) if is_key(app, bearer(headers)?) => Ok(()),
+        ApiAccess::Key(_) => Err(Problem::new(Code::Unauthorized, "that is not the API key")),
     }
+}
+
+/// Whether a bearer is the API key.
+pub(super) fn is_key(app: &App, bearer: &str) -> bool {
+    matches!(&app.api, ApiAccess::Key(key) if fulmar_core::secrets_match(&key.0, bearer))
 }

@@ -12,11 +12,13 @@ use bytes::Bytes;
 use fulmar_core::{Code, Problem, codec::json};
 use serde_json::json;
 
-use super::{App, problem::Failure};
+use super::{App, api::is_key, problem::Failure};
 use crate::limits;
 
 pub(super) async fn create(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, Failure> {
-    if let Ok(secret) = bearer(&headers) {
+    if let Ok(secret) = bearer(&headers)
+        && !is_key(&app, secret)
+    {
         let (id, resumed) = app.hub.ensure_session(secret)?;
         // Its owner has the secret; what is not said again cannot get into wrong hands.
         return Ok(json_response(json!({"id": id.to_string(), "resumed": resumed}).to_string()));

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use fulmar_core::{ChannelName, Class, ClientMessage, Draft, Payload, StartRequest, codec::framing};
-use tokio::time;
+use tokio::{task::JoinSet, time};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     super::backend::tests::{PATIENCE, Pair},
-    Sending, Session,
+    Session,
 };
 use crate::{
     hub::{Connection, Feed, Hub, Order, ReadBudget},
@@ -39,7 +39,8 @@ async fn state_is_sent_before_the_signals_of_the_same_flush() {
     for channel in names {
         hub.publish("test", channel, Draft::new(Payload::text("x"))).await.expect("published");
     }
-    let _sending = Sending(tokio::spawn(session.send_datagrams(datagrams)).abort_handle());
+    let mut sending = JoinSet::new();
+    sending.spawn(session.send_datagrams(datagrams));
     for expected in [VALUES, PUBLICATION] {
         let datagram = time::timeout(PATIENCE, pair.client.read_datagram()).await.expect("in time");
         let datagram = datagram.expect("connected");
