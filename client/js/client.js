@@ -256,10 +256,7 @@ export class Client extends EventTarget {
           this.#dialler.bar('sse', close.error);
           asked ??= 0;
         }
-        if (this.#end || this.#suspended) {
-          await this.#wait(undefined);
-          continue;
-        }
+        if (this.#end) break;
         if (advice(close.code) === 'stop') {
           this.#stop(close);
           break;
@@ -394,7 +391,7 @@ export class Client extends EventTarget {
   suspend() {
     if (this.#end) return;
     this.#suspended = true;
-    this.#connection?.close(CloseCode.NORMAL, 'suspended');
+    this.#connection?.close(CloseCode.GOING_AWAY, 'suspended');
   }
 
   // ---- the end ------------------------------------------------------------------------------------------------------

@@ -70,10 +70,11 @@ async def test_a_secret_that_the_client_made_up_has_a_session(server, transport)
         again = await second.ask(type="attach", secret=secret, fresh=True)
         assert again["type"] == "error" and again["error"]["code"] == "bad_message", again
         own = secret.split(".")[1]
-        for wrong in ({"secret": ""}, {"secret": own}, {"secret": secret[:-1]}, {"secret": f"{encoded(bytes(16))}.{own}"}, {"secret": secret, "id": "s"}):
+        for wrong in ({"secret": ""}, {"secret": own[1:]}, {"secret": secret[:-1]}, {"secret": f"{encoded(bytes(16))}.{own}"}, {"secret": secret, "id": "s"}):
             answer = await third.ask(type="attach", fresh=True, **wrong)
             assert answer["type"] == "error" and answer["error"]["code"] == "unknown_session", (wrong, answer)
         await second.barrier()
+        assert await become(third, own) == (session, True), "the id may be left out: it follows from the secret"
 
 
 @ENCODINGS
@@ -261,7 +262,7 @@ async def test_what_is_no_secret_makes_no_session(server):
         one, other = await new_session(http), await new_session(http)
         before = (await http.get("/api/stats")).json()["sessions"]
         own = one["secret"].split(".")[1]
-        for wrong in ("wrong", one["id"], own, one["secret"][:-1], f"{other['id']}.{own}", "."):
+        for wrong in ("wrong", one["id"], own[1:], one["secret"][:-1], f"{other['id']}.{own}", "."):
             response = await http.post("/session", json={}, headers={"authorization": f"Bearer {wrong}"})
             check_error(response, 401, "unauthorized", wrong)
         assert (await http.get("/api/stats")).json()["sessions"] == before

@@ -313,7 +313,7 @@ async def test_only_its_secret_makes_a_session_again(server, binary):
             {"id": one["id"], "secret": f"{one['id']}.{turned}"},
             {"id": "A" * 22, "secret": f"{'A' * 22}.{own}"},
             {"id": "A" * 22, "secret": one["secret"]},
-            {"id": one["id"], "secret": own},
+            {"id": one["id"], "secret": own[1:]},
             {"id": "", "secret": ""},
         ]
         for credentials in wrong:
