@@ -44,9 +44,9 @@ pub(super) struct Pending {
 
 impl Pending {
     /// How urgent it is.
-    pub(super) fn weight(&self, now: Duration) -> u128 {
+    pub(super) fn weight(&self, now: Duration) -> u64 {
         let waited = now.saturating_sub(self.since) + Duration::from_millis(1);
-        waited.as_micros() * u128::from(self.priority)
+        u64::try_from(waited.as_micros()).unwrap_or(u64::MAX).saturating_mul(u64::from(self.priority))
     }
 }
 

@@ -1,6 +1,9 @@
 //! Makes packets of values, and chooses among values when not all have room.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{BinaryHeap, HashSet},
+    time::Duration,
+};
 
 use bytes::Bytes;
 
@@ -42,6 +45,8 @@ pub(super) struct Packing<'a, 'p> {
     left: usize,
     /// Values that wait.
     pub(super) pending: usize,
+    /// What is new need not stand in line with anything.
+    pub(super) direct: bool,
     /// So many that a log was not read to its head.
     pub(super) full: bool,
     done: Done,
@@ -64,6 +69,7 @@ impl<'a, 'p> Packing<'a, 'p> {
         path: &'a Path<'p>,
         record: &'a mut Record,
         pending: usize,
+        direct: bool,
         made: &'a mut Vec<Bytes>,
     ) -> Self {
         let (writer, values, sections, done) = Default::default();
@@ -77,6 +83,7 @@ impl<'a, 'p> Packing<'a, 'p> {
             made,
             left: path.burst,
             pending,
+            direct,
             full: false,
             done,
         }
@@ -98,6 +105,11 @@ impl<'a, 'p> Packing<'a, 'p> {
             self.writer = Some(ValuesWriter::datagram(buffer, number, self.path.prefix, room));
         }
         self.writer.as_mut()
+    }
+
+    /// Whether nothing more has room in this flush.
+    fn is_stopped(&self) -> bool {
+        self.writer.is_none() && (self.done.blocked || self.done.more)
     }
 
     fn seal(&mut self) {
@@ -153,15 +165,20 @@ pub(super) fn choose(
     source: &mut impl Source,
     packing: &mut Packing<'_, '_>,
 ) {
-    let mut waiting = Vec::new();
-    for (id, low) in due {
+    if packing.pending == 0 || packing.is_stopped() {
+        return;
+    }
+    // Not sorted, since mostly few of many have room.
+    let mut waiting = Vec::with_capacity(packing.pending);
+    for (index, (id, _)) in due.iter().enumerate() {
         let Some(lane) = lanes.get(*id) else { continue };
         let pending = lane.pending.values().filter(|it| it.pieces != Pieces::Stream);
-        waiting.extend(pending.map(|it| (it.weight(now), *id, *low, it.offset, it.removal)));
+        waiting.extend(pending.map(|it| (it.weight(now), index, it.offset, it.removal)));
     }
-    waiting.sort_unstable_by(|a, b| b.cmp(a));
+    let mut waiting = BinaryHeap::from(waiting);
     let mut replaced = HashSet::new();
-    for (_, id, low, offset, removal) in waiting {
+    while let Some((_, index, offset, removal)) = waiting.pop() {
+        let Some((id, low)) = due.get(index).copied() else { continue };
         let Some(lane) = lanes.get_mut(id) else { continue };
         let mut fit = Fit::Sent;
         source.look(lane.tag, &mut |log| match log.newest_at(offset) {

@@ -162,6 +162,18 @@ impl Sender {
         self.rtt = path.rtt;
         self.lose(now, out);
         self.tell_positions(now, out);
+        if self.record.has_room(path.room, path.window) {
+            self.pack(now, path, source, out);
+        } else {
+            // What is new stays in the logs, which wake nobody meanwhile, and what waits need not be chosen among.
+            self.blocked = self.lanes.iter().any(|(_, lane)| lane.has_work(true));
+            self.more = false;
+        }
+        self.send_twins(now, path, source, out);
+    }
+
+    /// Makes packets of what is due, as far as there is room.
+    fn pack(&mut self, now: Duration, path: &Path<'_>, source: &mut impl Source, out: &mut Effects) {
         // Looked through once, however many channels there are.
         let leasts = (self.lanes.len() > 1).then(|| self.record.leasts());
         let least = |lane| match &leasts {
@@ -177,7 +189,9 @@ impl Sender {
         let pending = self.pending();
         let Self { lanes, record, .. } = self;
         let first = record.next();
-        let mut packing = Packing::new(now, path, record, pending, &mut out.packets);
+        // What came while there was no room is chosen among, as what was read before.
+        let direct = !self.blocked;
+        let mut packing = Packing::new(now, path, record, pending, direct, &mut out.packets);
         for (id, low) in &due {
             let Some(lane) = lanes.get_mut(*id) else { continue };
             take(*id, lane, *low, now, source, &mut packing);
@@ -208,7 +222,6 @@ impl Sender {
         for number in first..self.record.next() {
             self.plan_twin(number, now);
         }
-        self.send_twins(now, path, source, out);
     }
 
     /// When [`flush`](Self::flush) has something to do if nothing happens before.
@@ -392,7 +405,7 @@ fn take(
             return false;
         }
         // Where something waits already, what is new has to stand in line with it.
-        let mut direct = packing.pending == 0;
+        let mut direct = packing.direct && packing.pending == 0;
         for publication in log.newest_after(lane.at) {
             if direct {
                 match packing.push(id, lane.alias, low, publication, Piece::Whole, false) {
@@ -413,7 +426,7 @@ fn take(
                 return false;
             }
             packing.pending += 1;
-            lane.pend(publication, Piece::Whole, now, false);
+            lane.pend(publication, Piece::Whole, publication.accepted.min(now), false);
         }
         lane.at = log.head();
         lane.woken = false;

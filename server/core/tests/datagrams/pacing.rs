@@ -15,10 +15,12 @@ use fulmar_core::{
 
 use crate::server::monotonic;
 
-struct Logs(Vec<Log>);
+/// And how often one was read.
+struct Logs(Vec<Log>, usize);
 
 impl Source for Logs {
     fn news(&mut self, tag: usize, read: &mut dyn FnMut(&Log) -> bool) {
+        self.1 += 1;
         read(&self.0[tag]);
     }
 
@@ -50,7 +52,7 @@ impl Bench {
         // Tombstones last for 100 ms.
         let bounds = Bounds { count: 100_000, bytes: usize::MAX, age: ms(100) };
         let logs = (0..channels as u64).map(|it| Log::new(Class::State, Epoch::from_entropy(it), bounds));
-        let mut logs = Logs(logs.collect());
+        let mut logs = Logs(logs.collect(), 0);
         let mut sender = Sender::default();
         let lanes: Vec<_> =
             (0..channels).map(|it| sender.open(it, it as u64, it, Offset::ZERO, pace)).collect();
@@ -177,6 +179,32 @@ fn a_channel_that_changes_all_the_time_does_not_hold_up_another() {
         bench.now += ms(10);
     }
     assert!(waited.is_some_and(|turns| turns <= 2), "it waited {waited:?} turns");
+}
+
+/// What changes meanwhile costs nothing, and is chosen among as if it had been read when it came.
+#[test]
+fn while_there_is_no_room_no_log_is_read() {
+    let mut bench = Bench::new(1, AT_ONCE, 1_300);
+    bench.publish(0, 0, 1_000, 16);
+    assert_eq!(keys(&bench.flush()), [(0, 0)]);
+    let read = bench.logs.1;
+    for key in 1..=20 {
+        // The last of them waits for as long as others, and is urgent.
+        bench.publish(0, key, 1_000, if key == 20 { 64 } else { 16 });
+        bench.now += ms(if key == 19 { 0 } else { 1 });
+        assert_eq!(bench.flush(), []);
+    }
+    assert_eq!((bench.logs.1, bench.sender.pending()), (read, 0));
+    assert!(bench.sender.next().is_some_and(|next| next > bench.now), "only a loss is waited for");
+    bench.now += ms(20);
+    let mut sent = Vec::new();
+    for _ in 0..20 {
+        assert!(bench.sender.acknowledge(Ack { newest: bench.newest, bitmap: 0 }, bench.now));
+        sent.extend(keys(&bench.flush()).iter().map(|(_, key)| *key));
+    }
+    assert_eq!(sent[0], 20, "the urgent one");
+    assert!(sent[1..].is_sorted(), "then as long as they have waited: {sent:?}");
+    assert_eq!(sent.len(), 20);
 }
 
 #[test]
