@@ -39,7 +39,7 @@
 //! | datagrams, both ways ([`DATAGRAM_RECEIVE_BUFFER`], [`DATAGRAM_SEND_BUFFER`]), and one flush of values | 16 + 16 + 16 |
 //! | values that changed and wait (twice `PENDING_VALUES` of the core, and what was lost: 8 Ki, with keys of 255 bytes), for each session | 16 x 2800 |
 //! | values under way on streams (`STREAM_VALUES_IN_FLIGHT`: their offsets), for each stream | 256 x 16 |
-//! | what is known of packets under way (`PACKETS_IN_FLIGHT`, `VALUES_IN_FLIGHT`: 4 Ki of 32 bytes), for each session | 16 x 200 |
+//! | what is known of packets under way (`PACKETS_IN_FLIGHT`, `VALUES_IN_FLIGHT`: 4 Ki of 32 bytes), and memory kept for later packets, for each session | 16 x 240 |
 //! | handshake bytes ([`QUIC_CRYPTO_BUFFER`]) | 16 |
 //! | HTTP/3 frames that are kept ([`HTTP3_REQUESTS`] and the control stream, 16 KiB each) | 1616 |
 //! | bodies and answers under way ([`CONNECTION_BODY_BYTES`], [`CONNECTION_ANSWER_BYTES`]) | 512 + 2048 |
@@ -47,7 +47,7 @@
 //! | what an `attach` could not read on, once for each session | 16 x 77 |
 //! | small frames and chunks on [`QUIC_BIDI_STREAMS_MAX`] streams (5 KiB each) | 1280 |
 //! | a batch being written on each stream (bounded by the send window, plus one batch each) | 256 x 96 |
-//! | **together, for a client that does all of it at once** | **~89 MiB** |
+//! | **together, for a client that does all of it at once** | **~90 MiB** |
 //!
 //! The last line needs a client with 16 sessions that subscribes on 256 streams to channels of large publications, of which thousands of
 //! keys with names of 255 bytes change, and reads and acknowledges none of them. A client that only fills what it sends is bounded by ~9 MiB, one that only connects by 40 KiB.

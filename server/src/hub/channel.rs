@@ -18,6 +18,9 @@ use slab::Slab;
 use super::{lock, ready::Ready};
 use crate::{namespace::Namespace, telemetry::Counters};
 
+/// Subscribers that a publication wakes for whom room is made beforehand.
+const WAKES: usize = 256;
+
 /// A channel of this node. A name whose channel was evicted gets another one, with another epoch and alias.
 #[derive(Debug)]
 pub(super) struct Channel {
@@ -140,13 +143,11 @@ impl Channel {
         let published = self.append(&mut state, publisher, draft, now);
         account(publisher.bytes, before, state.bytes());
         let position = published?;
-        let parked: Vec<_> = state
-            .subscribers
-            .iter_mut()
-            .filter_map(|(_, subscriber)| {
-                std::mem::take(&mut subscriber.parked).then(|| (subscriber.ready.clone(), subscriber.key))
-            })
-            .collect();
+        // Not grown step by step where it is for many, which may as well be few.
+        let mut parked = Vec::with_capacity(state.subscribers.len().min(WAKES));
+        parked.extend(state.subscribers.iter_mut().filter_map(|(_, subscriber)| {
+            std::mem::take(&mut subscriber.parked).then(|| (subscriber.ready.clone(), subscriber.key))
+        }));
         drop(state);
         publisher.counters.wakes.add(parked.len() as u64);
         for (ready, key) in parked {

@@ -102,6 +102,7 @@ impl<'a, 'p> Packing<'a, 'p> {
             let number = self.record.next();
             let room = self.path.room.saturating_sub(TWIN_ROOM);
             let buffer = self.record.buffer();
+            (self.values, self.sections) = self.record.lists();
             self.writer = Some(ValuesWriter::datagram(buffer, number, self.path.prefix, room));
         }
         self.writer.as_mut()

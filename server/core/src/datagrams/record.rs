@@ -27,6 +27,10 @@ const TIMEOUTS: u32 = 3;
 const FOLLOWED: Duration = limits::ACK_DELAY.saturating_mul(limits::ACK_FRAMES - 1);
 /// What a datagram costs the path besides its bytes.
 const OVERHEAD: usize = 40;
+/// Packets whose memory is kept for others: about what one flush makes.
+const SPARES: usize = 12;
+/// Values of a packet whose lists are kept.
+const SPARE_VALUES: usize = 64;
 
 /// One value, or a part of one, in a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,13 +129,35 @@ pub(super) struct Record {
     timed_out: Duration,
     /// When the latest was sent.
     sent: Duration,
-    /// The latest itself, whose memory the next may have once it has left.
-    spare: Bytes,
+    spares: Spares,
+}
+
+/// Memory that later packets may have, which saves most allocations of a packet: those above 1 KiB are dear.
+#[derive(Debug, Default)]
+struct Spares {
+    /// The latest packets, each of which has left some time.
+    packets: VecDeque<Bytes>,
+    /// Lists of those that are done with, empty.
+    lists: Vec<Lists>,
+}
+
+/// What a packet has, and what it says of each channel.
+pub(super) type Lists = (Vec<Sent>, Vec<Section>);
+
+impl Spares {
+    fn keep(&mut self, packet: Packet) {
+        let (mut values, mut sections) = (packet.values, packet.sections);
+        if self.lists.len() < SPARES && values.capacity() <= SPARE_VALUES {
+            values.clear();
+            sections.clear();
+            self.lists.push((values, sections));
+        }
+    }
 }
 
 impl Default for Record {
     fn default() -> Self {
-        let (packets, latency) = Default::default();
+        let (packets, latency, spares) = Default::default();
         Self {
             packets,
             first: 1,
@@ -142,7 +168,7 @@ impl Default for Record {
             timeouts: 0,
             timed_out: Duration::ZERO,
             sent: Duration::ZERO,
-            spare: Bytes::new(),
+            spares,
         }
     }
 }
@@ -220,25 +246,34 @@ impl Record {
     pub(super) fn settle(&mut self) {
         if self.packets.is_empty() {
             self.packets = VecDeque::new();
-            self.spare = Bytes::new();
+            self.spares = Spares::default();
         }
     }
 
     /// An empty buffer for a packet.
     pub(super) fn buffer(&mut self) -> Vec<u8> {
-        let spare = std::mem::take(&mut self.spare);
-        let mut buffer = if spare.is_unique() { Vec::from(spare) } else { Vec::new() };
+        // They leave in order.
+        let spare = self.spares.packets.pop_front_if(|packet| packet.is_unique());
+        let mut buffer = spare.map_or_else(Vec::new, Vec::from);
         buffer.clear();
         buffer
     }
 
+    /// Empty lists for a packet.
+    pub(super) fn lists(&mut self) -> Lists {
+        self.spares.lists.pop().unwrap_or_default()
+    }
+
     /// Keeps a packet, for the sake of its buffer.
     pub(super) fn keep(&mut self, packet: &Bytes) {
-        self.spare = packet.clone();
+        if self.spares.packets.len() == SPARES {
+            self.spares.packets.pop_front();
+        }
+        self.spares.packets.push_back(packet.clone());
     }
 
     /// Takes an acknowledgement in. `arrived` is given what it newly acknowledges.
-    pub(super) fn acknowledge(&mut self, ack: Ack, now: Duration, mut arrived: impl FnMut(Packet)) {
+    pub(super) fn acknowledge(&mut self, ack: Ack, now: Duration, mut arrived: impl FnMut(&Packet)) {
         if ack.newest >= self.next() {
             // Never sent. Nothing of it can be believed.
             return;
@@ -253,17 +288,19 @@ impl Record {
             self.timeouts = 0;
             if let Some(twin) = packet.twin.and_then(|twin| self.get_mut(twin)) {
                 twin.twin = None;
-                let values = std::mem::take(&mut twin.values).len();
+                let values = twin.values.len();
+                twin.values.clear();
                 twin.sections.iter_mut().for_each(|section| section.least = None);
                 self.values -= values;
             }
-            arrived(packet);
+            arrived(&packet);
+            self.spares.keep(packet);
         }
         self.newest = self.newest.max(ack.newest);
     }
 
     /// Takes out what is lost by now. `lost` is given each packet whose values have to be sent anew.
-    pub(super) fn lose(&mut self, now: Duration, rtt: Duration, mut lost: impl FnMut(Packet)) {
+    pub(super) fn lose(&mut self, now: Duration, rtt: Duration, mut lost: impl FnMut(&Packet)) {
         let mut timed_out = false;
         for number in self.first..self.next() {
             let Some(deadline) = self.deadline_of(number, rtt) else { continue };
@@ -281,7 +318,8 @@ impl Record {
                 twin.twin = None;
                 packet.values.clear();
             }
-            lost(packet);
+            lost(&packet);
+            self.spares.keep(packet);
         }
         if timed_out {
             self.timeouts = self.timeouts.saturating_add(1);

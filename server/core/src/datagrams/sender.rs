@@ -35,6 +35,8 @@ pub struct Sender {
     full: bool,
     /// The round-trip time that the last flush was told.
     rtt: Duration,
+    /// The channels of a flush and their low-water offsets, in memory that the next has again.
+    due: Vec<(LaneId, Offset)>,
 }
 
 impl Sender {
@@ -78,7 +80,7 @@ impl Sender {
         let (lanes, mut arrived) = (&mut self.lanes, false);
         self.record.acknowledge(ack, now, |packet| {
             arrived = true;
-            for section in packet.sections {
+            for section in &packet.sections {
                 if let Some(lane) = lanes.get_mut(section.lane) {
                     lane.told = lane.told.max(section.low);
                     lane.settle();
@@ -140,6 +142,7 @@ impl Sender {
             }
             lane.position_due = None;
             self.record.settle();
+            self.due = Vec::new();
             if lane.told < low {
                 lane.tell = true;
                 out.streams.push(lane.tag);
@@ -180,12 +183,9 @@ impl Sender {
             Some(leasts) => leasts.get(&lane).copied(),
             None => self.record.least(lane),
         };
-        let due: Vec<_> = self
-            .lanes
-            .iter()
-            .filter(|(_, lane)| lane.ready <= now && lane.has_work(true))
-            .map(|(id, _)| (id, self.low_with(id, least)))
-            .collect();
+        let mut due = std::mem::take(&mut self.due);
+        let lanes = self.lanes.iter().filter(|(_, lane)| lane.ready <= now && lane.has_work(true));
+        due.extend(lanes.map(|(id, _)| (id, self.low_with(id, least))));
         let pending = self.pending();
         let Self { lanes, record, .. } = self;
         let first = record.next();
@@ -202,7 +202,7 @@ impl Sender {
         (self.blocked, self.more) = (done.blocked, done.more);
         out.counts.values += done.values;
         out.counts.repaired += done.repaired;
-        for (id, _) in due {
+        for (id, _) in due.drain(..) {
             let Some(lane) = self.lanes.get_mut(id) else { continue };
             // What had to stop goes on as soon as there is room.
             if std::mem::take(&mut lane.sent) {
@@ -219,6 +219,7 @@ impl Sender {
             }
             lane.settle();
         }
+        self.due = due;
         for number in first..self.record.next() {
             self.plan_twin(number, now);
         }
@@ -341,7 +342,7 @@ impl Sender {
             }
             let next = self.record.next();
             let mut writer = ValuesWriter::datagram(Vec::new(), next, path.prefix, path.room);
-            let (mut sent, mut sections) = (Vec::new(), Vec::new());
+            let (mut sent, mut sections) = self.record.lists();
             // Of what is still the newest, all has to be in it: one of the two suffices.
             let mut whole = true;
             for value in values {
