@@ -18,7 +18,7 @@
  */
 import { Backoff, STABLE_MS, pause } from './backoff.js';
 import { Channel } from './channel.js';
-import { entryOf } from './cursor.js';
+import { entryOf, formatCursor } from './cursor.js';
 import { Dialler } from './dial.js';
 import { CloseCode, FulmarError, advice, closedError } from './errors.js';
 import { Heartbeat } from './heartbeat.js';
@@ -46,6 +46,8 @@ export class Client extends EventTarget {
   /** How often the connection was lost and made again, and how often it moved to a better transport. */
   reconnects = 0;
   moves = 0;
+  /** While it waits to come back: when it will, in ms since 1970. @type {number | null} */
+  retryAt = null;
   /** @type {Status} */
   #status = 'waiting';
   /** @type {AnyConnection | null} */
@@ -90,6 +92,11 @@ export class Client extends EventTarget {
   /** What carries the session now. @returns {TransportName | null} */
   get transport() {
     return this.#connection?.transport ?? null;
+  }
+
+  /** A cursor over all channels, from which `subscribe` goes on over any transport; null while there is none. */
+  get cursor() {
+    return formatCursor([...this.#channels.values()].flatMap(({ entry }) => entry ?? []));
   }
 
   /** What became of each transport when it was tried last, so also why it is not used. */
@@ -263,6 +270,7 @@ export class Client extends EventTarget {
         }
         if (close.code === CloseCode.SESSION_EXPIRED) this.#secret = mintSecret();
         this.reconnects++;
+        this.#tell('error', close.error instanceof FulmarError ? close.error : closedError(close));
       } catch (error) {
         if (isRefusal(error)) {
           this.#stop({ code: CloseCode.REFUSED, reason: error.message, error });
@@ -278,11 +286,14 @@ export class Client extends EventTarget {
   /** @param {number} [asked] */
   async #wait(asked) {
     if (this.#end) return;
-    this.#say('waiting');
     this.#hurry = new AbortController();
     do {
-      await pause(this.#suspended ? 2 ** 31 - 1 : this.#backoff.next(asked), this.#hurry.signal);
+      const ms = this.#suspended ? 2 ** 31 - 1 : this.#backoff.next(asked);
+      this.retryAt = Date.now() + ms;
+      this.#say('waiting');
+      await pause(ms, this.#hurry.signal);
     } while (this.#suspended && !this.#end);
+    this.retryAt = null;
   }
 
   /**
