@@ -67,6 +67,8 @@ export class Client extends EventTarget {
   /** @type {Close | null} */
   #end = null;
   #suspended = false;
+  /** Received over connections that are gone. */
+  #before = { bytes: 0, publications: 0 };
   /** @type {{ready: (client: Client) => void, failed: (error: Error) => void, closed: (close: Close) => void}} */
   #finish = { ready() {}, failed() {}, closed() {} };
 
@@ -102,6 +104,21 @@ export class Client extends EventTarget {
   /** What became of each transport when it was tried last, so also why it is not used. */
   get attempts() {
     return [...this.#dialler.attempts.values()].map((attempt) => ({ ...attempt }));
+  }
+
+  /** What was received over all connections so far. */
+  stats() {
+    const { bytes = 0, publications = 0 } = this.#connection?.received ?? {};
+    return {
+      bytes: { received: this.#before.bytes + bytes },
+      publications: this.#before.publications + publications,
+    };
+  }
+
+  /** @param {AnyConnection} connection that is done with */
+  #sum({ received }) {
+    this.#before.bytes += received.bytes;
+    this.#before.publications += received.publications;
   }
 
   /**
@@ -344,6 +361,7 @@ export class Client extends EventTarget {
     await Promise.allSettled([...this.#channels.values()].map(({ busy }) => busy));
     for (const channel of this.#channels.values()) channel.lose(before);
     before.close();
+    this.#sum(before);
   }
 
   /** @param {AnyConnection} connection that closed */
@@ -353,6 +371,7 @@ export class Client extends EventTarget {
     this.#heartbeat = null;
     this.#publisher.use(null);
     this.#connection = null;
+    this.#sum(connection);
     this.#tell('transport', null);
   }
 
