@@ -1,12 +1,11 @@
 /**
  * The development page: the figures of this machine over four transports side by side. Each panel is a client of its
- * own, with its own connection, its own view of the state and its own cursor; they share the feed of events.
+ * own that may use one transport; they share the feed of events.
  */
-import { FulmarError, StateView, advice, buildCursor, open, parseCursor } from '/client/fulmar.js';
+import { buildCursor, connect, parseCursor } from '/client/fulmar.js';
 
 const STATE = ['host:cpu', 'host:memory', 'host:network', 'host:load', 'host:info'];
 const EVENTS = 'event:host';
-const CHANNELS = [...STATE, EVENTS];
 /** No position of any epoch: what the log of events still holds is sent after a gap. */
 const FROM_THE_START = buildCursor([{ channel: EVENTS, epoch: '0', offset: 0 }]);
 
@@ -17,13 +16,12 @@ const MIN_FRAME_MS = 1000 / 30;
 const MAX_FRAME_MS = 80;
 const FIGURES_MS = 250;
 const MAX_EVENTS = 60;
-const BACKOFF = [500, 1000, 2000, 4000, 8000, 15_000];
 
 const TRANSPORTS = {
-  webtransport: { name: 'WebTransport', short: 'WT', encoding: 'binary, datagrams and streams', options: {} },
-  websocket: { name: 'WebSocket', short: 'WS', encoding: 'binary, one ordered socket', options: { encoding: 'bin' } },
-  sse: { name: 'Server-sent events', short: 'SSE', encoding: 'JSON, one endless answer', options: {} },
-  poll: { name: 'Long-polling', short: 'LP', encoding: 'JSON, one answer at a time', options: { wait: 25 } },
+  webtransport: { name: 'WebTransport', short: 'WT', encoding: 'binary, datagrams and streams' },
+  websocket: { name: 'WebSocket', short: 'WS', encoding: 'binary, one ordered socket' },
+  sse: { name: 'Server-sent events', short: 'SSE', encoding: 'JSON, one endless answer' },
+  poll: { name: 'Long-polling', short: 'LP', encoding: 'JSON, one answer at a time' },
 };
 const NAMES = Object.keys(TRANSPORTS);
 
@@ -44,25 +42,25 @@ const perSecond = (bytes) => {
   return `${amount >= 10 ? Math.round(amount) : amount} ${unit}/s`;
 };
 
-/** Of a cursor over several channels the entry that moves the most. @param {string | null} cursor */
+/** Of a cursor over several channels the entry that moves the most. @param {string} cursor */
 function shortened(cursor) {
-  if (!cursor) return '–';
   const entries = parseCursor(cursor);
   const { hash, epoch, offset } = entries.reduce((most, entry) => (entry.offset > most.offset ? entry : most));
   return `${hash.slice(0, 4)}….${epoch}.${offset.toString(36)}${entries.length > 1 ? ` +${entries.length - 1}` : ''}`;
 }
 
-/** Why a transport does not work here and what can be done about it. */
-function explain(transport, error) {
+/** Why a transport does not work here and what can be done about it. `final`: it is not tried again. */
+function explain(transport, error, final) {
   const { name } = TRANSPORTS[transport];
   if (error.code === 'unsupported') {
     return isSecureContext
       ? [`This browser has no ${name}.`, 'Chrome, Edge and Opera from 97, Firefox from 114 and Safari from 26.4 have it.']
       : [`${name} needs a secure page.`, 'Open this page on localhost or 127.0.0.1, or over HTTPS.'];
   }
-  if (error.close) return [`The server refused: ${error.message}`, 'Reload the page to try again.'];
+  if (final) return [`The server refused: ${error.message}`, 'Reload the page to try again.'];
   if (error.status) return [`The server refused: ${error.message}`, 'It is asked again in a while.'];
   if (error.code === 'closed') return ['The connection was lost.', `It goes on from its cursor when the server is back. (${error.message})`];
+  if (error.code === 'held_back') return [error.message, 'A proxy that buffers would do that. The other transports carry the same data meanwhile.'];
   if (transport === 'webtransport' && error.message.includes('UDP')) {
     return [error.message, 'A firewall, proxy or VPN may be holding UDP back. The other transports carry the same data meanwhile.'];
   }
@@ -117,9 +115,9 @@ const percent = (value) => `${value.toFixed(0)} %`;
 const CHARTS = {
   cpu: { channel: 'host:cpu', keys: ['total'], top: () => 100, tell: ([total]) => percent(total) },
   memory: {
-    channel: 'host:memory', keys: ['used'], top: (view) => view.get('host:memory', 'total'),
-    tell([used], view) {
-      const total = view.get('host:memory', 'total');
+    channel: 'host:memory', keys: ['used'], top: (get) => get('host:memory', 'total'),
+    tell([used], get) {
+      const total = get('host:memory', 'total');
       return [inUnits(used).join(' '), total ? ` of ${inUnits(total).join(' ')}` : ''];
     },
   },
@@ -158,21 +156,22 @@ class Chart {
     this.#canvas.height = Math.round(height * this.ratio);
   }
 
-  take({ key, time, data, removed }) {
+  take({ key, time, value }) {
     const index = this.keys.indexOf(key);
-    if (index >= 0 && !removed && Number.isFinite(data)) this.series[index].push(time, data);
+    if (index >= 0 && Number.isFinite(value)) this.series[index].push(time, value);
   }
 
-  tellNow(view) {
-    const values = this.keys.map((key) => view.get(this.channel, key));
-    const told = Number.isFinite(values[0]) ? this.tell(values, view) : '–';
+  /** @param {(channel: string, key: string) => unknown} get what is newest */
+  tellNow(get) {
+    const values = this.keys.map((key) => get(this.channel, key));
+    const told = Number.isFinite(values[0]) ? this.tell(values, get) : '–';
     const [main, side] = Array.isArray(told) ? told : [told, ''];
     const [first, second] = this.#text.childNodes;
     if (first.data !== main) first.data = main;
     write(second, side);
   }
 
-  draw(now, newest, view, colors) {
+  draw(now, newest, get, colors) {
     const { width, height, ratio } = this;
     if (!width) return;
     const context = this.#context;
@@ -187,7 +186,7 @@ class Chart {
 
     const since = now - WINDOW;
     for (const series of this.series) series.trim(since);
-    const scale = this.#scaled(view);
+    const scale = this.#scaled(get);
     const right = width - 5;
     const x = (time) => right - ((now - time) / WINDOW) * right;
     const y = (value) => height - 2 - Math.min(1, Math.max(0, value / scale)) * (height - 5);
@@ -249,8 +248,8 @@ class Chart {
   }
 
   /** Where there is no natural top, one that follows what is seen, in round steps and without jumps. */
-  #scaled(view) {
-    const fixed = this.top?.(view);
+  #scaled(get) {
+    const fixed = this.top?.(get);
     if (fixed) return fixed;
     let most = this.floor ?? 1;
     for (const { points } of this.series) for (const { value } of points) if (value > most) most = value;
@@ -263,17 +262,17 @@ class Chart {
 // ---- panels ---------------------------------------------------------------------------------------------------------
 
 class Panel {
-  #connection = null;
-  #view = new StateView();
-  #cursor = FROM_THE_START;
-  #bytes = 0;
-  #seen = 0;
+  #client;
+  /** @type {Map<string, import('/client/fulmar.js').LiveState>} */
+  #states;
+  /** Why there is no connection, as far as is known. @type {Error | null} */
+  #problem = null;
+  /** When the newest value was published. */
+  #newest = 0;
   /** Publications at the last few looks, oldest first. @type {{at: number, count: number}[]} */
   #looks = [];
   #age = NaN;
   #drawnAt = 0;
-  /** When the next attempt is due, by performance.now(). */
-  #due = 0;
   visible = true;
 
   /** @param {HTMLElement} element */
@@ -292,6 +291,48 @@ class Panel {
     this.trouble = element.querySelector('.trouble');
     this.charts = [...element.querySelectorAll('.chart')].map((chart) => new Chart(chart));
     this.readColors();
+    this.#connect();
+  }
+
+  #connect() {
+    const client = (this.#client = connect(location.origin, { transports: [this.transport] }));
+    client.addEventListener('status', () => this.#follow());
+    client.addEventListener('error', ({ detail: error }) => {
+      this.#problem = error;
+      // What the browser does not have, it will not have in a minute.
+      if (error.code === 'unsupported') client.close();
+    });
+    client.addEventListener('close', ({ detail }) => {
+      this.#problem = detail.error ?? this.#problem ?? new Error(detail.reason);
+      this.#explain(true);
+    });
+    this.#states = new Map(STATE.map((channel) => [channel, client.state(channel)]));
+    for (const [channel, state] of this.#states) state.onChange((change) => this.#take(channel, change));
+    client.subscribe(EVENTS, { after: FROM_THE_START, onPublication: (event) => feed.add(event, this.transport) });
+    this.#follow();
+  }
+
+  /** Shows how the client is doing. */
+  #follow() {
+    switch (this.#client.status) {
+      case 'connecting': return this.#show('connecting', 'connecting');
+      case 'open':
+        this.trouble.hidden = true;
+        return this.#show('live', 'live');
+      case 'waiting': {
+        for (const { series } of this.charts) for (const one of series) one.break();
+        if (this.#problem) this.#explain(false);
+      }
+    }
+  }
+
+  #explain(final) {
+    const [why, what] = explain(this.transport, this.#problem, final);
+    write(this.trouble.querySelector('.why'), why);
+    write(this.trouble.querySelector('.what'), what);
+    write(this.trouble.querySelector('.next'), '');
+    this.trouble.hidden = false;
+    this.#show(final ? 'failed' : 'waiting', final ? 'unavailable' : 'reconnecting');
   }
 
   /** How often the charts move by a step. */
@@ -310,109 +351,47 @@ class Panel {
     write(this.status, text);
   }
 
-  /** Connects, and again whenever the connection ends, for as long as that makes sense. */
-  async run() {
-    for (let attempt = 0; ; attempt++) {
-      this.#show('connecting', 'connecting');
-      let problem;
-      try {
-        const close = await this.#follow(() => { attempt = 0; });
-        const next = advice(close.code);
-        if (next === 'afresh') this.#cursor = null;
-        problem = Object.assign(new FulmarError('closed', close.reason || `closed with ${close.code}`), { close: next === 'stop' });
-      } catch (error) {
-        problem = error;
-        if (error.code === 'bad_cursor') this.#cursor = null;
-      }
-      this.#lost();
-      const final = problem.code === 'unsupported' || problem.close;
-      this.#explain(problem, final);
-      if (final) return;
-      await this.#pause(BACKOFF[Math.min(attempt, BACKOFF.length - 1)] * (0.8 + Math.random() * 0.4));
-    }
+  /** @param {string} channel @param {import('/client/fulmar.js').Change} change */
+  #take(channel, change) {
+    if (change.removed) return;
+    this.#newest = Math.max(this.#newest, change.time);
+    for (const chart of this.charts) if (chart.channel === channel) chart.take(change);
+    if (channel === 'host:info') showHost(change.value);
   }
 
-  /** One connection, from its opening to its close. */
-  async #follow(onLive) {
-    const { options } = TRANSPORTS[this.transport];
-    const connection = await open(this.transport, options);
-    this.#connection = connection;
-    connection.onmessage = (message) => this.#take(message);
-    try {
-      await Promise.all(CHANNELS.map((channel) => connection.subscribe(channel, { after: this.#cursor })));
-      this.trouble.hidden = true;
-      this.#show('live', 'live');
-      onLive();
-      return await connection.closed;
-    } finally {
-      connection.close();
-      this.#cursor = connection.cursor ?? this.#cursor;
-      this.#bytes += connection.received.bytes;
-      this.#connection = null;
-    }
-  }
-
-  #take(message) {
-    if (message.type === 'publication') this.#seen++;
-    if (message.channel === EVENTS) {
-      if (message.type === 'publication') feed.add(message, this.transport);
-      return;
-    }
-    if (!this.#view.apply(message) || message.type !== 'publication') return;
-    for (const chart of this.charts) if (chart.channel === message.channel) chart.take(message);
-    if (message.channel === 'host:info') showHost(message.data);
-  }
-
-  #lost() {
-    for (const { series } of this.charts) for (const one of series) one.break();
-  }
-
-  #explain(problem, final) {
-    const [why, what] = explain(this.transport, problem);
-    write(this.trouble.querySelector('.why'), why);
-    write(this.trouble.querySelector('.what'), what);
-    write(this.trouble.querySelector('.next'), '');
-    this.trouble.hidden = false;
-    this.#show(final ? 'failed' : 'waiting', final ? 'unavailable' : 'reconnecting');
-  }
-
-  async #pause(ms) {
-    this.#due = performance.now() + ms;
-    await new Promise((resolve) => setTimeout(resolve, ms));
-    this.#due = 0;
-  }
+  #get = (channel, key) => this.#states.get(channel).get(key);
 
   /** The numbers, a few times a second. */
   tell(now) {
-    const bytes = this.#bytes + (this.#connection?.received.bytes ?? 0);
-    this.#looks.push({ at: now, count: this.#seen });
+    const { bytes, publications } = this.#client.stats();
+    this.#looks.push({ at: now, count: publications });
     while (this.#looks.length > 2 && now - this.#looks[0].at > 3000) this.#looks.shift();
     const [first] = this.#looks;
-    if (this.#view.newest) {
+    if (this.#newest) {
       const long = this.#age >= 9999.5;
       write(this.figures.age, (long ? this.#age / 1000 : this.#age).toFixed(0));
       write(this.figures.scale, long ? 's' : 'ms');
       if (now > first.at) {
-        write(this.figures.rate, (((this.#seen - first.count) * 1000) / (now - first.at)).toFixed(0));
+        write(this.figures.rate, (((publications - first.count) * 1000) / (now - first.at)).toFixed(0));
       }
-      const [amount, unit] = inUnits(Math.max(bytes, 1000));
+      const [amount, unit] = inUnits(Math.max(bytes.received, 1000));
       write(this.figures.bytes, amount);
       write(this.figures.unit, unit);
     }
-    const cursor = this.#connection?.cursor ?? this.#cursor;
-    if (cursor !== FROM_THE_START) {
+    const { cursor, retryAt } = this.#client;
+    if (this.#newest && cursor) {
       write(this.cursorText, shortened(cursor));
-      this.cursorText.title = cursor ?? '';
+      this.cursorText.title = cursor;
     }
-    if (this.#due) {
-      const left = Math.max(1, Math.ceil((this.#due - performance.now()) / 1000));
+    if (retryAt) {
+      const left = Math.max(1, Math.ceil((retryAt - Date.now()) / 1000));
       write(this.trouble.querySelector('.next'), `Next try in ${left} s`);
     }
-    for (const chart of this.charts) chart.tellNow(this.#view);
+    for (const chart of this.charts) chart.tellNow(this.#get);
   }
 
   draw(now) {
-    const { newest } = this.#view;
+    const newest = this.#newest;
     if (newest) {
       const age = Math.max(0, now - newest);
       const weight = 1 - Math.exp(-(now - this.#drawnAt) / 1200);
@@ -421,7 +400,7 @@ class Panel {
       this.#drawnAt = now;
     }
     if (!this.visible) return;
-    for (const chart of this.charts) chart.draw(now, newest, this.#view, this.colors);
+    for (const chart of this.charts) chart.draw(now, newest, this.#get, this.colors);
   }
 }
 
@@ -511,10 +490,7 @@ const watcher = new IntersectionObserver((entries) => {
     panels.find(({ element }) => element === target).visible = isIntersecting;
   }
 }, { rootMargin: '300px' });
-for (const panel of panels) {
-  watcher.observe(panel.element);
-  panel.run();
-}
+for (const panel of panels) watcher.observe(panel.element);
 
 matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => {
   for (const panel of panels) panel.readColors();
