@@ -28,6 +28,8 @@ export class Channel {
   view = null;
   /** Not read for now, because an iterator has enough to do. */
   paused = false;
+  /** About to be read again. */
+  resuming = false;
   /** Why the server does not let it be read. @type {Error | null} */
   refused = null;
   /** Whether the server has taken it once. */
@@ -43,6 +45,8 @@ export class Channel {
   #entry;
   /** What lies at or below it, in its epoch, came over the connection before. @type {Entry | null} */
   #floor = null;
+  /** Whether the connection before was still heard when this one said its first word. */
+  #overlapped = false;
 
   /** @param {string} name @param {Owner} owner @param {Entry | null} entry where to begin; null: from now on */
   constructor(name, owner, entry) {
@@ -77,6 +81,7 @@ export class Channel {
     if (connection === this.#source) return true;
     if (this.paused || (this.#source && connection.serial < this.#source.serial)) return false;
     this.#floor = this.entry;
+    this.#overlapped = this.#source !== null;
     this.#source = connection;
     return true;
   }
@@ -88,6 +93,11 @@ export class Channel {
     this.#source = null;
   }
 
+  /** No position any more: it is read afresh. */
+  forget() {
+    this.#entry = this.#floor = null;
+  }
+
   /** @param {AnyConnection} connection @param {Message} message */
   take(connection, message) {
     if (!this.hear(connection)) return;
@@ -97,6 +107,8 @@ export class Channel {
         if (this.#floor?.epoch === epoch && offset <= this.#floor.offset) return;
         break;
       case 'gap':
+        // What was lost behind the position that was asked from came over the connection before, which went on meanwhile.
+        if (this.#overlapped && this.#floor?.epoch === epoch && offset <= this.#floor.offset) return;
         this.#floor = null;
         this.gaps++;
         this.#owner.gap(message);

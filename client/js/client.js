@@ -20,7 +20,7 @@ import { Backoff, STABLE_MS, pause } from './backoff.js';
 import { Channel } from './channel.js';
 import { entryOf, formatCursor } from './cursor.js';
 import { Dialler } from './dial.js';
-import { CloseCode, FulmarError, advice, closedError } from './errors.js';
+import { CloseCode, FulmarError, advice, closeFor, closedError, isPassing } from './errors.js';
 import { Heartbeat } from './heartbeat.js';
 import { toBase64 } from './json.js';
 import { LiveState } from './live.js';
@@ -54,6 +54,8 @@ export class Client extends EventTarget {
   #connection = null;
   /** @type {Map<string, Channel>} */
   #channels = new Map();
+  /** Settled when a channel that nobody reads any more may be subscribed to again. @type {Map<string, Promise<unknown>>} */
+  #parting = new Map();
   #secret = mintSecret();
   #publisher = new Publisher(this.#secret.slice(0, 4));
   #backoff = new Backoff();
@@ -141,6 +143,12 @@ export class Client extends EventTarget {
     const held = this.#channel(channel);
     const state = new LiveState(held);
     held.live.add(state);
+    if (held.entry && !held.view && !held.resuming) {
+      // It was begun from a cursor, so not all of its values are known here.
+      if (!held.paused) this.#owner.pause(held);
+      held.forget();
+      this.#owner.resume(held);
+    }
     return state;
   }
 
@@ -190,6 +198,7 @@ export class Client extends EventTarget {
     if (!channel) {
       channel = new Channel(name, this.#owner, (after && entryOf(after, name)) || null);
       this.#channels.set(name, channel);
+      channel.busy = this.#parting.get(name) ?? channel.busy;
       // In a microtask, so that all that are asked for in one turn go in one request where that is how it is done.
       const added = channel;
       queueMicrotask(() => this.#join(added));
@@ -204,13 +213,19 @@ export class Client extends EventTarget {
       this.#part(channel);
     },
     resume: (channel) => {
-      channel.paused = false;
+      if (channel.resuming) return;
+      channel.resuming = true;
+      // Not before it is answered: what still comes of the old subscription lies behind a hole.
+      channel.busy = channel.busy.then(() => (channel.paused = channel.resuming = false));
       this.#join(channel);
     },
     drop: (channel) => {
       if (this.#channels.get(channel.name) !== channel) return;
       this.#channels.delete(channel.name);
       if (!channel.paused) this.#part(channel);
+      const { name, busy } = channel;
+      this.#parting.set(name, busy);
+      busy.then(() => this.#parting.get(name) === busy && this.#parting.delete(name));
     },
     gap: (message) => this.#tell('gap', message),
   };
@@ -226,14 +241,15 @@ export class Client extends EventTarget {
   async #joined(connection, channel, before) {
     await before;
     const isWanted = () => this.#channels.get(channel.name) === channel && !channel.paused && !channel.refused;
-    if (connection !== this.#connection || !connection.open || !isWanted()) return;
+    if (connection !== this.#connection || !connection.open || !isWanted() || connection.has(channel.name)) return;
     try {
       await connection.subscribe(channel.name, channel.from);
       if (isWanted()) channel.hear(connection);
       channel.accepted();
     } catch (error) {
       // When it is the connection that was lost, the next one asks again.
-      if (!connection.open || !(error instanceof FulmarError) || error.code === 'closed') return;
+      if (!connection.open || !(error instanceof FulmarError)) return;
+      if (isPassing(error)) return connection.lost();
       this.#channels.delete(channel.name);
       channel.end(error);
       this.#tell('error', error);
@@ -391,15 +407,13 @@ export class Client extends EventTarget {
     }
   }
 
-  /** @param {AnyConnection} connection that opened behind another */
+  /** @param {AnyConnection} connection that opened behind another @returns {boolean} whether it takes over */
   #climbed(connection) {
-    if (connection === this.#connection) return;
-    if (!this.#better || this.#end) {
-      connection.close();
-      return;
-    }
+    const { transport } = this;
+    if (!this.#better || this.#end || !transport || !this.#dialler.prefers(connection.transport, transport)) return false;
     this.#better(connection);
     this.#better = null;
+    return true;
   }
 
   // ---- the platform's word ------------------------------------------------------------------------------------------
@@ -421,7 +435,8 @@ export class Client extends EventTarget {
   suspend() {
     if (this.#end) return;
     this.#suspended = true;
-    this.#connection?.close(CloseCode.GOING_AWAY, 'suspended');
+    // At once: its own end may come only when the page is back.
+    this.#connection?.lost();
   }
 
   // ---- the end ------------------------------------------------------------------------------------------------------
@@ -462,8 +477,7 @@ export class Client extends EventTarget {
  * @param {unknown} error @returns {error is FulmarError}
  */
 function isRefusal(error) {
-  return error instanceof FulmarError && error.status !== undefined
-    && error.status >= 400 && error.status < 500 && error.status !== 408 && error.status !== 429;
+  return error instanceof FulmarError && closeFor(error).code === CloseCode.REFUSED;
 }
 
 const IN_CHANNEL = new Set(['publication', 'gap', 'reset', 'synced']);

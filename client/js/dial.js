@@ -25,11 +25,12 @@ export class Dialler {
   /** What the verdict is remembered by. */
   #key;
   #open;
-  /** Called with a connection that opened when a worse one had been taken. @type {((connection: AnyConnection) => void) | null} */
+  /** Called with a connection that opened when another had been taken: whether it is taken over. @type {((connection: AnyConnection) => boolean) | null} */
   onbetter = null;
   /** Those that are being dialled. @type {Map<TransportName, Promise<AnyConnection>>} */
   #underWay = new Map();
-  #stopped = false;
+  /** Attempts of which `dial` takes the connection, whoever else waits for them. @type {WeakSet<Promise<AnyConnection>>} */
+  #raced = new WeakSet();
   /** Until when, in ms since 1970, a transport is not worth a try. @type {Map<TransportName, number>} */
   #barred = new Map();
 
@@ -60,7 +61,9 @@ export class Dialler {
         const transport = order[next];
         if (settled || !transport) return;
         next++;
-        this.#attempt(transport).then(
+        const opening = this.#attempt(transport);
+        this.#raced.add(opening);
+        opening.then(
           (connection) => {
             if (settled) {
               this.#late(connection);
@@ -72,8 +75,10 @@ export class Dialler {
             resolve(connection);
           },
           () => {
-            if (++failed < order.length) advance();
-            else if (!settled) {
+            if (++failed < order.length) {
+              // One that was given up on before takes no head start from the one after it.
+              if (transport === order[next - 1]) advance();
+            } else if (!settled) {
               settled = true;
               forget(this.#key);
               reject(this.#worst());
@@ -97,7 +102,9 @@ export class Dialler {
       .filter((transport) => !((this.#barred.get(transport) ?? 0) > now));
     for (const transport of better) {
       try {
-        this.#late(await this.#attempt(transport));
+        const opening = this.#attempt(transport);
+        const connection = await opening;
+        if (!this.#raced.has(opening)) this.#late(connection);
         return;
       } catch {
         // The attempt says why.
@@ -107,12 +114,13 @@ export class Dialler {
 
   /** A better one that opened too late for `dial`, or one that nobody needs. @param {AnyConnection} connection */
   #late(connection) {
-    if (this.#stopped || !this.onbetter) {
-      connection.close();
-      return;
-    }
-    remember(this.#key, connection.transport, Date.now());
-    this.onbetter(connection);
+    if (this.onbetter?.(connection)) remember(this.#key, connection.transport, Date.now());
+    else connection.close();
+  }
+
+  /** @param {TransportName} one @param {TransportName} other @returns {boolean} whether one is the better */
+  prefers(one, other) {
+    return this.#order.indexOf(one) < this.#order.indexOf(other);
   }
 
   /** What worked a moment ago is dialled first; those better than it come behind it, later (`dialBetter`). */
@@ -170,7 +178,6 @@ export class Dialler {
 
   /** Nothing that opens from now on is wanted. */
   stop() {
-    this.#stopped = true;
     this.onbetter = null;
   }
 }

@@ -75,11 +75,17 @@ export function closeFor(error) {
     else if (error.code === 'fell_behind') code = CloseCode.FELL_BEHIND;
     else if (error.code === 'replaced') code = CloseCode.REPLACED;
     else if (error.code === 'malformed') code = CloseCode.PROTOCOL_ERROR;
-    else if (status >= 400 && status < 500 && status !== 429) code = CloseCode.REFUSED;
+    // A status without the server's own code is somebody's on the way.
+    else if (status >= 400 && status < 500 && !isPassing(error)) code = CloseCode.REFUSED;
   }
   const retry = error instanceof FulmarError ? error.retry : undefined;
   return { code, reason, error, ...(retry === undefined ? {} : { retry }) };
 }
+
+const PASSING = ['closed', 'unreachable', 'shutting_down', 'replaced', 'unknown_session', 'node_full', 'too_many_sessions'];
+
+/** Whether it says nothing about what was asked for: it is worth asking again, on another connection or later. @param {FulmarError} error */
+export const isPassing = ({ code, status }) => PASSING.includes(code) || status === 429 || status === 408;
 
 /** What is left of a request when its connection closes. @param {{code: number, reason: string}} close */
 export function closedError({ code, reason }) {

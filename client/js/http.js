@@ -1,6 +1,6 @@
 /** What SSE and poll share: one request for all channels, and the server's cursor. */
 import { CloseCode, FulmarError, closeFor, closedError, errorOf } from './errors.js';
-import { buildCursor, cursorFor, entryOf, fnv1a64, formatCursor, mergeCursors, parseCursor } from './cursor.js';
+import { MAX_CURSOR_CHANNELS, buildCursor, cursorFor, entryOf, fnv1a64, formatCursor, mergeCursors, parseCursor } from './cursor.js';
 import { PostingConnection, urlOf } from './posting.js';
 
 /** @abstract */
@@ -28,6 +28,11 @@ export class HttpConnection extends PostingConnection {
     if (!this.open) throw new FulmarError('closed', 'The connection is closed.');
     if (this.channels.has(channel)) {
       throw new FulmarError('already_subscribed', `The connection has ${channel} already.`);
+    }
+    // Where all of them stand must go in one cursor.
+    if (this.channels.size >= MAX_CURSOR_CHANNELS) {
+      const message = `Over ${this.transport} at most ${MAX_CURSOR_CHANNELS} channels can be read: unsubscribe from some.`;
+      throw new FulmarError('too_many_channels', message);
     }
     const from = position ? buildCursor([{ channel, ...position }]) : after;
     if (from) this.cursor = mergeCursors(this.cursor, from);
@@ -67,7 +72,11 @@ export class HttpConnection extends PostingConnection {
       for (const { resolve } of joining) resolve();
       this.#joining = this.#joining.filter((waiting) => !joining.has(waiting));
     };
-    if (!this.channels.size) return joined();
+    if (!this.channels.size) {
+      // Nothing is asked of the server, so nothing is to be heard.
+      this.heard = performance.now();
+      return joined();
+    }
     const { signal } = (this.#request = new AbortController());
     let end;
     try {
@@ -130,6 +139,12 @@ export class HttpConnection extends PostingConnection {
   /** @param {string} channel */
   has(channel) {
     return this.channels.has(channel);
+  }
+
+  /** By asking anew: the server says something at once. */
+  probe() {
+    this.#change(null).catch(() => {});
+    return true;
   }
 
   /** @param {number} [code] @param {string} [reason] nobody is told: the request just ends */

@@ -1,5 +1,5 @@
 /** Publishing over HTTP, by requests with the secret of a session. */
-import { FulmarError, errorOf } from './errors.js';
+import { FulmarError, errorOf, isPassing } from './errors.js';
 import { Connection } from './connection.js';
 import { toJson } from './json.js';
 
@@ -29,6 +29,8 @@ export class PostingConnection extends Connection {
   #session = null;
   /** Settled when the publications before have been answered: requests at once would arrive in any order. */
   #publishing = Promise.resolve();
+  /** Of publications: one that came to nothing fails those behind it, or they would overtake it when it is repeated. */
+  #turn = 0;
 
   /** @param {import('./fulmar.js').TransportName} transport @param {import('./fulmar.js').Placed} options */
   constructor(transport, { base, fetch = globalThis.fetch }) {
@@ -49,13 +51,17 @@ export class PostingConnection extends Connection {
    * @returns {Promise<{epoch: string, offset: number}>}
    */
   publish(channel, content) {
-    const published = this.#publishing.then(() => this.#publish(channel, content));
-    this.#publishing = published.then(() => {}, () => {});
+    const turn = this.#turn;
+    const published = this.#publishing.then(() => this.#publish(channel, content, turn));
+    this.#publishing = published.then(() => {}, (error) => {
+      if (turn === this.#turn && !(error instanceof FulmarError && !isPassing(error))) this.#turn++;
+    });
     return published;
   }
 
-  /** @param {string} channel @param {import('./wire.js').Content} content */
-  async #publish(channel, content) {
+  /** @param {string} channel @param {import('./connection.js').Content} content @param {number} turn */
+  async #publish(channel, content, turn) {
+    if (turn !== this.#turn) throw new FulmarError('unreachable', 'A publication before it did not arrive.');
     if (!this.open) throw new FulmarError('closed', 'The connection is closed.');
     const message = toJson({ type: 'publish', channel, ...content });
     const known = this.#session !== null;

@@ -2,12 +2,14 @@
  * What a client publishes: each publication has an id, by which the server knows a repeat, so one whose answer was lost
  * with its connection is sent again on the next and still applied once (PROTOCOL.md, section 7).
  */
-import { FulmarError } from './errors.js';
+import { FulmarError, isPassing } from './errors.js';
 
 /** Publications that may wait for their answers. */
 export const MAX_PENDING = 1000;
 /** For how long a publication is sent again: the server knows its id for 2 min, and has to get it before. */
 export const REPEAT_MS = 100_000;
+/** When they are sent again over HTTP, after a request that came to nothing. */
+const AGAIN_MS = 1000;
 
 /**
  * @typedef {import('./connection.js').Content} Content
@@ -22,6 +24,8 @@ export class Publisher {
   #prefix;
   /** @type {import('./fulmar.js').AnyConnection | null} */
   #connection = null;
+  /** @type {any} */
+  #again = null;
 
   /** @param {string} prefix that no other publisher of the session has */
   constructor(prefix) {
@@ -49,7 +53,8 @@ export class Publisher {
       const timer = setTimeout(() => this.#expire(id), REPEAT_MS);
       const pending = { channel, content: { ...content, id }, resolve, reject, timer, sent: false };
       this.#pending.set(id, pending);
-      if (this.#connection) this.#send(this.#connection, id, pending);
+      // Behind those that wait to be sent again.
+      if (this.#connection && !this.#again) this.#send(this.#connection, id, pending);
     });
   }
 
@@ -58,6 +63,8 @@ export class Publisher {
    * @param {import('./fulmar.js').AnyConnection | null} connection
    */
   use(connection) {
+    clearTimeout(this.#again);
+    this.#again = null;
     this.#connection = connection;
     if (connection) for (const [id, pending] of this.#pending) this.#send(connection, id, pending);
   }
@@ -70,15 +77,12 @@ export class Publisher {
       this.#take(id)?.resolve({ epoch, offset });
     } catch (error) {
       // Where no answer came because the connection or its session is gone, the next connection is asked again.
-      if (this.#isAnswer(error)) this.#take(id)?.reject(error);
+      if (error instanceof FulmarError && !isPassing(error)) this.#take(id)?.reject(error);
+      // Where it is there all the same, it was a request of its own: all are sent once more, in their order.
+      else if (connection === this.#connection && connection.open && !this.#again) {
+        this.#again = setTimeout(() => this.use(this.#connection), /** @type {any} */ (error).retry ?? AGAIN_MS);
+      }
     }
-  }
-
-  /** @param {unknown} error @returns {error is FulmarError} */
-  #isAnswer(error) {
-    if (!(error instanceof FulmarError)) return false;
-    if (['closed', 'unreachable', 'shutting_down', 'replaced', 'unknown_session'].includes(error.code)) return false;
-    return true;
   }
 
   /** @param {string} id */
@@ -102,7 +106,7 @@ export class Publisher {
 
   /** @param {Error} error for all that wait */
   end(error) {
-    this.#connection = null;
+    this.use(null);
     for (const id of [...this.#pending.keys()]) this.#take(id)?.reject(error);
   }
 }
