@@ -13,56 +13,52 @@ const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 /** @param {string} what @param {unknown} [cause] */
 export const malformed = (what, cause) => new FulmarError('malformed', what, { cause });
 
-/** @param {number} n */
-function integerSize(n) {
-  if (!Number.isSafeInteger(n) || n < 0) throw new RangeError(`not an integer of the protocol: ${n}`);
-  return n < 0x40 ? 1 : n < 0x4000 ? 2 : n < 0x40000000 ? 4 : 8;
+/**
+ * An integer of the protocol: the first two bits of its 1, 2, 4 or 8 bytes tell how many they are.
+ * @param {number | bigint} value below 2^62
+ */
+function integerBytes(value) {
+  const log = value < 0x40 ? 0 : value < 0x4000 ? 1 : value < 0x40000000 ? 2 : 3;
+  const bytes = new Uint8Array(8);
+  new DataView(bytes.buffer).setBigUint64(0, BigInt(value) | (BigInt(log) << BigInt((8 << log) - 2)));
+  return bytes.subarray(-1 << log);
+}
+
+/** @param {Uint8Array[]} chunks */
+export function join(chunks) {
+  const bytes = new Uint8Array(chunks.reduce((length, chunk) => length + chunk.length, 0));
+  let at = 0;
+  for (const chunk of chunks) {
+    bytes.set(chunk, at);
+    at += chunk.length;
+  }
+  return bytes;
 }
 
 export class Writer {
-  #bytes = new Uint8Array(128);
-  #length = 0;
+  /** @type {Uint8Array[]} */
+  #chunks = [];
 
-  /** @param {number} more @returns {number} where so many bytes go, in `#bytes` as it is after this call */
-  #room(more) {
-    const need = this.#length + more;
-    if (need > this.#bytes.length) {
-      const grown = new Uint8Array(Math.max(need, this.#bytes.length * 2));
-      grown.set(this.#bytes.subarray(0, this.#length));
-      this.#bytes = grown;
-    }
-    const at = this.#length;
-    this.#length = need;
-    return at;
+  /** @param {Uint8Array} value */
+  bytes(value) {
+    this.#chunks.push(value);
+    return this;
   }
 
   /** @param {number} value */
   byte(value) {
-    const at = this.#room(1);
-    this.#bytes[at] = value;
-    return this;
+    return this.bytes(Uint8Array.of(value));
   }
 
   /** @param {number} value */
   integer(value) {
-    const size = integerSize(value);
-    const at = this.#room(size);
-    const view = new DataView(this.#bytes.buffer);
-    if (size === 1) view.setUint8(at, value);
-    else if (size === 2) view.setUint16(at, value | 0x4000);
-    else if (size === 4) view.setUint32(at, (value | 0x80000000) >>> 0);
-    else {
-      view.setUint32(at, (Math.floor(value / 2 ** 32) | 0xc0000000) >>> 0);
-      view.setUint32(at + 4, value >>> 0);
-    }
-    return this;
+    if (!Number.isSafeInteger(value) || value < 0) throw new RangeError(`not an integer of the protocol: ${value}`);
+    return this.wide(value);
   }
 
-  /** @param {Uint8Array} value */
-  bytes(value) {
-    const at = this.#room(value.length);
-    this.#bytes.set(value, at);
-    return this;
+  /** An integer of up to 62 bits. @param {number | bigint} value */
+  wide(value) {
+    return this.bytes(integerBytes(value));
   }
 
   /** @param {string} value */
@@ -71,23 +67,8 @@ export class Writer {
     return this.integer(bytes.length).bytes(bytes);
   }
 
-  /** In zigzag: 0, -1, 1, -2, ... are 0, 1, 2, 3, ... @param {number} value whose magnitude is below 2^53 */
-  signed(value) {
-    if (!Number.isSafeInteger(value)) throw new RangeError(`not an integer of the protocol: ${value}`);
-    const wide = BigInt(value);
-    return this.wide(wide < 0n ? -2n * wide - 1n : 2n * wide);
-  }
-
-  /** An integer of up to 62 bits. @param {bigint} value */
-  wide(value) {
-    if (value <= MAX_INTEGER) return this.integer(Number(value));
-    const at = this.#room(8);
-    new DataView(this.#bytes.buffer).setBigUint64(at, value | 0xc000000000000000n);
-    return this;
-  }
-
   finish() {
-    return this.#bytes.slice(0, this.#length);
+    return join(this.#chunks);
   }
 }
 
@@ -113,44 +94,38 @@ export class Reader {
   }
 
   integer() {
-    const first = this.byte();
-    let value = first & 0x3f;
-    for (let more = (1 << (first >> 6)) - 1; more > 0; more--) value = value * 256 + this.byte();
+    return this.#integer(0);
+  }
+
+  /** In zigzag: 0, -1, 1, -2, ... are 0, 1, 2, 3, ... */
+  signed() {
+    // Without the last bit, which is the sign: with it, the number could be too large for one.
+    const half = this.#integer(1);
+    return /** @type {number} */ (this.#bytes[this.#at - 1]) & 1 ? -half - 1 : half;
+  }
+
+  /** @param {number} less the bits at its end that are left out */
+  #integer(less) {
+    let last = this.byte();
+    let more = (1 << (last >> 6)) - 1;
+    let before = 0;
+    last &= 0x3f;
+    for (; more > 0; more--) {
+      before = before * 256 + last;
+      last = this.byte();
+    }
+    const value = before * (256 >> less) + (last >> less);
     // Arithmetic above 2^53 rounds, but never to a value below it.
     if (value > MAX_INTEGER) throw malformed('an integer is 2^53 or above');
     return value;
   }
 
-  /** In zigzag. */
-  signed() {
-    const first = this.byte();
-    let before = 0, last = first & 0x3f;
-    for (let more = (1 << (first >> 6)) - 1; more > 0; more--) {
-      before = before * 256 + last;
-      last = this.byte();
-    }
-    // Without the last bit, which is the sign: with it, the number could be too large for one.
-    const half = before * 128 + (last >> 1);
-    if (half > MAX_INTEGER) throw malformed('a difference is 2^53 or above');
-    return last & 1 ? -half - 1 : half;
-  }
-
-  /** An integer of up to 62 bits. */
-  wide() {
-    const first = this.byte();
-    let value = BigInt(first & 0x3f);
-    for (let more = (1 << (first >> 6)) - 1; more > 0; more--) value = (value << 8n) | BigInt(this.byte());
-    return value;
-  }
-
   string() {
-    const length = this.integer();
-    const at = this.#take(length);
-    return text(this.#bytes.subarray(at, at + length));
+    return text(this.counted());
   }
 
   rest() {
-    return this.#bytes.slice(this.#take(this.#bytes.length - this.#at));
+    return this.taken(this.#bytes.length - this.#at);
   }
 
   /** As many bytes as the length before them says. */

@@ -1,20 +1,9 @@
 /** Frames preceded by their length: on WebTransport streams and inside datagrams. */
-import { FulmarError } from './errors.js';
+import { Reader, Writer, join, malformed } from './bytes.js';
 import { MAX_FRAME } from './wire.js';
 
-const NOTHING = new Uint8Array(0);
-
 /** @param {Uint8Array} frame @returns {Uint8Array} the frame behind its length */
-export function prefixed(frame) {
-  const { length } = frame;
-  const head = length < 0x40 ? 1 : length < 0x4000 ? 2 : 4;
-  const bytes = new Uint8Array(head + length);
-  if (head === 1) bytes[0] = length;
-  else if (head === 2) new DataView(bytes.buffer).setUint16(0, length | 0x4000);
-  else new DataView(bytes.buffer).setUint32(0, (length | 0x80000000) >>> 0);
-  bytes.set(frame, head);
-  return bytes;
-}
+export const prefixed = (frame) => new Writer().integer(frame.length).bytes(frame).finish();
 
 /** Cuts a byte stream into frames, and holds no more of it than one frame of the bound's length and one chunk. */
 export class FrameSplitter {
@@ -42,25 +31,24 @@ export class FrameSplitter {
     const frames = [];
     if (this.#held < this.#need) return frames;
 
-    const [only = NOTHING] = this.#chunks;
-    const bytes = this.#chunks.length === 1 ? only : join(this.#chunks, this.#held);
+    const [only] = this.#chunks;
+    const bytes = only && this.#chunks.length === 1 ? only : join(this.#chunks);
     let at = 0;
     this.#need = 1;
     while (at < bytes.length) {
-      const head = 1 << (byteAt(bytes, at) >> 6);
-      if (bytes.length - at < head) {
-        this.#need = head;
+      const start = at + (1 << (/** @type {number} */ (bytes[at]) >> 6));
+      let end = start;
+      if (start <= bytes.length) {
+        const length = new Reader(bytes.subarray(at, start)).integer();
+        if (length > this.#limit) throw malformed(`a frame of ${length} bytes is too long`);
+        end += length;
+      }
+      if (end > bytes.length) {
+        this.#need = end - at;
         break;
       }
-      let length = byteAt(bytes, at) & 0x3f;
-      for (let i = 1; i < head; i++) length = length * 256 + byteAt(bytes, at + i);
-      if (length > this.#limit) throw new FulmarError('malformed', `a frame of ${length} bytes is too long`);
-      if (bytes.length - at < head + length) {
-        this.#need = head + length;
-        break;
-      }
-      frames.push(bytes.subarray(at + head, at + head + length));
-      at += head + length;
+      frames.push(bytes.subarray(start, end));
+      at = end;
     }
     this.#held = bytes.length - at;
     this.#chunks = this.#held ? [at ? bytes.slice(at) : bytes] : [];
@@ -72,21 +60,6 @@ export class FrameSplitter {
 export function splitDatagram(datagram) {
   const splitter = new FrameSplitter(datagram.length);
   const frames = splitter.push(datagram);
-  if (splitter.pending) throw new FulmarError('malformed', 'a datagram ends within a frame');
+  if (splitter.pending) throw malformed('a datagram ends within a frame');
   return frames;
-}
-
-/** @param {Uint8Array} bytes @param {number} at within them */
-const byteAt = (bytes, at) => /** @type {number} */ (bytes[at]);
-
-/** @param {Uint8Array[]} chunks @param {number} length of all */
-function join(chunks, length) {
-  if (!chunks.length) return NOTHING;
-  const bytes = new Uint8Array(length);
-  let at = 0;
-  for (const chunk of chunks) {
-    bytes.set(chunk, at);
-    at += chunk.length;
-  }
-  return bytes;
 }

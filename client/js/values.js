@@ -15,7 +15,7 @@
  *   and length where both stood there
  * @typedef {{type: 'values', number: number, time: number, entries: Entry[]}} Values
  */
-import { HAS_ID, HAS_KEY, KIND, MAX_INTEGER, REMOVED, malformed, packPayload, unpackPayload } from './bytes.js';
+import { HAS_ID, HAS_KEY, KIND, MAX_INTEGER, REMOVED, malformed, unpackPayload } from './bytes.js';
 
 /** The bytes of a part, but the last of its payload, and the most parts of one. */
 export const PART = 1000, MAX_PARTS = 16;
@@ -25,48 +25,6 @@ const OTHER_CHANNEL = 0x20, IS_PART = 0x40, NO_VALUE = 0x80, LIKE_BEFORE = 0x80;
 
 /** @param {number} length of the whole payload @param {number} index @returns {number} 0 where there is no such part */
 const sizeOfPart = (length, index) => Math.max(0, Math.min(PART, length - index * PART));
-
-/**
- * @param {import('./bytes.js').Writer} writer behind the frame's type
- * @param {Values} values
- */
-export function writeValues(writer, { number, time, entries }) {
-  writer.integer(number).integer(time);
-  /** @type {Entry | null} */
-  let before = null;
-  /** The time and the length of the payload before, where both stand there. @type {Like | null} */
-  let like = null;
-  for (const entry of entries) {
-    const { alias, low } = entry;
-    /** @type {Entry | null} what stands before in the same channel */
-    const same = before?.alias === alias && before.low === low ? before : null;
-    const other = !same;
-    const from = same?.offset ?? low;
-    before = entry;
-    if (entry.offset === undefined) {
-      writer.byte(OTHER_CHANNEL | NO_VALUE).integer(alias).integer(low);
-      like = null;
-      continue;
-    }
-    const { offset, key, id, removed, part } = entry;
-    /** @type {[kind: number, payload: Uint8Array | null]} */
-    const [kind, payload] = removed ? [0, null] : part ? [part.kind, part.bytes] : packPayload(entry.data);
-    /** @type {Like | null} */
-    const own = payload && !part ? { time: entry.time, length: payload.length } : null;
-    const isLike = !other && own !== null && like?.time === own.time && like.length === own.length;
-    like = own;
-    writer.byte(kind | (key ? HAS_KEY : 0) | (removed ? REMOVED : 0) | (id === undefined ? 0 : HAS_ID)
-      | (other ? OTHER_CHANNEL : 0) | (part ? IS_PART : 0) | (isLike ? LIKE_BEFORE : 0));
-    if (other) writer.integer(alias).integer(low);
-    writer.signed(offset - from);
-    if (!isLike) writer.signed(entry.time - time);
-    if (key) writer.string(key);
-    if (id !== undefined) writer.string(id);
-    if (part) writer.integer(part.index).integer(part.length);
-    if (payload && !isLike) writer.integer(payload.length);
-    if (payload) writer.bytes(payload);
-  }
-}
 
 /** @param {import('./bytes.js').Reader} reader behind the frame's type @returns {Values} */
 export function readValues(reader) {

@@ -42,7 +42,7 @@
 import {
   HAS_ID, HAS_KEY, KIND, REMOVED, Reader, Writer, malformed, packPayload, unpackPayload,
 } from './bytes.js';
-import { readValues, writeValues } from './values.js';
+import { readValues } from './values.js';
 
 /** No frame of a server is longer than this. It bounds what a stream can make a client hold. */
 export const MAX_FRAME = 1 << 20;
@@ -61,18 +61,12 @@ const MADE_AGAIN = 0;
 /** What `attach` says behind no positions where the session's subscriptions end. */
 const FRESH = 1;
 
-const EMPTY = new Uint8Array(0);
-
-/**
- * The part that `publication` and `publish` share; `between` writes the fields that stand amid flags and key.
- * @param {Writer} writer @param {Content} message @param {() => void} [between]
- */
-function writeContent(writer, message, between) {
-  const { key, id, ttl_ms: ttl, priority, removed } = message;
-  const [kind, payload] = removed ? [0, EMPTY] : packPayload(message.data);
+/** What is published where. @param {Writer} writer @param {Publish} message */
+function writePublish(writer, { channel, key, id, ttl_ms: ttl, priority, removed, data }) {
+  const [kind, payload] = removed ? [0, new Uint8Array(0)] : packPayload(data);
   writer.byte(kind | (key ? HAS_KEY : 0) | (removed ? REMOVED : 0) | (id === undefined ? 0 : HAS_ID)
     | (ttl === undefined ? 0 : HAS_TTL) | (priority === undefined ? 0 : HAS_PRIORITY));
-  between?.();
+  writer.string(channel);
   if (key) writer.string(key);
   if (id !== undefined) writer.string(id);
   if (ttl !== undefined) writer.integer(ttl);
@@ -83,17 +77,14 @@ function writeContent(writer, message, between) {
   writer.bytes(payload);
 }
 
-/** @param {Reader} reader @param {Content} message @param {number} known flags @param {() => void} [between] */
-function readContent(reader, message, known, between) {
+/** @param {Reader} reader @param {Content} message */
+function readContent(reader, message) {
   const flags = reader.byte();
-  if (flags & ~known) throw malformed('a reserved flag is set');
+  if (flags & ~(KIND | HAS_KEY | REMOVED | HAS_ID)) throw malformed('a reserved flag is set');
   if ((flags & KIND) === 3) throw malformed('there is no payload kind 3');
-  between?.();
   message.key = flags & HAS_KEY ? reader.string() : '';
   if (flags & HAS_ID) message.id = reader.string();
   message.removed = (flags & REMOVED) !== 0;
-  if (flags & HAS_TTL) message.ttl_ms = reader.integer();
-  if (flags & HAS_PRIORITY && !(message.priority = reader.byte())) throw malformed('a priority is at least 1');
   const payload = reader.rest();
   if (!message.removed) message.data = unpackPayload(flags & KIND, payload);
   else if (payload.length) throw malformed('a removal has a payload');
@@ -118,8 +109,7 @@ export function encodeClient(message) {
       break;
     case 'unsubscribe': writer.byte(UNSUBSCRIBE).integer(ref).string(message.channel); break;
     case 'publish':
-      writer.byte(PUBLISH).integer(ref);
-      writeContent(writer, message, () => writer.string(message.channel));
+      writePublish(writer.byte(PUBLISH).integer(ref), message);
       break;
     case 'attach':
       writer.byte(ATTACH).integer(ref).string(message.id ?? '').string(message.secret);
@@ -139,67 +129,6 @@ export function encodeClient(message) {
   return writer.finish();
 }
 
-/**
- * @param {Uint8Array} bytes one frame of a client, without its length
- * @returns {ClientMessage}
- */
-export function decodeClient(bytes) {
-  const reader = new Reader(bytes);
-  const message = readClient(reader);
-  reader.end();
-  return message;
-}
-
-/** @param {Reader} reader @returns {ClientMessage} */
-function readClient(reader) {
-  const frame = reader.byte();
-  const numbered = frame === ACK ? {} : readRef(reader);
-  switch (frame) {
-    case SUBSCRIBE: {
-      /** @type {Subscribe} */
-      const message = { type: 'subscribe', ...numbered, channel: reader.string() };
-      const from = reader.byte();
-      if (from === FROM_CURSOR) message.after = reader.string();
-      else if (from === FROM_POSITION) message.position = { epoch: reader.string(), offset: reader.integer() };
-      else if (from !== FROM_NOTHING) throw malformed('a subscription begins with nothing, a cursor or a position');
-      return message;
-    }
-    case UNSUBSCRIBE: return { type: 'unsubscribe', ...numbered, channel: reader.string() };
-    case PUBLISH: {
-      /** @type {Publish} */
-      const message = { type: 'publish', ...numbered, channel: '' };
-      readContent(reader, message, KIND | HAS_KEY | REMOVED | HAS_ID | HAS_TTL | HAS_PRIORITY, () => {
-        message.channel = reader.string();
-      });
-      return message;
-    }
-    case ATTACH: {
-      /** @type {Attach} */
-      const message = { type: 'attach', ...numbered, id: reader.string(), secret: reader.string() };
-      if (!reader.ended) {
-        message.positions = [];
-        for (let left = reader.integer(); left > 0; left--) message.positions.push(readPlace(reader));
-        if (!reader.ended) {
-          if (reader.byte() !== FRESH || message.positions.length) throw malformed('an attach has positions or is fresh');
-          delete message.positions;
-          message.fresh = true;
-          if (!message.id) delete message.id;
-        }
-      }
-      return message;
-    }
-    case PING: return { type: 'ping', ...numbered };
-    case PONG: return { type: 'pong', ...numbered };
-    case ACK: {
-      const newest = reader.integer();
-      const bitmap = reader.wide();
-      if (!newest) throw malformed('frames are numbered from 1');
-      return { type: 'ack', newest, bitmap };
-    }
-    default: throw malformed(`a client does not send frame ${frame}`);
-  }
-}
-
 /** @param {Reader} reader @returns {{ref?: number}} */
 function readRef(reader) {
   const ref = reader.integer();
@@ -214,56 +143,6 @@ const refOf = (message) => ('ref' in message ? /** @type {number | undefined} */
 
 /** @param {{type: string}} message of a type that the caller knows nothing of */
 const typeOf = ({ type }) => type;
-
-/**
- * @param {Frame | Values} message with its `alias` where the frame has one
- * @returns {Uint8Array<ArrayBuffer>}
- */
-export function encodeServer(message) {
-  const writer = new Writer();
-  const ref = refOf(message);
-  /** @param {Place} place */
-  const place = ({ channel, epoch, offset }) => writer.string(channel).string(epoch).integer(offset);
-  switch (message.type) {
-    case 'publication':
-      writer.byte(PUBLICATION).integer(message.alias).integer(message.offset).integer(message.time);
-      writeContent(writer, message);
-      break;
-    case 'subscribed':
-      writer.byte(SUBSCRIBED).integer(ref).integer(message.alias);
-      place(message);
-      if (message.recovered !== undefined) writer.byte(message.recovered ? RECOVERED : NOT_RECOVERED);
-      break;
-    case 'unsubscribed': writer.byte(UNSUBSCRIBED).integer(ref).string(message.channel); break;
-    case 'gap':
-    case 'reset':
-      writer.byte(message.type === 'gap' ? GAP : RESET).integer(message.alias);
-      place(message);
-      break;
-    case 'synced': writer.byte(SYNCED).integer(message.alias).integer(message.offset); break;
-    case 'published':
-      writer.byte(PUBLISHED).integer(ref);
-      place(message);
-      break;
-    case 'error':
-      writer.byte(ERROR).integer(ref).string(message.error.code).string(message.error.message);
-      if (message.channel) writer.string(message.channel);
-      break;
-    case 'ping': writer.byte(PING).integer(ref); break;
-    case 'pong': writer.byte(PONG).integer(ref); break;
-    case 'close':
-      writer.byte(CLOSE).integer(message.code).string(message.reason);
-      if (message.retry_ms !== undefined) writer.integer(message.retry_ms);
-      break;
-    case 'attached':
-      writer.byte(ATTACHED).integer(ref).string(message.session);
-      if (!message.resumed) writer.byte(MADE_AGAIN);
-      break;
-    case 'values': writeValues(writer.byte(VALUES), message); break;
-    default: throw new TypeError(`a server does not send ${typeOf(message)}`);
-  }
-  return writer.finish();
-}
 
 /**
  * @param {Uint8Array} bytes one frame of a server, without its length
@@ -286,7 +165,7 @@ function readServer(reader) {
         type: 'publication', alias: reader.integer(), offset: reader.integer(), time: reader.integer(), key: '',
         removed: false,
       };
-      readContent(reader, message, KIND | HAS_KEY | REMOVED | HAS_ID);
+      readContent(reader, message);
       return message;
     }
     case SUBSCRIBED: {

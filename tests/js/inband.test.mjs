@@ -4,7 +4,7 @@ import { buildCursor, open } from '../../client/js/fulmar.js';
 import { FrameSplitter, prefixed, splitDatagram } from '../../client/js/framing.js';
 import { fromJson, toJson } from '../../client/js/json.js';
 import { PART } from '../../client/js/values.js';
-import { decodeClient, encodeServer } from '../../client/js/wire.js';
+import { decodeClient, encodeServer } from './peer.mjs';
 
 const state = (key, offset, data) => (
   { type: 'publication', channel: 'state:a', epoch: 'e', alias: 1, offset, time: 1, key, removed: false, data });

@@ -4,7 +4,7 @@
  */
 import { prefixed } from '../../client/js/framing.js';
 import { PART } from '../../client/js/values.js';
-import { encodeServer } from '../../client/js/wire.js';
+import { encodeServer } from './peer.mjs';
 
 const TIMEOUT = 60;
 const ROOM = 1150;

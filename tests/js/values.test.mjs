@@ -2,7 +2,8 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { describe, test } from 'node:test';
 import { fromBase64, fromJson, toJson } from '../../client/js/json.js';
-import { decodeClient, decodeServer, encodeClient, encodeServer } from '../../client/js/wire.js';
+import { decodeServer, encodeClient } from '../../client/js/wire.js';
+import { decodeClient, encodeServer } from './peer.mjs';
 
 const vectors = JSON.parse(readFileSync(new URL('../vectors/frames.json', import.meta.url), 'utf8'));
 const hex = (bytes) => Buffer.from(bytes).toString('hex');

@@ -4,7 +4,8 @@ import { describe, test } from 'node:test';
 import { buildCursor, cursorFor, entryOf, fnv1a64, mergeCursors, parseCursor } from '../../client/js/cursor.js';
 import { FrameSplitter, prefixed, splitDatagram } from '../../client/js/framing.js';
 import { fromJson, toJson } from '../../client/js/json.js';
-import { AliasTable, decodeClient, decodeServer, encodeClient, encodeServer } from '../../client/js/wire.js';
+import { AliasTable, decodeServer, encodeClient } from '../../client/js/wire.js';
+import { decodeClient, encodeServer } from './peer.mjs';
 
 const vectors = JSON.parse(readFileSync(new URL('../vectors/frames.json', import.meta.url), 'utf8'));
 const hex = (bytes) => Buffer.from(bytes).toString('hex');
