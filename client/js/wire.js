@@ -1,5 +1,6 @@
 /**
- * The wire: `fulmar.v1.bin` and JSON, both to and from the same message objects (PROTOCOL.md, sections 4 and 5).
+ * The wire: the messages, and in `fulmar.v1.bin` those of a client to their frames and those of a server out of them
+ * (PROTOCOL.md, sections 4 and 5).
  *
  * A payload in a message object is `data`: a string is text, a Uint8Array is binary, anything else is a JSON value.
  */
@@ -29,7 +30,7 @@
  *   position?: {epoch: string, offset: number}}} Subscribe
  * @typedef {{type: 'unsubscribe', ref?: number, channel: string}} Unsubscribe
  * @typedef {Content & {type: 'publish', ref?: number, channel: string}} Publish
- * @typedef {{type: 'attach', ref?: number, id?: string, secret: string, positions?: Place[], fresh?: boolean}} Attach
+ * @typedef {{type: 'attach', ref?: number, id?: string, secret: string, fresh?: boolean}} Attach
  * @typedef {{type: 'ack', newest: number, bitmap: bigint}} Ack
  * @typedef {Subscribe | Unsubscribe | Publish | Attach | Ping | Pong | Ack} ClientMessage
  *
@@ -47,9 +48,27 @@ import { readValues } from './values.js';
 /** No frame of a server is longer than this. It bounds what a stream can make a client hold. */
 export const MAX_FRAME = 1 << 20;
 
-const PUBLICATION = 0x01, SUBSCRIBED = 0x02, UNSUBSCRIBED = 0x03, GAP = 0x04, RESET = 0x05, SYNCED = 0x06,
-  PUBLISHED = 0x07, ERROR = 0x08, PING = 0x09, PONG = 0x0a, CLOSE = 0x0b, ATTACHED = 0x0c, VALUES = 0x0d,
-  SUBSCRIBE = 0x21, UNSUBSCRIBE = 0x22, PUBLISH = 0x23, ATTACH = 0x24, ACK = 0x25;
+/** The first byte of what a client sends. */
+const CODES = {
+  ping: 0x09, pong: 0x0a, subscribe: 0x21, unsubscribe: 0x22, publish: 0x23, attach: 0x24, ack: 0x25,
+};
+const PUBLICATION = 0x01, VALUES = 0x0d;
+/** The other frames of a server by their first byte: the type, and the fields that all of the type have, in their order. */
+const FRAMES = /** @type {Record<number, string>} */ ({
+  0x02: 'subscribed ref alias channel epoch offset',
+  0x03: 'unsubscribed ref channel',
+  0x04: 'gap alias channel epoch offset',
+  0x05: 'reset alias channel epoch offset',
+  0x06: 'synced alias offset',
+  0x07: 'published ref channel epoch offset',
+  0x08: 'error ref',
+  0x09: 'ping ref',
+  0x0a: 'pong ref',
+  0x0b: 'close code reason',
+  0x0c: 'attached ref session',
+});
+/** Those of the fields that are integers; the others are strings. */
+const INTEGERS = new Set(['ref', 'alias', 'offset', 'code']);
 
 /** Flags of a publish besides those of a publication. */
 const HAS_TTL = 0x20, HAS_PRIORITY = 0x40;
@@ -97,52 +116,26 @@ function readContent(reader, message) {
  * @returns {Uint8Array<ArrayBuffer>} its frame, without a length
  */
 export function encodeClient(message) {
-  const writer = new Writer();
-  const ref = refOf(message);
+  const writer = new Writer().byte(CODES[message.type]);
+  if (message.type === 'ack') return writer.integer(message.newest).wide(message.bitmap).finish();
+  writer.integer(message.ref ?? 0);
   switch (message.type) {
-    case 'subscribe':
-      writer.byte(SUBSCRIBE).integer(ref).string(message.channel);
-      if (message.position) {
-        writer.byte(FROM_POSITION).string(message.position.epoch).integer(message.position.offset);
-      } else if (message.after !== undefined) writer.byte(FROM_CURSOR).string(message.after);
-      else writer.byte(FROM_NOTHING);
+    case 'subscribe': {
+      const { channel, position, after } = message;
+      writer.string(channel);
+      if (position) writer.byte(FROM_POSITION).string(position.epoch).integer(position.offset);
+      else if (after === undefined) writer.byte(FROM_NOTHING);
+      else writer.byte(FROM_CURSOR).string(after);
       break;
-    case 'unsubscribe': writer.byte(UNSUBSCRIBE).integer(ref).string(message.channel); break;
-    case 'publish':
-      writePublish(writer.byte(PUBLISH).integer(ref), message);
-      break;
+    }
+    case 'unsubscribe': writer.string(message.channel); break;
+    case 'publish': writePublish(writer, message); break;
     case 'attach':
-      writer.byte(ATTACH).integer(ref).string(message.id ?? '').string(message.secret);
-      if (message.fresh) {
-        if (message.positions) throw new TypeError('an attach has positions or is fresh, not both');
-        writer.integer(0).byte(FRESH);
-      } else if (message.positions) {
-        writer.integer(message.positions.length);
-        for (const { channel, epoch, offset } of message.positions) writer.string(channel).string(epoch).integer(offset);
-      }
-      break;
-    case 'ping': writer.byte(PING).integer(ref); break;
-    case 'pong': writer.byte(PONG).integer(ref); break;
-    case 'ack': writer.byte(ACK).integer(message.newest).wide(message.bitmap); break;
-    default: throw new TypeError(`a client does not send ${typeOf(message)}`);
+      writer.string(message.id ?? '').string(message.secret);
+      if (message.fresh) writer.integer(0).byte(FRESH);
   }
   return writer.finish();
 }
-
-/** @param {Reader} reader @returns {{ref?: number}} */
-function readRef(reader) {
-  const ref = reader.integer();
-  return ref ? { ref } : {};
-}
-
-/** @param {Reader} reader @returns {Place} */
-const readPlace = (reader) => ({ channel: reader.string(), epoch: reader.string(), offset: reader.integer() });
-
-/** @param {object} message @returns {number} 0 where it has none */
-const refOf = (message) => ('ref' in message ? /** @type {number | undefined} */ (message.ref) : undefined) ?? 0;
-
-/** @param {{type: string}} message of a type that the caller knows nothing of */
-const typeOf = ({ type }) => type;
 
 /**
  * @param {Uint8Array} bytes one frame of a server, without its length
@@ -158,55 +151,42 @@ export function decodeServer(bytes) {
 /** @param {Reader} reader @returns {Frame | Values} */
 function readServer(reader) {
   const frame = reader.byte();
-  switch (frame) {
-    case PUBLICATION: {
-      /** @type {PublicationFrame} */
-      const message = {
-        type: 'publication', alias: reader.integer(), offset: reader.integer(), time: reader.integer(), key: '',
-        removed: false,
-      };
-      readContent(reader, message);
-      return message;
-    }
-    case SUBSCRIBED: {
-      /** @type {Subscribed & {alias: number}} */
-      const message = { type: 'subscribed', ...readRef(reader), alias: reader.integer(), ...readPlace(reader) };
-      if (reader.ended) return message;
-      const recovered = reader.byte();
-      if (recovered !== RECOVERED && recovered !== NOT_RECOVERED) throw malformed('a position is recovered or it is not');
-      message.recovered = recovered === RECOVERED;
-      return message;
-    }
-    case UNSUBSCRIBED: return { type: 'unsubscribed', ...readRef(reader), channel: reader.string() };
-    case GAP: return { type: 'gap', alias: reader.integer(), ...readPlace(reader) };
-    case RESET: return { type: 'reset', alias: reader.integer(), ...readPlace(reader) };
-    case SYNCED: return { type: 'synced', alias: reader.integer(), offset: reader.integer() };
-    case PUBLISHED: return { type: 'published', ...readRef(reader), ...readPlace(reader) };
-    case ERROR: {
-      const numbered = readRef(reader);
-      /** @type {ErrorMessage} */
-      const message = { type: 'error', ...numbered, error: { code: reader.string(), message: reader.string() } };
-      if (!reader.ended && !(message.channel = reader.string())) throw malformed('a channel without a name');
-      return message;
-    }
-    case PING: return { type: 'ping', ...readRef(reader) };
-    case PONG: return { type: 'pong', ...readRef(reader) };
-    case CLOSE: {
-      /** @type {CloseMessage} */
-      const message = { type: 'close', code: reader.integer(), reason: reader.string() };
-      if (!reader.ended) message.retry_ms = reader.integer();
-      return message;
-    }
-    case ATTACHED: {
-      const numbered = readRef(reader);
-      const session = reader.string();
-      const resumed = reader.ended;
-      if (!resumed && reader.byte() !== MADE_AGAIN) throw malformed('a session is resumed or made again');
-      return { type: 'attached', ...numbered, session, resumed };
-    }
-    case VALUES: return readValues(reader);
-    default: throw malformed(`a server does not send frame ${frame}`);
+  if (frame === VALUES) return readValues(reader);
+  if (frame === PUBLICATION) {
+    /** @type {PublicationFrame} */
+    const message = {
+      type: 'publication', alias: reader.integer(), offset: reader.integer(), time: reader.integer(), key: '',
+      removed: false,
+    };
+    readContent(reader, message);
+    return message;
   }
+  const [type, ...fields] = FRAMES[frame]?.split(' ') ?? [];
+  /** @type {any} */
+  const message = { type };
+  for (const field of fields) message[field] = INTEGERS.has(field) ? reader.integer() : reader.string();
+  if (!message.ref) delete message.ref;
+  switch (type) {
+    case undefined: throw malformed(`a server does not send frame ${frame}`);
+    case 'subscribed':
+      if (!reader.ended) {
+        const recovered = reader.byte();
+        if (recovered !== RECOVERED && recovered !== NOT_RECOVERED) throw malformed('a position is recovered or it is not');
+        message.recovered = recovered === RECOVERED;
+      }
+      break;
+    case 'error':
+      message.error = { code: reader.string(), message: reader.string() };
+      if (!reader.ended && !(message.channel = reader.string())) throw malformed('a channel without a name');
+      break;
+    case 'close':
+      if (!reader.ended) message.retry_ms = reader.integer();
+      break;
+    case 'attached':
+      message.resumed = reader.ended;
+      if (!message.resumed && reader.byte() !== MADE_AGAIN) throw malformed('a session is resumed or made again');
+  }
+  return message;
 }
 
 /** What the aliases of one connection stand for. */
@@ -221,23 +201,15 @@ export class AliasTable {
 
   /**
    * Learns from `subscribed`, `gap` and `reset`, and resolves what bears an alias only.
-   * @param {Frame} frame as decodeServer gives it; changed in place
+   * @param {Frame} frame as decodeServer gives it
    * @returns {Message | null} the same message without its alias; null if the alias is not known yet
    */
   resolve(frame) {
-    if (!('alias' in frame)) return frame;
-    /** What it is on the way from the one to the other. @type {Partial<Place> & {alias?: number}} */
-    const message = frame;
-    const { alias } = frame;
-    if ('channel' in frame) {
-      this.#places.set(alias, { channel: frame.channel, epoch: frame.epoch });
-    } else {
-      const place = this.#places.get(alias);
-      if (!place) return null;
-      message.channel = place.channel;
-      message.epoch = place.epoch;
-    }
-    delete message.alias;
-    return /** @type {Message} */ (message);
+    const { alias, ...message } = /** @type {Partial<Place> & {alias?: number}} */ (frame);
+    if (alias === undefined) return /** @type {Message} */ (frame);
+    const { channel, epoch } = message;
+    if (channel !== undefined && epoch !== undefined) this.#places.set(alias, { channel, epoch });
+    const place = this.#places.get(alias);
+    return place ? /** @type {Message} */ ({ ...message, ...place }) : null;
   }
 }
