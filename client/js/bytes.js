@@ -1,5 +1,6 @@
 /** Bytes of `fulmar.v1.bin`: integers, strings and payloads, which all frames are made of (PROTOCOL.md, section 5). */
-import { FulmarError } from './errors.js';
+import { malformed } from './errors.js';
+import { parseJson } from './json.js';
 
 export const MAX_INTEGER = Number.MAX_SAFE_INTEGER;
 
@@ -9,9 +10,6 @@ export const KIND = 0x03, HAS_KEY = 0x04, REMOVED = 0x08, HAS_ID = 0x10;
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
-
-/** @param {string} what @param {unknown} [cause] */
-export const malformed = (what, cause) => new FulmarError('malformed', what, { cause });
 
 /**
  * An integer of the protocol: the first two bits of its 1, 2, 4 or 8 bytes tell how many they are.
@@ -169,10 +167,5 @@ export function packPayload(data) {
 /** @param {number} kind @param {Uint8Array} bytes @returns {unknown} */
 export function unpackPayload(kind, bytes) {
   if (kind === BINARY) return bytes;
-  if (kind === TEXT) return text(bytes);
-  try {
-    return JSON.parse(text(bytes));
-  } catch (cause) {
-    throw malformed('a JSON payload is not JSON', cause);
-  }
+  return kind === TEXT ? text(bytes) : parseJson(text(bytes));
 }

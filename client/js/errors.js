@@ -16,6 +16,9 @@ export class FulmarError extends Error {
   }
 }
 
+/** What came is not of the protocol. @param {string} what @param {unknown} [cause] */
+export const malformed = (what, cause) => new FulmarError('malformed', what, { cause });
+
 export const CloseCode = Object.freeze({
   NORMAL: 1000,
   /** Never sent: the connection was lost without a close. */
@@ -60,6 +63,14 @@ export async function errorOf(response) {
   }
 }
 
+/** What errors stand for a close. @type {Map<string, number>} */
+const CLOSES = new Map([
+  ['bad_cursor', CloseCode.SESSION_EXPIRED],
+  ['fell_behind', CloseCode.FELL_BEHIND],
+  ['replaced', CloseCode.REPLACED],
+  ['malformed', CloseCode.PROTOCOL_ERROR],
+]);
+
 /**
  * The close that stands for an error on a transport that has no close codes of its own.
  * @param {unknown} error
@@ -67,19 +78,12 @@ export async function errorOf(response) {
  */
 export function closeFor(error) {
   const reason = error instanceof Error ? error.message : String(error);
-  /** @type {number} */
-  let code = CloseCode.LOST;
-  if (error instanceof FulmarError) {
-    const { status = 0 } = error;
-    if (error.code === 'bad_cursor') code = CloseCode.SESSION_EXPIRED;
-    else if (error.code === 'fell_behind') code = CloseCode.FELL_BEHIND;
-    else if (error.code === 'replaced') code = CloseCode.REPLACED;
-    else if (error.code === 'malformed') code = CloseCode.PROTOCOL_ERROR;
-    // A status without the server's own code is somebody's on the way.
-    else if (status >= 400 && status < 500 && !isPassing(error)) code = CloseCode.REFUSED;
-  }
-  const retry = error instanceof FulmarError ? error.retry : undefined;
-  return { code, reason, error, ...(retry === undefined ? {} : { retry }) };
+  if (!(error instanceof FulmarError)) return { code: CloseCode.LOST, reason, error };
+  const { code, status = 0, retry } = error;
+  // A status without the server's own code is somebody's on the way.
+  const refused = status >= 400 && status < 500 && !isPassing(error);
+  const close = { code: CLOSES.get(code) ?? (refused ? CloseCode.REFUSED : CloseCode.LOST), reason, error };
+  return retry === undefined ? close : { ...close, retry };
 }
 
 const PASSING = ['closed', 'unreachable', 'shutting_down', 'replaced', 'unknown_session', 'node_full', 'too_many_sessions'];

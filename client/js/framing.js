@@ -1,5 +1,6 @@
 /** Frames preceded by their length: on WebTransport streams and inside datagrams. */
-import { Reader, Writer, join, malformed } from './bytes.js';
+import { Reader, Writer, join } from './bytes.js';
+import { malformed } from './errors.js';
 import { MAX_FRAME } from './wire.js';
 
 /** @param {Uint8Array} frame @returns {Uint8Array} the frame behind its length */

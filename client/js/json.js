@@ -1,4 +1,5 @@
 /** The JSON encoding of the messages of wire.js (PROTOCOL.md, sections 1 and 4). */
+import { malformed } from './errors.js';
 
 /** @param {Uint8Array} bytes */
 export function toBase64(bytes) {
@@ -15,6 +16,15 @@ export function fromBase64(base64) {
   const bytes = new Uint8Array(binary.length);
   for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i);
   return bytes;
+}
+
+/** @param {string} text of a server */
+export function parseJson(text) {
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    throw malformed('this is not JSON', cause);
+  }
 }
 
 /**

@@ -3,8 +3,8 @@
  * channel's position is, and what is acknowledged. It reads no clock and sends nothing.
  */
 import { Acknowledgements } from './acks.js';
-import { malformed, unpackPayload } from './bytes.js';
-import { FulmarError } from './errors.js';
+import { unpackPayload } from './bytes.js';
+import { FulmarError, malformed } from './errors.js';
 import { PART } from './values.js';
 
 /**

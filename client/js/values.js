@@ -15,7 +15,8 @@
  *   and length where both stood there
  * @typedef {{type: 'values', number: number, time: number, entries: Entry[]}} Values
  */
-import { HAS_ID, HAS_KEY, KIND, MAX_INTEGER, REMOVED, malformed, unpackPayload } from './bytes.js';
+import { HAS_ID, HAS_KEY, KIND, MAX_INTEGER, REMOVED, unpackPayload } from './bytes.js';
+import { malformed } from './errors.js';
 
 /** The bytes of a part, but the last of its payload, and the most parts of one. */
 export const PART = 1000, MAX_PARTS = 16;

@@ -40,9 +40,8 @@
  * @typedef {PublicationFrame | SyncedFrame | ((Subscribed | Gap | Reset) & {alias: number})} Aliased
  * @typedef {Aliased | Exclude<Message, {type: Aliased['type']}>} Frame a message of a server as a frame bears it
  */
-import {
-  HAS_ID, HAS_KEY, KIND, REMOVED, Reader, Writer, malformed, packPayload, unpackPayload,
-} from './bytes.js';
+import { HAS_ID, HAS_KEY, KIND, REMOVED, Reader, Writer, packPayload, unpackPayload } from './bytes.js';
+import { malformed } from './errors.js';
 import { readValues } from './values.js';
 
 /** No frame of a server is longer than this. It bounds what a stream can make a client hold. */

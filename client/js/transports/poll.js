@@ -1,4 +1,5 @@
 /** Long-polling, and plain polling where `wait` is 0. */
+import { pause } from '../backoff.js';
 import { CloseCode, retryAfter } from '../errors.js';
 import { HttpConnection } from '../http.js';
 import { fromJson } from '../json.js';
@@ -36,7 +37,7 @@ class PollConnection extends HttpConnection {
       const retry = retryAfter(response);
       if (retry !== undefined) return { code: CloseCode.GOING_AWAY, reason: 'The server is stopping.', retry };
       wait = this.#wait;
-      if (!answer.more && this.#interval) await sleep(this.#interval, signal);
+      if (!answer.more && this.#interval) await pause(this.#interval, signal);
       if (signal.aborted) break;
     }
     return { code: CloseCode.NORMAL, reason: '' };
@@ -51,19 +52,6 @@ export function messagesOf(/** @type {Answer} */ { publications, control }) {
     ...publications.map((json) => fromJson(json, 'publication')),
     ...control.filter(closes).map((json) => fromJson(json)),
   ];
-}
-
-/** @param {number} ms @param {AbortSignal} signal @returns {Promise<void>} */
-function sleep(ms, signal) {
-  return new Promise((resolve) => {
-    const timer = setTimeout(done, ms);
-    signal.addEventListener('abort', done, { once: true });
-    function done() {
-      clearTimeout(timer);
-      signal.removeEventListener('abort', done);
-      resolve();
-    }
-  });
 }
 
 /** @param {import('../fulmar.js').Placed} options */

@@ -1,7 +1,7 @@
 /** Server-sent events, read by a streaming fetch: the same code in pages and in node, and the cursor in our hands. */
-import { CloseCode, FulmarError, closeFor } from '../errors.js';
+import { CloseCode, FulmarError, closeFor, malformed } from '../errors.js';
 import { HttpConnection } from '../http.js';
-import { fromJson } from '../json.js';
+import { fromJson, parseJson } from '../json.js';
 
 /** A line longer than this is not of a Fulmar server. */
 const MAX_LINE = 1 << 20;
@@ -28,20 +28,13 @@ export class SseParser {
       if (text.startsWith('\ufeff')) text = text.slice(1);
       this.#start = false;
     }
-    const all = this.#rest + text;
+    // A CR at the very end may be half of a CR LF: its line waits for what comes next.
+    const lines = (this.#rest + text).split(/\r\n|\n|\r(?!$)/);
+    this.#rest = lines.pop() ?? '';
+    if (this.#rest.length > MAX_LINE) throw malformed('a line of the event stream is too long');
     /** @type {SseEvent[]} */
     const events = [];
-    let at = 0;
-    for (;;) {
-      const end = lineEnd(all, at);
-      if (end < 0) break;
-      // A CR at the very end may be half of a CR LF: its line waits for what comes next.
-      if (all[end] === '\r' && end + 1 === all.length) break;
-      this.#line(all.slice(at, end), events);
-      at = end + (all[end] === '\r' && all[end + 1] === '\n' ? 2 : 1);
-    }
-    this.#rest = all.slice(at);
-    if (this.#rest.length > MAX_LINE) throw new FulmarError('malformed', 'a line of the event stream is too long');
+    for (const line of lines) this.#line(line, events);
     return events;
   }
 
@@ -55,21 +48,12 @@ export class SseParser {
       this.#data = [];
       return;
     }
-    const colon = line.indexOf(':');
-    const field = colon < 0 ? line : line.slice(0, colon);
-    const value = colon < 0 ? '' : line.slice(line[colon + 1] === ' ' ? colon + 2 : colon + 1);
+    const [, field, value = ''] = /^([^:]*):? ?(.*)$/s.exec(line) ?? [];
     if (field === 'data') this.#data.push(value);
     else if (field === 'event') this.#event = value;
     else if (field === 'id' && !value.includes('\0')) this.#id = value;
     else if (field === 'retry' && /^\d+$/.test(value)) this.retry = Number(value);
   }
-}
-
-/** @param {string} text @param {number} from */
-function lineEnd(text, from) {
-  const lf = text.indexOf('\n', from);
-  const cr = text.indexOf('\r', from);
-  return lf < 0 || cr < 0 ? Math.max(lf, cr) : Math.min(lf, cr);
 }
 
 class SseConnection extends HttpConnection {
@@ -99,7 +83,7 @@ class SseConnection extends HttpConnection {
         this.count(value);
         for (const { event, data, id } of parser.push(decoder.decode(value, { stream: true }))) {
           if (signal.aborted) return { code: CloseCode.NORMAL, reason: '' };
-          const message = parse(data, event === 'message' ? 'publication' : event);
+          const message = fromJson(parseJson(data), event === 'message' ? 'publication' : event);
           if (message.type === 'close') close = { code: message.code, reason: message.reason };
           else this.deliver(message);
           if (id) this.cursor = id;
@@ -109,15 +93,6 @@ class SseConnection extends HttpConnection {
       if (!close) throw error;
     }
     return { ...(close ?? { code: CloseCode.LOST, reason: 'The event stream ended.' }), retry: parser.retry };
-  }
-}
-
-/** @param {string} data @param {string} type */
-function parse(data, type) {
-  try {
-    return fromJson(JSON.parse(data), type);
-  } catch (cause) {
-    throw new FulmarError('malformed', 'an event is not JSON', { cause });
   }
 }
 

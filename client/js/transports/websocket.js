@@ -1,7 +1,7 @@
 /** WebSocket, in both subprotocols. */
-import { CloseCode, FulmarError } from '../errors.js';
+import { CloseCode, FulmarError, malformed } from '../errors.js';
 import { InbandConnection } from '../connection.js';
-import { fromJson, toJson } from '../json.js';
+import { fromJson, parseJson, toJson } from '../json.js';
 import { AliasTable, decodeServer, encodeClient } from '../wire.js';
 import { urlOf } from '../posting.js';
 import { discover } from './discover.js';
@@ -24,12 +24,8 @@ const codecs = {
   json: () => ({
     encode: (message) => JSON.stringify(toJson(message)),
     decode(data) {
-      if (typeof data !== 'string') throw new FulmarError('malformed', 'a binary message came in JSON');
-      try {
-        return fromJson(JSON.parse(data));
-      } catch (cause) {
-        throw new FulmarError('malformed', 'a message is not JSON', { cause });
-      }
+      if (typeof data !== 'string') throw malformed('a binary message came in JSON');
+      return fromJson(parseJson(data));
     },
   }),
   bin() {
@@ -37,11 +33,11 @@ const codecs = {
     return {
       encode: encodeClient,
       decode(data) {
-        if (typeof data === 'string') throw new FulmarError('malformed', 'a text message came in binary');
+        if (typeof data === 'string') throw malformed('a text message came in binary');
         const frame = decodeServer(new Uint8Array(data));
         if (frame.type === 'values') return null;
         const message = aliases.resolve(frame);
-        if (!message) throw new FulmarError('malformed', 'a frame names an alias that stands for nothing');
+        if (!message) throw malformed('a frame names an alias that stands for nothing');
         return message;
       },
     };

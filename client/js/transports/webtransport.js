@@ -1,5 +1,5 @@
 /** WebTransport: a control stream, a stream for each subscription, and datagrams for the newest state and signals. */
-import { CloseCode, FulmarError, closedError } from '../errors.js';
+import { CloseCode, FulmarError, closedError, malformed } from '../errors.js';
 import { InbandConnection } from '../connection.js';
 import { FrameSplitter, prefixed, splitDatagram } from '../framing.js';
 import { fromBase64 } from '../json.js';
@@ -256,7 +256,7 @@ class WebTransportConnection extends InbandConnection {
 
   /** Values off a stream, where nothing comes too early and nothing twice. @param {Pipe} pipe @param {Values} values */
   #values(pipe, values) {
-    if (values.number !== pipe.taken + 1) throw new FulmarError('malformed', 'a stream leaves out a number');
+    if (values.number !== pipe.taken + 1) throw malformed('a stream leaves out a number');
     if (!values.entries.every(({ alias }) => this.#aliases.get(alias))) throw unknownAlias();
     if (this.#receiver.apply(values, true) === 'refused') {
       throw new FulmarError('unreachable', 'A stream brought parts for which there is no room.');
@@ -337,7 +337,7 @@ class WebTransportConnection extends InbandConnection {
   }
 }
 
-const unknownAlias = () => new FulmarError('malformed', 'a frame names an alias that stands for nothing');
+const unknownAlias = () => malformed('a frame names an alias that stands for nothing');
 
 /**
  * Lets events and painting go first. Timers would be clamped to 4 ms, and to a second in a hidden page.
