@@ -25,6 +25,7 @@ import { Heartbeat } from './heartbeat.js';
 import { toBase64 } from './json.js';
 import { LiveState } from './live.js';
 import { Publisher } from './publisher.js';
+import { Meter } from './stats.js';
 import { Subscription } from './subscription.js';
 
 /** When better transports are dialled behind a fallback: soon at first, then ever less often, in ms. */
@@ -48,6 +49,9 @@ export class Client extends EventTarget {
   moves = 0;
   /** While it waits to come back: when it will, in ms since 1970. @type {number | null} */
   retryAt = null;
+  #gaps = 0;
+  #since = Date.now();
+  #meter = new Meter();
   /** @type {Status} */
   #status = 'waiting';
   /** @type {AnyConnection | null} */
@@ -69,8 +73,6 @@ export class Client extends EventTarget {
   /** @type {Close | null} */
   #end = null;
   #suspended = false;
-  /** Received over connections that are gone. */
-  #before = { bytes: 0, publications: 0 };
   /** @type {{ready: (client: Client) => void, failed: (error: Error) => void, closed: (close: Close) => void}} */
   #finish = { ready() {}, failed() {}, closed() {} };
 
@@ -108,19 +110,26 @@ export class Client extends EventTarget {
     return [...this.#dialler.attempts.values()].map((attempt) => ({ ...attempt }));
   }
 
-  /** What was received over all connections so far. */
+  /** What has been measured so far. @returns {import('./stats.js').Stats} */
   stats() {
-    const { bytes = 0, publications = 0 } = this.#connection?.received ?? {};
+    const { bytes, publications, sent, datagrams, late, lost, repaired } = this.#meter.counts;
+    const newest = Math.max(0, ...[...this.#channels.values()].map(({ view }) => view?.newest ?? 0));
     return {
-      bytes: { received: this.#before.bytes + bytes },
-      publications: this.#before.publications + publications,
+      transport: this.transport,
+      status: this.#status,
+      since: this.#since,
+      rtt: this.#connection?.rtt ? { ...this.#connection.rtt } : null,
+      jitter: this.#meter.jitter,
+      stateAge: newest ? Math.max(0, Date.now() - newest) : null,
+      datagrams: { received: datagrams, late, lost, repaired },
+      bytes: { received: bytes, sent },
+      publications,
+      reconnects: this.reconnects,
+      moves: this.moves,
+      gaps: this.#gaps,
+      pending: this.#publisher.pending,
+      attempts: this.attempts.map(({ error, ...rest }) => ({ ...rest, ...(error && { reason: error.message }) })),
     };
-  }
-
-  /** @param {AnyConnection} connection that is done with */
-  #sum({ received }) {
-    this.#before.bytes += received.bytes;
-    this.#before.publications += received.publications;
   }
 
   /**
@@ -227,7 +236,10 @@ export class Client extends EventTarget {
       this.#parting.set(name, busy);
       busy.then(() => this.#parting.get(name) === busy && this.#parting.delete(name));
     },
-    gap: (message) => this.#tell('gap', message),
+    gap: (message) => {
+      this.#gaps++;
+      this.#tell('gap', message);
+    },
   };
 
   /** @param {Channel} channel subscribes to it on the connection that there is */
@@ -363,6 +375,7 @@ export class Client extends EventTarget {
     this.#heartbeat = new Heartbeat(connection, () => connection.lost());
     this.#heartbeat.start();
     connection.identify(this.#secret);
+    this.#meter.use(connection);
     this.#publisher.use(connection);
     for (const channel of this.#channels.values()) this.#join(channel);
     this.#say('open');
@@ -377,7 +390,6 @@ export class Client extends EventTarget {
     await Promise.allSettled([...this.#channels.values()].map(({ busy }) => busy));
     for (const channel of this.#channels.values()) channel.lose(before);
     before.close();
-    this.#sum(before);
   }
 
   /** @param {AnyConnection} connection that closed */
@@ -387,12 +399,12 @@ export class Client extends EventTarget {
     this.#heartbeat = null;
     this.#publisher.use(null);
     this.#connection = null;
-    this.#sum(connection);
     this.#tell('transport', null);
   }
 
   /** @param {AnyConnection} connection @param {import('./wire.js').Message} message */
   #take(connection, message) {
+    if (message.type === 'publication' && connection === this.#connection) this.#meter.arrived(message.time);
     if (message.type === 'error') {
       this.#tell('error', new FulmarError(message.error.code, message.error.message));
     } else if (isInChannel(message)) this.#channels.get(message.channel)?.take(connection, message);
@@ -463,6 +475,7 @@ export class Client extends EventTarget {
   #say(status) {
     if (status === this.#status) return;
     this.#status = status;
+    this.#since = Date.now();
     this.#tell('status', status);
   }
 

@@ -12,6 +12,9 @@
  *   }} Answers by the type of what they answer
  * @typedef {Extract<ClientMessage, {type: keyof Answers}>} Request
  * @typedef {Answers[keyof Answers]} Answer
+ * @typedef {{bytes: number, publications: number, datagrams: number, late: number, lost: number, repaired: number,
+ *   sent: number}} Counts bytes and datagrams received, frames of state among these that came late or not at all, values
+ *   that came anew after one was lost, and bytes sent
  * @typedef {{after?: string | null, position?: {epoch: string, offset: number}}} From
  */
 import { CloseCode, FulmarError, closedError } from './errors.js';
@@ -39,8 +42,8 @@ export class Connection {
    * @type {((message: Message) => void) | null}
    */
   onmessage = null;
-  /** What has been received: bytes of the transport's payload, and datagrams among them. */
-  received = { bytes: 0, publications: 0, datagrams: 0 };
+  /** What has been received, and the bytes that were sent: of the transport's payload. @type {Counts} */
+  received = { bytes: 0, publications: 0, datagrams: 0, late: 0, lost: 0, repaired: 0, sent: 0 };
   /** How the connection ended, once it has; never rejects. @type {Promise<Close>} */
   closed;
   /** @type {(close: Close) => void} */
@@ -114,7 +117,7 @@ export class InbandConnection extends Connection {
   positions;
   /** What the server said it is about to close with. @protected @type {Close | null} */
   closing = null;
-  /** @type {Map<number, {resolve: (answer: Answer) => void, reject: (error: Error) => void}>} */
+  /** @type {Map<number, {began: number, resolve: (answer: Answer) => void, reject: (error: Error) => void}>} */
   #waiting = new Map();
   /** @type {Set<string>} */
   #channels = new Set();
@@ -181,13 +184,14 @@ export class InbandConnection extends Connection {
   }
 
   /** @returns {Promise<Answers['ping']>} */
-  async ping() {
-    const began = performance.now();
-    const pong = await this.request({ type: 'ping' });
-    const last = performance.now() - began;
+  ping() {
+    return this.request({ type: 'ping' });
+  }
+
+  /** @param {number} last round trip */
+  #measured(last) {
     const { least = last, smoothed = last } = this.rtt ?? {};
     this.rtt = { last, least: Math.min(least, last), smoothed: smoothed + RTT_WEIGHT * (last - smoothed) };
-    return pong;
   }
 
   probe() {
@@ -235,7 +239,7 @@ export class InbandConnection extends Connection {
     const ref = (this.#ref = (this.#ref % 0xffffffff) + 1);
     return new Promise((resolve, reject) => {
       // What bears a request's `ref` is what answers its type.
-      this.#waiting.set(ref, { resolve: /** @type {(answer: Answer) => void} */ (resolve), reject });
+      this.#waiting.set(ref, { began: performance.now(), resolve: /** @type {(answer: Answer) => void} */ (resolve), reject });
       try {
         send({ ...message, ref });
       } catch (error) {
@@ -284,7 +288,11 @@ export class InbandConnection extends Connection {
     if (ref === undefined || !waiting) return;
     this.#waiting.delete(ref);
     if (message.type === 'error') waiting.reject(new FulmarError(message.error.code, message.error.message));
-    else waiting.resolve(message);
+    else {
+      // A subscription may have to wait for others.
+      if (message.type !== 'subscribed' && message.type !== 'unsubscribed') this.#measured(this.heard - waiting.began);
+      waiting.resolve(message);
+    }
   }
 
   /** @protected @param {Close} close */

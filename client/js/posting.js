@@ -97,12 +97,14 @@ export class PostingConnection extends Connection {
     return this.#secret ? { authorization: `Bearer ${this.#secret}` } : {};
   }
 
-  /** @param {string} path @param {unknown} body @param {Record<string, string>} [headers] */
-  async #post(path, body, headers = {}) {
+  /** @param {string} path @param {unknown} content @param {Record<string, string>} [headers] */
+  async #post(path, content, headers = {}) {
+    const body = JSON.stringify(content);
+    this.received.sent += body.length;
     const response = await this.fetch(urlOf(this.base, path), {
       method: 'POST',
       headers: { 'content-type': 'application/json', ...headers },
-      body: JSON.stringify(body),
+      body,
       signal: AbortSignal.timeout(15_000),
     });
     if (!response.ok) throw await errorOf(response);

@@ -44,14 +44,22 @@ export class Receiver {
   #channels = new Map();
   #reserved = 0;
   #remembered = 0;
+  #counts;
+  /** The highest number of a frame off a datagram, and when that was sent which showed the last loss. */
+  #newest = 0;
+  #lost = -1;
+  /** When the frame was sent that is being taken in; -1 for one off a stream. */
+  #sent = -1;
 
   /**
    * @param {import('./wire.js').AliasTable} aliases of the connection
    * @param {(message: Publication | Settled) => void} emit is given each publication that is new, and `settled` for a channel's position
+   * @param {{late: number, lost: number, repaired: number}} [counts] kept of what comes by datagram
    */
-  constructor(aliases, emit) {
+  constructor(aliases, emit, counts = { late: 0, lost: 0, repaired: 0 }) {
     this.#aliases = aliases;
     this.#emit = emit;
+    this.#counts = counts;
   }
 
   /** What is held: keys remembered, and bytes kept for payloads that are not whole. */
@@ -114,6 +122,19 @@ export class Receiver {
     this.#channels.delete(name);
   }
 
+  /** To be called once for each frame off a datagram, before it is taken in. @param {Values} values */
+  arrived({ number, time }) {
+    const ahead = number - this.#newest;
+    if (ahead > 1) {
+      this.#counts.lost += ahead - 1;
+      this.#lost = time;
+    } else if (ahead < 0 && !this.acks.has(number)) {
+      this.#counts.late++;
+      this.#counts.lost--;
+    }
+    this.#newest = Math.max(this.#newest, number);
+  }
+
   /** @param {Values} values off a datagram @param {number} now @returns {Verdict} */
   datagram(values, now) {
     const verdict = this.acks.has(values.number) ? 'taken' : this.apply(values);
@@ -126,7 +147,8 @@ export class Receiver {
    * @param {Values} values @param {boolean} [byStream] whether it came on a stream, behind what its channels began with
    * @returns {Verdict}
    */
-  apply({ entries }, byStream = false) {
+  apply({ entries, time }, byStream = false) {
+    this.#sent = byStream ? -1 : time;
     /** @type {Verdict} */
     let verdict = 'taken';
     for (const entry of entries) {
@@ -168,6 +190,7 @@ export class Receiver {
     const message = { type: 'publication', channel: channel.name, epoch: channel.epoch, offset, time, key, removed };
     if (id !== undefined) message.id = id;
     if (!removed) message.data = data;
+    if (this.#sent > this.#lost && time <= this.#lost) this.#counts.repaired++;
     this.#emit(message);
     if (this.#remembered > REMEMBERED_KEYS) {
       throw new FulmarError('unreachable', 'More has changed than can be remembered.');

@@ -14,7 +14,7 @@ export const settled = async (turns = 3) => {
 export function clock(context) {
   let now = 1000;
   context.mock.method(performance, 'now', () => now);
-  context.mock.timers.enable({ apis: ['setTimeout', 'Date'] });
+  context.mock.timers.enable({ apis: ['setTimeout', 'Date'], now: 1.8e12 });
   return {
     get now() {
       return now;

@@ -75,7 +75,9 @@ class WebSocketConnection extends InbandConnection {
 
   /** @protected @param {ClientMessage} message */
   send(message) {
-    this.#socket.send(this.#codec.encode(message));
+    const data = this.#codec.encode(message);
+    this.received.sent += data.length;
+    this.#socket.send(data);
   }
 
   close(code = CloseCode.NORMAL, reason = '') {

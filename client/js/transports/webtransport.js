@@ -45,9 +45,11 @@ class Pipe {
     this.#writer.closed.catch(() => {});
   }
 
-  /** @param {ClientMessage} message */
+  /** @param {ClientMessage} message @returns {number} bytes */
   send(message) {
-    this.#writer.write(prefixed(encodeClient(message))).catch(() => {});
+    const bytes = prefixed(encodeClient(message));
+    this.#writer.write(bytes).catch(() => {});
+    return bytes.length;
   }
 
   /** @param {Uint8Array} chunk */
@@ -70,11 +72,16 @@ class Acknowledger {
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #timer;
   #wakes = Infinity;
+  #counts;
 
-  /** @param {Datagrams} datagrams @param {import('../acks.js').Acknowledgements} acks */
-  constructor(datagrams, acks) {
+  /**
+   * @param {Datagrams} datagrams @param {import('../acks.js').Acknowledgements} acks
+   * @param {import('../connection.js').Counts} counts of the connection
+   */
+  constructor(datagrams, acks, counts) {
     this.#datagrams = datagrams;
     this.#acks = acks;
+    this.#counts = counts;
   }
 
   /** Asked for at each arrival too, because timers are late in a hidden page. */
@@ -116,7 +123,9 @@ class Acknowledger {
     if (this.#writer === undefined) this.#writer = this.#open();
     if (!this.#writer) return;
     this.#underWay++;
-    this.#writer.write(prefixed(encodeClient(ack))).catch(() => {}).then(() => {
+    const bytes = prefixed(encodeClient(ack));
+    this.#counts.sent += bytes.length;
+    this.#writer.write(bytes).catch(() => {}).then(() => {
       // The last of those it was waiting for may have left one due.
       if (this.#underWay-- === MAX_ACKS_UNDER_WAY) this.check();
     });
@@ -138,7 +147,7 @@ class WebTransportConnection extends InbandConnection {
   #receiver = new Receiver(this.#aliases, (message) => {
     if (message.type === 'settled') this.positions.settle(message);
     else this.receive(message, true);
-  });
+  }, this.received);
   #acknowledger;
   /** @type {Map<string, Pipe>} by channel */
   #pipes = new Map();
@@ -151,7 +160,7 @@ class WebTransportConnection extends InbandConnection {
     super('webtransport', 'bin');
     this.#session = session;
     this.#control = control;
-    this.#acknowledger = new Acknowledger(/** @type {Datagrams} */ (session.datagrams), this.#receiver.acks);
+    this.#acknowledger = new Acknowledger(/** @type {Datagrams} */ (session.datagrams), this.#receiver.acks, this.received);
     session.closed.then(
       ({ closeCode, reason }) => {
         this.finish(this.closing ?? { code: closeCode || CloseCode.LOST, reason: reason ?? '' });
@@ -169,7 +178,7 @@ class WebTransportConnection extends InbandConnection {
 
   /** @param {Pipe} pipe @param {ClientMessage} message */
   #say(pipe, message) {
-    pipe.send(message);
+    this.received.sent += pipe.send(message);
     this.#acknowledger.hurry();
   }
 
@@ -282,6 +291,7 @@ class WebTransportConnection extends InbandConnection {
     } catch {
       return; // Not one of ours, or of a later version: values that it held come again.
     }
+    for (const message of messages) if (message.type === 'values') this.#receiver.arrived(message);
     const early = messages.filter((message) => !this.#take(message));
     if (early.length) {
       this.#early.push({ at: performance.now(), messages: early });
