@@ -1,4 +1,5 @@
 /** A state channel as a live map: the newest value of each key, and an event for each that changes. */
+import { FulmarError } from './errors.js';
 import { guarded } from './subscription.js';
 
 /**
@@ -20,7 +21,7 @@ export class LiveState {
   #listeners = new Set();
   #synced = false;
   #ended = false;
-  /** Settled when the first snapshot is complete; rejects where the server refuses the channel. @type {Promise<void>} */
+  /** Settled when the first snapshot is complete; rejects where the server refuses the channel, and where it is closed before. @type {Promise<void>} */
   ready;
   /** @type {(error?: Error) => void} */
   #settle = () => {};
@@ -122,7 +123,7 @@ export class LiveState {
   /** @package @param {Error} [error] */
   end(error) {
     this.#ended = true;
-    this.#settle(error);
+    this.#settle(error ?? new FulmarError('closed', 'The state was closed before its first snapshot was complete.'));
     this.#listeners.clear();
   }
 }

@@ -12,6 +12,8 @@
  * @property {(error: Error) => void} [onError] the server does not let this channel be read (any more)
  */
 
+import { FulmarError } from './errors.js';
+
 /** Publications that wait for their iterator: above the first the channel pauses, below the second it goes on. */
 export const HIGH_WATER = 256, LOW_WATER = 64;
 
@@ -22,12 +24,12 @@ export class Subscription {
   /** What waits for the iterator; state by key, since only the newest value of a key counts. @type {Map<string | number, Publication>} */
   #queue = new Map();
   #count = 0;
-  /** @type {(() => void) | null} */
-  #wake = null;
+  /** Who waits for the next. @type {((value?: unknown) => void)[]} */
+  #waiting = [];
   #ended = false;
   /** @type {Error | null} */
   #error = null;
-  /** Settled when the server has taken the subscription first; rejects where it refuses. @type {Promise<void>} */
+  /** Settled when the server has taken the subscription first; rejects where it refuses, and where it is ended before. @type {Promise<void>} */
   ready;
   /** @type {(error?: Error) => void} */
   #settle = () => {};
@@ -80,7 +82,11 @@ export class Subscription {
     // Set anew at the end: the queue is in the order of the publications.
     this.#queue.delete(place);
     this.#queue.set(place, publication);
-    this.#wake?.();
+    this.#wake();
+  }
+
+  #wake() {
+    for (const wake of this.#waiting.splice(0)) wake();
   }
 
   /** @package */
@@ -93,9 +99,9 @@ export class Subscription {
     if (this.#ended) return;
     this.#ended = true;
     this.#error = error ?? null;
-    this.#settle(error);
+    this.#settle(error ?? new FulmarError('closed', 'The subscription was ended before the server had taken it.'));
     if (error) guarded(this.#handlers.onError, error);
-    this.#wake?.();
+    this.#wake();
   }
 
   /** Ends the subscription. An iterator ends with it, without what waited. */
@@ -119,8 +125,7 @@ export class Subscription {
           }
           if (this.#error) throw this.#error;
           if (this.#ended) return { value: undefined, done: true };
-          await new Promise((resolve) => (this.#wake = () => resolve(undefined)));
-          this.#wake = null;
+          await new Promise((resolve) => this.#waiting.push(resolve));
         }
       },
       return: async () => {

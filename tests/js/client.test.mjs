@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { MAX_PAUSE_MS } from '../../client/js/backoff.js';
+import { buildCursor } from '../../client/js/cursor.js';
 import { Client } from '../../client/js/client.js';
 import { FulmarError } from '../../client/js/errors.js';
 import { Memory, clock, settled } from './memory.mjs';
@@ -138,6 +139,22 @@ describe('a client', () => {
     await settled();
     assert.deepEqual(got, [['a'], ['b']]);
     assert.equal(line().said.filter(({ type }) => type === 'subscribe').length, 2);
+  });
+
+  test('a channel that is taken just as a connection opens is asked for once', async (context) => {
+    let client;
+    const all = [];
+    const { line, of, client: connecting } = connected(context, { open: async () => {
+      queueMicrotask(async () => {
+        for (let i = 0; i < 40; i++) await all.push(client.subscribe(`event:${i}`, { onPublication() {} }));
+      });
+    } });
+    client = connecting;
+    await client.ready;
+    await Promise.all(all.map(({ ready }) => ready));
+    await settled();
+    assert.equal(line().said.filter(({ type }) => type === 'subscribe').length, 40);
+    assert.deepEqual(of('error'), []);
   });
 
   test('a channel that is refused says why, and the others go on', async (context) => {
@@ -468,6 +485,18 @@ describe('a channel over its connections', () => {
     await settled();
     assert.deepEqual(got, [1, 2, 3, 4]);
     assert.equal(client.moves, 1);
+    assert.deepEqual(server.lines.map(({ open }) => open), [false, true]);
+  });
+
+  test('a position that the server never got to is told as a gap', async (context) => {
+    const { server, client } = connected(context);
+    const { epoch } = server.publish('event:a', 1);
+    const { got, subscription } = listen(client, 'event:a', { after: buildCursor([{ channel: 'event:a', epoch, offset: 100 }]) });
+    await subscription.ready;
+    await settled();
+    server.publish('event:a', 2);
+    await settled();
+    assert.deepEqual(got, ['gap 0', 1, 2]);
   });
 
   test('state of a channel that was read on from a cursor is whole', async (context) => {
@@ -495,6 +524,7 @@ describe('a channel over its connections', () => {
     server.publish('state:a', 'one', 'k');
     const state = client.state('state:a');
     await state.ready;
+    await settled();
     const { got, subscription } = listen(client, 'state:a');
     await subscription.ready;
     assert.deepEqual(got, ['one', 'synced 1']);
