@@ -5,7 +5,8 @@ import { Client } from '../../client/js/client.js';
 import { FulmarError } from '../../client/js/errors.js';
 import { Receiver } from '../../client/js/receiver.js';
 import { Meter } from '../../client/js/stats.js';
-import { AliasTable, decodeClient, encodeServer } from '../../client/js/wire.js';
+import { AliasTable } from '../../client/js/wire.js';
+import { decodeClient, encodeServer } from './peer.mjs';
 import { Line, Memory, clock, settled } from './memory.mjs';
 
 describe('datagrams of state', () => {
