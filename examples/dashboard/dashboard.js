@@ -1,16 +1,19 @@
 // Reads the two channels over the best transport that works here, and draws them.
-import { open, StateView, advice } from '/client/fulmar.js';
+import { connect } from '/client/fulmar.js';
 
-const CHANNELS = ['state:bikes', 'event:deliveries'];
-const view = new StateView();
 const shown = new Map();
 const list = document.getElementById('deliveries');
 const status = document.getElementById('status');
 const canvas = document.getElementById('town');
 
-function onmessage(message) {
-  if (message.channel === 'state:bikes') view.apply(message);
-  else if (message.type === 'publication') announce(message.data);
+const client = connect();
+const bikes = client.state('state:bikes');
+client.subscribe('event:deliveries', { onPublication: ({ data }) => announce(data) });
+
+for (const event of ['status', 'transport']) {
+  client.addEventListener(event, () => {
+    status.textContent = client.transport ? `live over ${client.transport}` : client.status;
+  });
 }
 
 function announce({ bike, parcel }) {
@@ -20,30 +23,6 @@ function announce({ bike, parcel }) {
   }
   list.prepend(row);
   while (list.children.length > 40) list.lastChild.remove();
-}
-
-async function connect() {
-  let after = null;
-  for (;;) {
-    for (const transport of ['webtransport', 'websocket', 'poll']) {
-      try {
-        const connection = await open(transport, { channels: CHANNELS, after, onmessage });
-        status.textContent = `live over ${transport}`;
-        const close = await connection.closed;
-        after = connection.cursor ?? after;
-        if (advice(close.code) === 'afresh') after = null;
-        if (advice(close.code) === 'stop') {
-          status.textContent = `closed: ${close.reason}`;
-          return;
-        }
-        break;
-      } catch (error) {
-        console.info(`no ${transport}: ${error.message}`);
-      }
-    }
-    status.textContent = 'connecting again';
-    await new Promise((resolve) => setTimeout(resolve, 500 + Math.random() * 1000));
-  }
 }
 
 function draw() {
@@ -68,11 +47,11 @@ function draw() {
   }
   context.stroke();
   context.fillStyle = style.getPropertyValue('--accent');
-  for (const [key, { data }] of view.entries('state:bikes')) {
-    const at = glide(key, data);
+  for (const [key, bike] of bikes) {
+    const at = glide(key, bike);
     context.save();
     context.translate((at.x / 1000) * width, (at.y / 1000) * height);
-    context.rotate(data.heading * Math.PI * 2);
+    context.rotate(bike.heading * Math.PI * 2);
     context.beginPath();
     context.moveTo(9, 0);
     context.lineTo(-6, -5.5);
@@ -93,5 +72,4 @@ function glide(key, { x, y }) {
   return at;
 }
 
-connect();
 requestAnimationFrame(draw);
