@@ -92,6 +92,8 @@ export async function openWebSocket(options) {
   if (!WebSocket) throw new FulmarError('unsupported', 'There is no WebSocket here.');
   const socket = new WebSocket(urlOf(base, '/ws').replace(/^http/, 'ws'), [`fulmar.v1.${encoding}`]);
   socket.binaryType = 'arraybuffer';
+  // It closes then too; but where there are no pages an error that nobody listens to ends the process.
+  socket.onerror = () => {};
   try {
     await within(timeout, new Promise((resolve, reject) => {
       socket.onopen = resolve;
