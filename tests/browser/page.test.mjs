@@ -60,7 +60,7 @@ for (const name of wanted) {
           return state === 'waiting' && why && what && /^Next try in \d+ s$/.test(next);
         }));
 
-        server = await Server.start([], { http, quic });
+        server = await Server.start([], { http: `127.0.0.1:${http}`, quic: `127.0.0.1:${quic}` });
         // The page's word that there is a network again cuts the pauses short.
         await page.evaluate(() => window.dispatchEvent(new Event('online')));
         await until('four live panels', () => look(page), allAre('live'));

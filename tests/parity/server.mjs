@@ -10,11 +10,11 @@ const BINARY = process.env.FULMAR_BIN ?? fileURLToPath(new URL('../../target/deb
 const START_DEADLINE = 15_000;
 
 export class Server {
-  /** @param {string[]} args besides addresses @param {{http?: number, quic?: number}} ports of its own unless given */
-  static async start(args = [], { http = 0, quic = 0 } = {}) {
+  /** @param {string[]} args besides addresses @param {{http?: string, quic?: string}} at its addresses; else of its own */
+  static async start(args = [], { http = '127.0.0.1:0', quic = '127.0.0.1:0' } = {}) {
     const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('FULMAR_')));
     const server = new Server();
-    server.process = spawn(BINARY, ['--http', `127.0.0.1:${http}`, '--quic', `127.0.0.1:${quic}`, ...args], { env, stdio: ['ignore', 'pipe', 'inherit'] });
+    server.process = spawn(BINARY, ['--http', http, '--quic', quic, ...args], { env, stdio: ['ignore', 'pipe', 'inherit'] });
     server.ended = new Promise((resolve, reject) => {
       server.process.once('exit', resolve);
       server.process.once('error', reject);

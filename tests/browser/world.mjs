@@ -1,0 +1,202 @@
+/** A server whose ports stay its own, who publishes on it, and pages with a client whose every event is counted. */
+import { once } from 'node:events';
+import http from 'node:http';
+import { Server, channelIn } from '../parity/server.mjs';
+import { within } from './browsers.mjs';
+import { PUBLISHER, cut } from './namespace.mjs';
+
+const EVERY_MS = 50;
+const KEYS = 5;
+/** For whatever has to come; more than any of it takes on a machine that is busy. */
+const DEADLINE = 28_000;
+
+/**
+ * Numbers from 0, in the order of their publishing: each as an event, and as the value of a key of state. They come
+ * from an address that is not cut off.
+ */
+class Feed {
+  next = 0;
+  channels = { event: channelIn('event'), state: channelIn('state') };
+  #agent = new http.Agent({ keepAlive: true, maxSockets: 1, localAddress: PUBLISHER });
+  /** @type {NodeJS.Timeout | undefined} */
+  #timer;
+  #running = Promise.resolve();
+
+  constructor(base) {
+    this.base = base;
+  }
+
+  async ask(path, body) {
+    const { port } = new URL(this.base);
+    const headers = body && { 'content-type': 'application/json' };
+    const request = http.request({ host: '127.0.0.1', port, path, agent: this.#agent, method: body ? 'POST' : 'GET', headers });
+    request.end(body && JSON.stringify(body));
+    const [response] = await within(path, once(request, 'response'));
+    const text = Buffer.concat(await response.toArray()).toString();
+    if (response.statusCode !== 200) throw new Error(`${path}: ${response.statusCode} ${text}`);
+    return JSON.parse(text);
+  }
+
+  async publish() {
+    const data = this.next++;
+    await this.ask('/api/publish', { channel: this.channels.event, data });
+    await this.ask('/api/publish', { channel: this.channels.state, key: `k${data % KEYS}`, data });
+  }
+
+  start() {
+    this.#timer = setInterval(() => {
+      this.#running = this.#running.then(() => this.publish());
+      this.#running.catch(() => clearInterval(this.#timer));
+    }, EVERY_MS);
+  }
+
+  /** @returns {Promise<number>} the last number that was published */
+  async stop() {
+    clearInterval(this.#timer);
+    await this.#running;
+    return this.next - 1;
+  }
+
+  end() {
+    clearInterval(this.#timer);
+    this.#running.catch(() => {});
+    this.#agent.destroy();
+  }
+
+  /** What the state has to be in the end. */
+  get state() {
+    const keys = Math.min(KEYS, this.next);
+    const newest = Array.from({ length: keys }, (_, i) => this.next - 1 - i);
+    return Object.fromEntries(newest.map((n) => [`k${n % KEYS}`, n]).sort());
+  }
+}
+
+/** What runs in the page. */
+function helpers() {
+  window.begin = async (channels, options) => {
+    const { connect } = await import('/client/fulmar.js');
+    const began = performance.now();
+    const client = (window.client = connect(location.origin, options));
+    /** @type {Set<() => void>} */
+    const looking = new Set();
+    const look = () => { for (const each of looking) each(); };
+    const seen = (window.seen = { first: null, last: null, count: 0, lost: 0, repeated: 0, gaps: 0, told: 0, transports: [], errors: [], ends: [] });
+    client.subscribe(channels.event, {
+      onPublication({ data }) {
+        if (seen.last !== null && data <= seen.last) seen.repeated++;
+        else {
+          if (seen.last !== null) seen.lost += data - seen.last - 1;
+          seen.last = data;
+        }
+        seen.first ??= data;
+        seen.count++;
+        look();
+      },
+      onGap() {
+        seen.gaps++;
+        look();
+      },
+    });
+    const state = client.state(channels.state);
+    state.onChange(() => {
+      seen.told++;
+      look();
+    });
+    for (const type of ['transport', 'status', 'error', 'close']) {
+      client.addEventListener(type, ({ detail }) => {
+        const at = Math.round(performance.now() - began);
+        if (type === 'transport') seen.transports.push([detail, at]);
+        if (type === 'error') seen.errors.push(`${at}: ${detail.code} ${detail.message}`);
+        if (type === 'close') seen.ends.push(`${at}: ${detail.code} ${detail.reason}`);
+        look();
+      });
+    }
+    window.report = () => ({
+      ...seen, state: Object.fromEntries([...state].sort()), status: client.status, transport: client.transport,
+      moves: client.moves, reconnects: client.reconnects, now: Math.round(performance.now() - began), online: navigator.onLine,
+      attempts: client.attempts.map(({ transport, outcome, ms, error }) => `${transport} ${outcome} ${Math.round(ms)} ${error?.message}`),
+    });
+    /** Waits until members of the report are these, or at least these where they are numbers. */
+    window.reach = (wanted, deadline) => new Promise((resolve, reject) => {
+      const met = () => {
+        const report = window.report();
+        return Object.entries(wanted).every(([name, value]) => {
+          const is = report[name];
+          return typeof value === 'number' ? is >= value : JSON.stringify(is) === JSON.stringify(value);
+        });
+      };
+      const timer = setTimeout(() => {
+        looking.delete(each);
+        reject(new Error(`not within ${deadline} ms: ${JSON.stringify(wanted)}; it is ${JSON.stringify(window.report())}`));
+      }, deadline);
+      function each() {
+        if (!met()) return;
+        looking.delete(each);
+        clearTimeout(timer);
+        resolve(window.report());
+      }
+      looking.add(each);
+      each();
+    });
+  };
+}
+
+/** One server, what is published on it, and one page that reads it. */
+export class World {
+  static async start(browser, { through = (base) => base, host = '127.0.0.1', ...options } = {}) {
+    const world = new World();
+    world.server = await Server.start();
+    world.feed = new Feed(world.server.base);
+    world.http = new URL(world.server.base).port;
+    const found = await world.feed.ask('/connect');
+    world.quic = new URL(found.webtransport.url).port;
+    world.hashes = found.webtransport.certificate_hashes.map(({ value }) => value);
+    world.options = options;
+    world.origin = (await through(world.server.base)).replace('127.0.0.1', host);
+    world.browser = browser;
+    return world;
+  }
+
+  /** A page that has a client, to which all is told from now on. */
+  async open() {
+    this.page = await this.browser.newPage();
+    await this.page.goto(`${this.origin}/healthz`);
+    await this.page.evaluate(helpers);
+    await this.page.evaluate((channels, options) => window.begin(channels, options), this.feed.channels, this.options);
+    return this.page;
+  }
+
+  /** A page whose client has its transport and is being told numbers. */
+  async begin(transport = 'webtransport') {
+    await this.open();
+    this.feed.start();
+    return this.reach({ transport, count: 5 });
+  }
+
+  reach(wanted, deadline = DEADLINE) {
+    return within(JSON.stringify(wanted), this.page.evaluate((wanted, deadline) => window.reach(wanted, deadline), wanted, deadline), deadline + 1500);
+  }
+
+  /** Publishing stops, and the page gets to where it did: its last report. */
+  async settle() {
+    const last = await this.feed.stop();
+    return this.reach({ last, state: this.feed.state });
+  }
+
+  cut(protocol, ways) {
+    return cut(protocol, protocol === 'udp' ? this.quic : this.http, ways);
+  }
+
+  /** Another process in the place of the one before. */
+  async restart(signal) {
+    this.server.process.kill(signal);
+    await within('the end of the server', this.server.ended);
+    this.server = await Server.start([], { http: `127.0.0.1:${this.http}`, quic: `127.0.0.1:${this.quic}` });
+  }
+
+  async stop() {
+    this.feed.end();
+    await this.page?.close();
+    await this.server.stop();
+  }
+}
