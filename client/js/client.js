@@ -353,8 +353,10 @@ export class Client extends EventTarget {
       const began = performance.now();
       const stopped = new AbortController();
       this.#climb(connection, stopped.signal);
-      const next = await Promise.race([connection.closed, better]);
+      let next = await Promise.race([connection.closed, better]);
       stopped.abort();
+      // One that opened in the moment in which this one closed takes over all the same.
+      if (!this.#better) next = await better;
       this.#better = null;
       if (performance.now() - began > STABLE_MS) this.#backoff.reset();
       if (!('serial' in next)) {
@@ -419,10 +421,10 @@ export class Client extends EventTarget {
     }
   }
 
-  /** @param {AnyConnection} connection that opened behind another @returns {boolean} whether it takes over */
+  /** @param {AnyConnection} connection that opened behind another @returns {boolean} whether it is used */
   #climbed(connection) {
-    const { transport } = this;
-    if (!this.#better || this.#end || !transport || !this.#dialler.prefers(connection.transport, transport)) return false;
+    const current = this.#connection;
+    if (!this.#better || !current || !this.#dialler.prefers(connection.transport, current.transport)) return false;
     this.#better(connection);
     this.#better = null;
     return true;

@@ -25,12 +25,16 @@ export class Dialler {
   /** What the verdict is remembered by. */
   #key;
   #open;
-  /** Called with a connection that opened when another had been taken: whether it is taken over. @type {((connection: AnyConnection) => boolean) | null} */
+  /**
+   * Called with a connection that opens while `dial` does not wait for one: once, whoever dialled it. Where it gives
+   * false nobody needs it.
+   * @type {((connection: AnyConnection) => boolean | void) | null}
+   */
   onbetter = null;
-  /** Those that are being dialled. @type {Map<TransportName, Promise<AnyConnection>>} */
+  /** Takes the first that opens while `dial` waits for it. @type {((connection: AnyConnection) => boolean | void) | null} */
+  #first = null;
+  /** Those that are being dialled. @type {Map<TransportName, Promise<void>>} */
   #underWay = new Map();
-  /** Attempts of which `dial` takes the connection, whoever else waits for them. @type {WeakSet<Promise<AnyConnection>>} */
-  #raced = new WeakSet();
   /** Until when, in ms since 1970, a transport is not worth a try. @type {Map<TransportName, number>} */
   #barred = new Map();
 
@@ -53,38 +57,28 @@ export class Dialler {
     return new Promise((resolve, reject) => {
       let next = 0;
       let failed = 0;
-      let settled = false;
       /** @type {any} */
       let timer;
+      const first = (this.#first = (/** @type {AnyConnection} */ connection) => {
+        this.#first = null;
+        clearTimeout(timer);
+        resolve(connection);
+      });
       const advance = () => {
         clearTimeout(timer);
         const transport = order[next];
-        if (settled || !transport) return;
+        if (this.#first !== first || !transport) return;
         next++;
-        const opening = this.#attempt(transport);
-        this.#raced.add(opening);
-        opening.then(
-          (connection) => {
-            if (settled) {
-              this.#late(connection);
-              return;
-            }
-            settled = true;
-            clearTimeout(timer);
-            remember(this.#key, transport, Date.now());
-            resolve(connection);
-          },
-          () => {
-            if (++failed < order.length) {
-              // One that was given up on before takes no head start from the one after it.
-              if (transport === order[next - 1]) advance();
-            } else if (!settled) {
-              settled = true;
-              forget(this.#key);
-              reject(this.#worst());
-            }
-          },
-        );
+        this.#attempt(transport).catch(() => {
+          if (++failed < order.length) {
+            // One that was given up on before takes no head start from the one after it.
+            if (transport === order[next - 1]) advance();
+          } else if (this.#first === first) {
+            this.#first = null;
+            forget(this.#key);
+            reject(this.#worst());
+          }
+        });
         if (next < order.length) timer = setTimeout(advance, HEAD_START_MS[transport]);
       };
       advance();
@@ -102,9 +96,7 @@ export class Dialler {
       .filter((transport) => !((this.#barred.get(transport) ?? 0) > now));
     for (const transport of better) {
       try {
-        const opening = this.#attempt(transport);
-        const connection = await opening;
-        if (!this.#raced.has(opening)) this.#late(connection);
+        await this.#attempt(transport);
         return;
       } catch {
         // The attempt says why.
@@ -112,15 +104,16 @@ export class Dialler {
     }
   }
 
-  /** A better one that opened too late for `dial`, or one that nobody needs. @param {AnyConnection} connection */
-  #late(connection) {
-    if (this.onbetter?.(connection)) remember(this.#key, connection.transport, Date.now());
+  /** @param {AnyConnection} connection that is open */
+  #opened(connection) {
+    const take = this.#first ?? this.onbetter;
+    if (take && take(connection) !== false) remember(this.#key, connection.transport, Date.now());
     else connection.close();
   }
 
-  /** @param {TransportName} one @param {TransportName} other @returns {boolean} whether one is the better */
-  prefers(one, other) {
-    return this.#order.indexOf(one) < this.#order.indexOf(other);
+  /** @param {TransportName} transport @param {TransportName} than @returns {boolean} whether it is the better one */
+  prefers(transport, than) {
+    return this.#order.indexOf(transport) < this.#order.indexOf(than);
   }
 
   /** What worked a moment ago is dialled first; those better than it come behind it, later (`dialBetter`). */
@@ -140,7 +133,7 @@ export class Dialler {
     forget(this.#key);
   }
 
-  /** @param {TransportName} transport @returns {Promise<AnyConnection>} */
+  /** @param {TransportName} transport @returns {Promise<void>} settled when it has opened, and was handed over, or has failed */
   #attempt(transport) {
     const running = this.#underWay.get(transport);
     if (running) return running;
@@ -151,7 +144,7 @@ export class Dialler {
     const opening = this.#open(transport).then(
       (connection) => {
         Object.assign(attempt, { outcome: 'open', ms: performance.now() - began });
-        return connection;
+        this.#opened(connection);
       },
       (error) => {
         Object.assign(attempt, { outcome: 'failed', ms: performance.now() - began, error });
