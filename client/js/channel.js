@@ -68,7 +68,8 @@ export class Channel {
   /** What to ask of a connection. @returns {import('./connection.js').From} */
   get from() {
     const { entry } = this;
-    if (!entry) return {};
+    // Whole state begins with a snapshot: it may have been lost behind the answer that precedes it.
+    if (!entry || (this.live.size && !this.view)) return {};
     const { epoch, offset, base } = entry;
     return base === undefined ? { position: { epoch, offset } } : { after: formatCursor([entry]) };
   }
@@ -104,7 +105,8 @@ export class Channel {
     const { type, epoch, offset } = message;
     switch (type) {
       case 'publication':
-        if (this.#floor?.epoch === epoch && offset <= this.#floor.offset) return;
+        // Of another epoch it is from before the gap that the connection before has told already.
+        if (this.#floor && (this.#floor.epoch !== epoch || offset <= this.#floor.offset)) return;
         break;
       case 'gap':
         // What was lost behind the position that was asked from came over the connection before, which went on meanwhile.

@@ -39,6 +39,8 @@ export class Positions {
       case 'subscribed': {
         const { channel, epoch, offset } = message;
         const place = this.#places.get(channel);
+        // The gap or the reset that says so may not arrive: until it does, the next one is to ask from here too.
+        if (place && message.recovered === false) break;
         this.#places.set(channel, {
           hash: place?.hash ?? fnv1a64(channel), epoch, offset,
           // A subscription that goes on with a snapshot has no position of its own before `synced`.

@@ -175,7 +175,7 @@ export class Memory {
     line.reading.set(name, true);
     const covered = from && from.epoch === channel.epoch && from.offset <= channel.head
       && (isState || from.offset >= channel.head - channel.log.length);
-    line.say({ ...this.#at(channel, from?.offset ?? channel.head, 'subscribed'), ref });
+    line.say({ ...this.#at(channel, from?.offset ?? (isState ? 0 : channel.head), 'subscribed'), ref, ...(from && { recovered: covered }) });
     if (covered) {
       const newer = (isState ? [...channel.keys.values()] : channel.log).filter(({ offset }) => offset > from.offset);
       line.say(...newer.sort((a, b) => a.offset - b.offset));
