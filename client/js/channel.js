@@ -45,6 +45,8 @@ export class Channel {
   #entry;
   /** What lies at or below it, in its epoch, came over the connection before. @type {Entry | null} */
   #floor = null;
+  /** The serial of the latest connection that has told anything; one before it has no say even when that one is gone. */
+  #latest = 0;
   /** Whether the connection before was still heard when this one said its first word. */
   #overlapped = false;
 
@@ -80,7 +82,8 @@ export class Channel {
    */
   hear(connection) {
     if (connection === this.#source) return true;
-    if (this.paused || (this.#source && connection.serial < this.#source.serial)) return false;
+    if (this.paused || connection.serial < this.#latest) return false;
+    this.#latest = connection.serial;
     this.#floor = this.entry;
     this.#overlapped = this.#source !== null;
     this.#source = connection;

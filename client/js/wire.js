@@ -41,11 +41,24 @@
  * @typedef {Aliased | Exclude<Message, {type: Aliased['type']}>} Frame a message of a server as a frame bears it
  */
 import { HAS_ID, HAS_KEY, KIND, REMOVED, Reader, Writer, packPayload, unpackPayload } from './bytes.js';
-import { malformed } from './errors.js';
+import { FulmarError, malformed } from './errors.js';
 import { readValues } from './values.js';
 
 /** No frame of a server is longer than this. It bounds what a stream can make a client hold. */
 export const MAX_FRAME = 1 << 20;
+/** The longest message that a server takes. */
+const MAX_MESSAGE = 1 << 17;
+
+/**
+ * A server that is sent more closes the connection.
+ * @template {{length: number}} T @param {T} message encoded @returns {T}
+ */
+export function bounded(message) {
+  if (message.length > MAX_MESSAGE) {
+    throw new FulmarError('message_too_large', `A message of ${message.length} bytes is too long: ${MAX_MESSAGE} may be sent. Publish less at a time.`);
+  }
+  return message;
+}
 
 /** The first byte of what a client sends. */
 const CODES = {
@@ -133,7 +146,7 @@ export function encodeClient(message) {
       writer.string(message.id ?? '').string(message.secret);
       if (message.fresh) writer.integer(0).byte(FRESH);
   }
-  return writer.finish();
+  return bounded(writer.finish());
 }
 
 /**

@@ -67,8 +67,10 @@ class SseConnection extends HttpConnection {
     const silent = new FulmarError('held_back', 'The event stream is silent: something on the way is holding it back.');
     const silence = setTimeout(() => this.finish(closeFor(silent)), SILENCE_MS);
     signal.addEventListener('abort', () => clearTimeout(silence), { once: true });
-    joined();
-    if (response.status === 204) return { code: CloseCode.REFUSED, reason: 'The server asks not to come back.' };
+    if (response.status === 204) {
+      joined();
+      return { code: CloseCode.REFUSED, reason: 'The server asks not to come back.' };
+    }
 
     const parser = new SseParser();
     const decoder = new TextDecoder();
@@ -88,6 +90,7 @@ class SseConnection extends HttpConnection {
           else this.deliver(message);
           if (id) this.cursor = id;
         }
+        joined();
       }
     } catch (error) {
       if (!close) throw error;

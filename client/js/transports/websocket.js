@@ -2,7 +2,7 @@
 import { CloseCode, FulmarError, malformed } from '../errors.js';
 import { InbandConnection } from '../connection.js';
 import { fromJson, parseJson, toJson } from '../json.js';
-import { AliasTable, decodeServer, encodeClient } from '../wire.js';
+import { AliasTable, bounded, decodeServer, encodeClient } from '../wire.js';
 import { urlOf } from '../posting.js';
 import { discover } from './discover.js';
 import { within } from './within.js';
@@ -22,7 +22,11 @@ const closable = (code) => code === 1000 || (code >= 3000 && code <= 4999);
 /** @type {Record<'json' | 'bin', () => Codec>} */
 const codecs = {
   json: () => ({
-    encode: (message) => JSON.stringify(toJson(message)),
+    encode(message) {
+      const text = JSON.stringify(toJson(message));
+      bounded(new TextEncoder().encode(text));
+      return text;
+    },
     decode(data) {
       if (typeof data !== 'string') throw malformed('a binary message came in JSON');
       return fromJson(parseJson(data));
