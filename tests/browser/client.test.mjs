@@ -5,8 +5,13 @@
 import './namespace.mjs';
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
-import { launch, wanted } from './browsers.mjs';
+import { setTimeout as delay } from 'node:timers/promises';
+import { launch, until, wanted, within } from './browsers.mjs';
+import { startProxy } from './proxy.mjs';
 import { World } from './world.mjs';
+
+/** How long a page is frozen or busy. */
+const FROZEN_MS = 20_000;
 
 /** Runs with a world of its own, which is gone behind it. */
 const inWorld = (browser, options, run) => async (t) => {
@@ -53,6 +58,90 @@ for (const name of wanted) {
         const report = await world.settle();
         assertWhole(report);
         assert.deepEqual(report.transports.map(([transport]) => transport), ['webtransport', null, 'websocket', 'webtransport']);
+      }));
+
+      for (const [how, signal] of [['ends', 'SIGTERM'], ['is killed', 'SIGKILL']]) {
+        test(`the server ${how}, and another has its place and another certificate`, inWorld(browser, {}, async (world, t) => {
+          await world.begin();
+          const { now: endedAt, last } = await world.settle();
+          await world.restart(signal);
+          assert.equal(world.hashes.filter((hash) => world.hashesBefore.includes(hash)).length, 0, 'it has other hashes');
+          const back = await world.reach({ transport: 'webtransport', reconnects: 1 });
+          t.diagnostic(`WebTransport ${since(back, endedAt, 'webtransport')} ms after the server was to end`);
+          await world.reach({ gaps: 1 });
+          world.feed.start();
+          await world.reach({ last: last + 20 });
+          const report = await world.settle();
+          assertWhole({ ...report, gaps: 0 });
+          assert.deepEqual([report.gaps, report.reconnects], [1, 1]);
+        }));
+      }
+
+      test('what is published while no answers come is applied once, and answered', inWorld(browser, {}, async (world) => {
+        await world.begin();
+        const [channel] = [`${world.feed.channels.event}-mine`];
+        const { cursor } = await world.feed.ask(`/poll?channel=${channel}`);
+        const held = async () => (await world.feed.ask(`/poll?channel=${channel}&after=${cursor}`)).publications.map(({ data }) => data);
+        // The server hears the page, and applies what it says: only its answers are lost.
+        await world.cut('udp', ['down']);
+        await world.page.evaluate((channel) => {
+          const publish = (n) => window.client.publish(channel, n);
+          window.answers = [0, 1, 2].map(publish);
+          window.client.addEventListener('transport', () => { window.answers.push(...[3, 4, 5].map(publish)); }, { once: true });
+        }, channel);
+        await until('what came without an answer', held, ({ length }) => length >= 3);
+        await world.reach({ transport: 'websocket' });
+        const answers = await within('the answers', world.page.evaluate(() => Promise.all(window.answers)));
+        assert.deepEqual(answers.map(({ offset }) => offset), [1, 2, 3, 4, 5, 6]);
+        assert.deepEqual(await held(), [0, 1, 2, 3, 4, 5]);
+        assertWhole(await world.settle());
+      }));
+
+      for (const [what, buffering, transport] of [['', false, 'sse'], [', and event streams are held back', true, 'poll']]) {
+        test(`UDP and WebSocket are blocked${what}`, inWorld(browser, {}, async (world, t) => {
+          const proxy = await startProxy(world.server.base, { buffering });
+          try {
+            await world.cut('udp');
+            world.origin = proxy.base;
+            const { transports } = await world.begin(transport);
+            t.diagnostic(transports.map(([name, at]) => `${name} after ${at} ms`).join(', '));
+            assert.equal(transports.at(-1)[0], transport);
+            assert.ok(transports.at(-1)[1] < (buffering ? 6000 : 3000), 'it took too long');
+            const report = await world.reach({ count: 30 });
+            assertWhole(await world.settle());
+            assert.ok(proxy.refused > 0, 'a WebSocket was tried');
+            assert.deepEqual(report.transports, transports, 'it stays so');
+          } finally {
+            await proxy.close();
+          }
+        }));
+      }
+
+      test('the page is frozen, or does not get round to anything', inWorld(browser, { host: 'localhost' }, async (world, t) => {
+        await world.begin();
+        if (name === 'chromium') {
+          const session = await world.page.createCDPSession();
+          await session.send('Page.setWebLifecycleState', { state: 'frozen' });
+          const { count } = await world.page.evaluate(() => window.report());
+          const before = world.feed.next;
+          const end = performance.now() + FROZEN_MS;
+          await until('what is published meanwhile', () => delay(100), () => performance.now() > end && world.feed.next > before + 100);
+          const { count: still } = await world.page.evaluate(() => window.report());
+          assert.ok(still - count <= 5, `${still - count} events came while it was frozen`);
+          await session.send('Page.setWebLifecycleState', { state: 'active' });
+        } else {
+          await world.page.evaluate((ms) => {
+            const end = performance.now() + ms;
+            while (performance.now() < end);
+          }, FROZEN_MS);
+        }
+        const next = world.feed.next;
+        const { reconnects, transport } = await world.reach({ last: next });
+        t.diagnostic(`${reconnects} reconnects`);
+        const report = await world.settle();
+        assertWhole(report);
+        assert.equal(transport, 'webtransport');
+        assert.ok(report.reconnects <= 1);
       }));
     });
   });

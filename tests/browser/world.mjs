@@ -143,23 +143,30 @@ function helpers() {
 
 /** One server, what is published on it, and one page that reads it. */
 export class World {
-  static async start(browser, { through = (base) => base, host = '127.0.0.1', ...options } = {}) {
+  static async start(browser, { host = '127.0.0.1', ...options } = {}) {
     const world = new World();
     world.server = await Server.start();
     world.feed = new Feed(world.server.base);
     world.http = new URL(world.server.base).port;
-    const found = await world.feed.ask('/connect');
-    world.quic = new URL(found.webtransport.url).port;
-    world.hashes = found.webtransport.certificate_hashes.map(({ value }) => value);
+    await world.#find();
     world.options = options;
-    world.origin = (await through(world.server.base)).replace('127.0.0.1', host);
+    world.origin = world.server.base.replace('127.0.0.1', host);
     world.browser = browser;
     return world;
   }
 
+  async #find() {
+    const { webtransport } = await this.feed.ask('/connect');
+    this.quic = new URL(webtransport.url).port;
+    this.hashesBefore = this.hashes;
+    this.hashes = webtransport.certificate_hashes.map(({ value }) => value);
+  }
+
   /** A page that has a client, to which all is told from now on. */
   async open() {
-    this.page = await this.browser.newPage();
+    // In a window of its own: a tab is shown, and so woken, when the one before it is closed.
+    this.context = await this.browser.createBrowserContext();
+    this.page = await this.context.newPage();
     await this.page.goto(`${this.origin}/healthz`);
     await this.page.evaluate(helpers);
     await this.page.evaluate((channels, options) => window.begin(channels, options), this.feed.channels, this.options);
@@ -192,11 +199,12 @@ export class World {
     this.server.process.kill(signal);
     await within('the end of the server', this.server.ended);
     this.server = await Server.start([], { http: `127.0.0.1:${this.http}`, quic: `127.0.0.1:${this.quic}` });
+    await this.#find();
   }
 
   async stop() {
     this.feed.end();
-    await this.page?.close();
+    await this.context?.close();
     await this.server.stop();
   }
 }

@@ -62,11 +62,22 @@ class SseConnection extends HttpConnection {
 
   /** @protected @param {AbortSignal} signal @param {() => void} joined @returns {Promise<import('../connection.js').Close>} */
   async run(signal, joined) {
-    const response = await this.get('/sse', signal);
-    // The server says something at once.
     const silent = new FulmarError('held_back', 'The event stream is silent: something on the way is holding it back.');
-    const silence = setTimeout(() => this.finish(closeFor(silent)), SILENCE_MS);
-    signal.addEventListener('abort', () => clearTimeout(silence), { once: true });
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    let silence;
+    // The server says something at once. Firefox shows an answer only when some of its body has come.
+    const listen = () => {
+      clearTimeout(silence);
+      silence = setTimeout(() => this.finish(closeFor(silent)), SILENCE_MS);
+    };
+    const heard = () => clearTimeout(silence);
+    signal.addEventListener('abort', heard, { once: true });
+    listen();
+    const response = await this.get('/sse', signal).catch((error) => {
+      heard();
+      throw error;
+    });
+    if (!signal.aborted) listen();
     if (response.status === 204) {
       joined();
       return { code: CloseCode.REFUSED, reason: 'The server asks not to come back.' };
@@ -81,7 +92,7 @@ class SseConnection extends HttpConnection {
       for (;;) {
         const { value, done } = await reader.read();
         if (done) break;
-        clearTimeout(silence);
+        heard();
         this.count(value);
         for (const { event, data, id } of parser.push(decoder.decode(value, { stream: true }))) {
           if (signal.aborted) return { code: CloseCode.NORMAL, reason: '' };
