@@ -12,14 +12,14 @@ const CLIENT = fileURLToPath(new URL('../../client/js', import.meta.url));
 
 const gzipped = (bytes) => gzipSync(bytes, { level: 9 }).length;
 
-/** What an application adds to its bundle by this code. @returns {Promise<{raw: number, gzip: number}>} */
-export async function bundled(code) {
+/** What an application adds to its bundle by this code. @returns {Promise<{raw: number, gzip: number, text: string}>} */
+export async function bundled(code, options = {}) {
   const { outputFiles } = await build({
     stdin: { contents: code, resolveDir: CLIENT },
-    bundle: true, minify: true, write: false, format: 'esm', platform: 'browser', target: 'es2022', logLevel: 'error',
+    bundle: true, minify: true, write: false, format: 'esm', platform: 'browser', target: 'es2022', logLevel: 'error', ...options,
   });
-  const [{ contents }] = outputFiles;
-  return { raw: contents.length, gzip: gzipped(contents) };
+  const [{ contents, text }] = outputFiles;
+  return { raw: contents.length, gzip: gzipped(contents), text };
 }
 
 /** The modules as the server serves them, each gzipped on its own. @returns {Promise<{raw: number, gzip: number}>} */
@@ -43,7 +43,7 @@ export const TRANSPORTS = {
   poll: "export { openPoll } from './transports/poll.js'",
 };
 
-async function main() {
+export async function printSizes() {
   const rows = [['everything', await bundled(EVERYTHING)], ['StateView alone', await bundled(STATE_VIEW)]];
   for (const [name, code] of Object.entries(TRANSPORTS)) rows.push([`${name} alone`, await bundled(code)]);
   rows.push(['source as served', await served()]);
@@ -53,4 +53,4 @@ async function main() {
   }
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) await main();
+if (process.argv[1] === fileURLToPath(import.meta.url)) await printSizes();
