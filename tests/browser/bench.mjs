@@ -1,7 +1,7 @@
 /**
  * The figures of the client in browsers.
  *
- *     node tests/browser/bench.mjs [--browsers chromium,firefox] [--only first,size] [--rounds 10] [--rtt 40]
+ *     node tests/browser/bench.mjs [--browsers chromium,firefox] [--only updates,first,size] [--seconds 10] [--rounds 10] [--rtt 40]
  *
  * `first` is measured in network namespaces and wants root, ip, ethtool, nft and chrt. FULMAR_BIN names the server, which
  * should be a release build.
@@ -13,7 +13,8 @@ import { parseArgs } from 'node:util';
 
 const { values } = parseArgs({ options: {
   browsers: { type: 'string', default: 'chromium,firefox' },
-  only: { type: 'string', default: 'first,size' },
+  only: { type: 'string', default: 'updates,first,size' },
+  seconds: { type: 'string', default: '10' },
   rounds: { type: 'string', default: '10' },
   rtt: { type: 'string', default: '40' },
 } });
@@ -29,6 +30,10 @@ if (only.some((it) => it !== 'size') && !existsSync(binary)) {
 }
 
 console.log(`${cpus().length} × ${cpus()[0]?.model.trim()}, load ${loadavg()[0].toFixed(1)}`);
+if (only.includes('updates')) {
+  const { measureUpdates } = await import('./bench/updates.mjs');
+  await measureUpdates({ browsers, seconds: Number(values.seconds) });
+}
 if (only.includes('first')) {
   const { measureFirst } = await import('./bench/first.mjs');
   await measureFirst({ binary, browsers, rounds: Number(values.rounds), rtt: Number(values.rtt) });
