@@ -18,7 +18,7 @@ const memory = new Map();
 
 /** @returns {{getItem(key: string): string | null | undefined, setItem(key: string, value: string): void,
  *   removeItem(key: string): void}} */
-function storage() {
+export function storage() {
   try {
     if (globalThis.localStorage) return globalThis.localStorage;
   } catch {

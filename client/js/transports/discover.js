@@ -1,5 +1,9 @@
 import { FulmarError, errorOf } from '../errors.js';
 import { urlOf } from '../posting.js';
+import { storage } from '../verdict.js';
+
+/** For how long WebTransport is dialled where it opened before, without asking. */
+export const KNOWN_MS = 24 * 60 * 60_000;
 
 /**
  * @typedef {object} Discovery
@@ -23,4 +27,29 @@ export async function discover({ base, fetch = globalThis.fetch }) {
   }
   if (!response.ok) throw await errorOf(response);
   return response.json();
+}
+
+/** No verdict has this key, not that of WebTransport alone either. @param {string} base */
+const keyOf = (base) => `fulmar:${base} place`;
+
+/** @param {string} base @returns {Discovery['webtransport'] | null} where WebTransport opened before */
+export function known(base) {
+  try {
+    const { at, place } = JSON.parse(storage().getItem(keyOf(base)) ?? '{}');
+    const age = Date.now() - at;
+    if (age >= 0 && age < KNOWN_MS) return place;
+  } catch {
+    // What is stored is somebody else's, or cannot be read.
+  }
+  return null;
+}
+
+/** @param {string} base @param {Discovery['webtransport'] | null} place where WebTransport has opened; null where it is not any more */
+export function know(base, place) {
+  try {
+    if (place) storage().setItem(keyOf(base), JSON.stringify({ at: Date.now(), place }));
+    else storage().removeItem(keyOf(base));
+  } catch {
+    // The storage is full or denied: the next page asks again.
+  }
 }

@@ -5,7 +5,7 @@ import { FrameSplitter, prefixed, splitDatagram } from '../framing.js';
 import { fromBase64 } from '../json.js';
 import { Receiver } from '../receiver.js';
 import { AliasTable, decodeServer, encodeClient } from '../wire.js';
-import { discover } from './discover.js';
+import { discover, know, known } from './discover.js';
 import { within } from './within.js';
 
 /**
@@ -367,32 +367,57 @@ function nextTurn() {
 /** @param {unknown} error */
 const describe = (error) => (error instanceof Error && error.message ? error.message : 'The connection was lost.');
 
+/** @typedef {import('./discover.js').Discovery['webtransport']} Place */
+
+/**
+ * @param {typeof globalThis.WebTransport} WebTransport @param {Place} place @param {boolean} attach @param {number} timeout
+ * @returns {Promise<WebTransport>} a session that is ready
+ */
+async function openSession(WebTransport, { url, certificate_hashes: hashes = [] }, attach, timeout) {
+  /** @type {WebTransportOptions} */
+  const init = { congestionControl: 'low-latency' };
+  if (hashes.length) {
+    init.serverCertificateHashes = hashes.map(({ algorithm, value }) => ({ algorithm, value: fromBase64(value) }));
+  }
+  let session;
+  try {
+    session = new WebTransport(attach ? `${url}?attach` : url, init);
+    session.closed.catch(() => {});
+    await within(timeout, session.ready);
+    return session;
+  } catch (cause) {
+    try {
+      session?.close();
+    } catch {
+      // It never opened.
+    }
+    throw new FulmarError('unreachable', `No WebTransport session with ${url} over UDP.`, { cause });
+  }
+}
+
 /** @param {import('../fulmar.js').Placed} options */
 export async function openWebTransport(options) {
   const { timeout = 8000, attach = false } = options;
   const WebTransport = options.WebTransport ?? globalThis.WebTransport;
   if (!WebTransport) throw new FulmarError('unsupported', 'There is no WebTransport here.');
 
-  const { webtransport } = await discover(options);
-  const hashes = webtransport.certificate_hashes ?? [];
-  /** @type {WebTransportOptions} */
-  const init = { congestionControl: 'low-latency' };
-  if (hashes.length) {
-    init.serverCertificateHashes = hashes.map(({ algorithm, value }) => ({ algorithm, value: fromBase64(value) }));
+  const dial = (/** @type {Place} */ place) => openSession(WebTransport, place, attach, timeout);
+  let place = known(options.base);
+  let session;
+  if (place) {
+    session = await dial(place).catch(async (error) => {
+      know(options.base, null);
+      // It may be elsewhere by now, or have another certificate.
+      const { webtransport } = await discover(options);
+      if (JSON.stringify(webtransport) === JSON.stringify(place)) throw error;
+      place = webtransport;
+      return dial(place);
+    });
+  } else {
+    place = (await discover(options)).webtransport;
+    session = await dial(place);
   }
-  const session = new WebTransport(attach ? `${webtransport.url}?attach` : webtransport.url, init);
-  session.closed.catch(() => {});
-  try {
-    await within(timeout, session.ready);
-  } catch (cause) {
-    try {
-      session.close();
-    } catch {
-      // It never opened.
-    }
-    const { host } = new URL(webtransport.url);
-    throw new FulmarError('unreachable', `No WebTransport session with ${host} over UDP.`, { cause });
-  }
+  know(options.base, place);
 
   const datagrams = /** @type {Datagrams} */ (session.datagrams);
   // The name in the standard, and the one before it.
