@@ -16,9 +16,12 @@ import { median, progress, putClient, table } from './figures.mjs';
 const HTTP = `${SERVER}:8443`;
 const QUIC = `${SERVER}:4433`;
 const BASE = `https://${HTTP}`;
+/** Where a page comes from that has no connection to the server yet. */
+const ELSEWHERE = `${SERVER}:9443`;
 const CHANNEL = 'state:first';
 const CONFIGURATION = `
 hosts = ["${SERVER}"]
+origins = ["https://${ELSEWHERE}"]
 
 [namespaces.state]
 class = "state"
@@ -26,11 +29,14 @@ subscribe = true
 publish = true
 `;
 
-const CASES = [
+const TRANSPORTS = [
   { name: 'WebTransport', transports: ['webtransport'] },
   { name: 'wss', transports: ['websocket'] },
-  { name: 'all, UDP blocked', transports: undefined, blocked: true },
+  { name: 'all, UDP blocked', blocked: true },
 ];
+/** A page of the server's own brings a connection along, over which HTTP/2 carries a WebSocket at once. */
+const PAGES = [{ from: BASE, label: 'own page' }, { from: `https://${ELSEWHERE}`, label: 'other page' }];
+const CASES = PAGES.flatMap(({ from, label }) => TRANSPORTS.map((it) => ({ ...it, from, label, name: `${label}, ${it.name}` })));
 const VISITS = ['first visit', 'second visit'];
 
 /** @param {{binary: string, browsers: string[], rounds: number, rtt: number}} options */
@@ -48,8 +54,10 @@ export async function measureFirst({ binary, browsers, rounds, rtt }) {
     const configuration = join(certificates.folder, 'fulmar.toml');
     await writeFile(configuration, CONFIGURATION);
     const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('FULMAR_')));
-    await network.ready('server', [binary, 'serve', '--http', HTTP, '--quic', QUIC, '--config', configuration,
-      '--tls-cert', certificates.certificate, '--tls-key', certificates.key], { env });
+    for (const [http, quic] of [[HTTP, QUIC], [ELSEWHERE, `${SERVER}:5433`]]) {
+      await network.ready('server', [binary, 'serve', '--http', http, '--quic', quic, '--config', configuration,
+        '--tls-cert', certificates.certificate, '--tls-key', certificates.key], { env });
+    }
     // Half of the round trip in either direction, in µs; nothing is lost.
     await network.ready('wire', [binary, 'bench', 'wire', 'server', 'client', String(rtt * 500), '1'], { env });
     const out = join(certificates.folder, 'visits.json');
@@ -86,10 +94,13 @@ function report(visits, { browsers, rounds, rtt }) {
   console.log(table(rows));
   for (const browser of browsers) {
     for (const visit of VISITS) {
-      const of = (wanted) => median(visits.filter((it) => it.browser === browser && it.name === wanted && it.visit === visit).map(({ ms }) => ms));
-      const [webtransport, wss, blocked] = CASES.map(({ name }) => of(name));
-      console.log(`${browser}, ${visit}: WebTransport ${signed(webtransport - wss)} ms beside wss (wanted: at most 0); `
-        + `with UDP blocked ${signed(blocked - wss)} ms (wanted: at most 700)`);
+      for (const { label } of PAGES) {
+        const these = visits.filter((it) => it.browser === browser && it.visit === visit);
+        const of = (wanted) => median(these.filter(({ name }) => name === `${label}, ${wanted}`).map(({ ms }) => ms));
+        const [webtransport, wss, blocked] = TRANSPORTS.map(({ name }) => of(name));
+        console.log(`${browser}, ${label}, ${visit}: WebTransport ${signed(webtransport - wss)} ms beside wss (wanted: at most 0); `
+          + `with UDP blocked ${signed(blocked - wss)} ms (wanted: at most 700)`);
+      }
     }
   }
 }
@@ -99,11 +110,11 @@ const signed = (ms) => `${ms < 0 ? '−' : '+'}${Math.abs(ms).toFixed(0)}`;
 // ---- behind the wire --------------------------------------------------------------------------------------------------
 
 /** In a page that has the client. */
-async function firstMessage(transports, channel) {
+async function firstMessage(base, transports, channel) {
   performance.clearResourceTimings();
   const { connect } = globalThis.fulmar;
   const began = performance.now();
-  const client = connect(undefined, transports ? { transports } : {});
+  const client = connect(base, transports ? { transports } : {});
   try {
     const at = await new Promise((resolve, reject) => {
       client.subscribe(channel, { onPublication: () => resolve(performance.now()) });
@@ -123,12 +134,12 @@ async function firstMessage(transports, channel) {
   }
 }
 
-async function visit(context, { transports }) {
+async function visit(context, { from, transports }) {
   const page = await context.newPage();
   try {
-    await page.goto(`${BASE}/healthz`);
+    await page.goto(`${from}/healthz`);
     await putClient(page);
-    return await within('the first message', page.evaluate(firstMessage, transports ?? null, CHANNEL));
+    return await within('the first message', page.evaluate(firstMessage, BASE, transports ?? null, CHANNEL));
   } finally {
     await page.close();
   }
