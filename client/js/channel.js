@@ -67,6 +67,11 @@ export class Channel {
     return entry && formatCursor([entry]);
   }
 
+  /** It is one of state: a value that comes by datagram may be here before the `reset` with which its stream begins. */
+  holds() {
+    this.view ??= new StateView();
+  }
+
   /** What to ask of a connection. @returns {import('./connection.js').From} */
   get from() {
     const { entry } = this;
@@ -120,7 +125,7 @@ export class Channel {
         break;
       case 'reset':
         this.#floor = null;
-        this.view ??= new StateView();
+        this.holds();
         break;
     }
     if (this.view) {

@@ -150,6 +150,7 @@ export class Client extends EventTarget {
   /** @param {string} channel of state @returns {LiveState} its newest values */
   state(channel) {
     const held = this.#channel(channel);
+    held.holds();
     const state = new LiveState(held);
     held.live.add(state);
     if (held.entry && !held.view && !held.resuming) {

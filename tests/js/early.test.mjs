@@ -1,0 +1,30 @@
+/** What a live state holds when a value came by datagram before its stream's first word. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { setImmediate } from 'node:timers/promises';
+import { Client } from '../../client/js/client.js';
+
+/** A connection on which nothing is said but what the test says. */
+function silent() {
+  let end;
+  const closed = new Promise((resolve) => (end = resolve));
+  return {
+    transport: 'webtransport', serial: 1, open: true, heard: performance.now(), quiet: 1e6, patience: 1e6, closed,
+    identify() {}, close: () => end({ code: 1000, reason: '' }), probe: () => false, has: () => false, entry: () => null, subscribe: async () => ({}),
+  };
+}
+
+test('it has that value when the snapshot has come without it', async (t) => {
+  const connection = silent();
+  const client = new Client('http://server', ['webtransport'], async () => connection);
+  t.after(() => client.close());
+  client.run();
+  await client.ready;
+  const state = client.state('state:x');
+  await setImmediate();
+  const at = { channel: 'state:x', epoch: 'e' };
+  connection.onmessage({ type: 'publication', ...at, offset: 1, time: 1, key: 'early', removed: false, data: 'by datagram' });
+  connection.onmessage({ type: 'reset', ...at, offset: 0 });
+  connection.onmessage({ type: 'synced', ...at, offset: 0 });
+  assert.deepEqual([...state], [['early', 'by datagram']]);
+});
