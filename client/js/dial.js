@@ -33,6 +33,10 @@ export class Dialler {
   onbetter = null;
   /** Takes the first that opens while `dial` waits for it. @type {((connection: AnyConnection) => boolean | void) | null} */
   #first = null;
+  /** Dials anew for who waits. */
+  #begin = () => {};
+  /** What is dialled for who waits; attempts of those before it that fail say nothing. */
+  #round = {};
   /** Those that are being dialled. @type {Map<TransportName, Promise<void>>} */
   #underWay = new Map();
   /** Until when, in ms since 1970, a transport is not worth a try. @type {Map<TransportName, number>} */
@@ -53,10 +57,7 @@ export class Dialler {
    * @returns {Promise<AnyConnection>} the first that opens; rejects with the error of the best where none does
    */
   dial() {
-    const order = this.#fromRemembered();
     return new Promise((resolve, reject) => {
-      let next = 0;
-      let failed = 0;
       /** @type {any} */
       let timer;
       const first = (this.#first = (/** @type {AnyConnection} */ connection) => {
@@ -64,24 +65,32 @@ export class Dialler {
         clearTimeout(timer);
         resolve(connection);
       });
-      const advance = () => {
-        clearTimeout(timer);
-        const transport = order[next];
-        if (this.#first !== first || !transport) return;
-        next++;
-        this.#attempt(transport).catch(() => {
-          if (++failed < order.length) {
-            // One that was given up on before takes no head start from the one after it.
-            if (transport === order[next - 1]) advance();
-          } else if (this.#first === first) {
-            this.#first = null;
-            forget(this.#key);
-            reject(this.#worst());
-          }
-        });
-        if (next < order.length) timer = setTimeout(advance, HEAD_START_MS[transport]);
+      this.#begin = () => {
+        const order = this.#fromRemembered();
+        const round = (this.#round = {});
+        let next = 0;
+        let failed = 0;
+        const advance = () => {
+          clearTimeout(timer);
+          const transport = order[next];
+          if (this.#first !== first || this.#round !== round || !transport) return;
+          next++;
+          this.#attempt(transport).catch(() => {
+            if (this.#first !== first || this.#round !== round) return;
+            if (++failed < order.length) {
+              // One that was given up on before takes no head start from the one after it.
+              if (transport === order[next - 1]) advance();
+            } else {
+              this.#first = null;
+              forget(this.#key);
+              reject(this.#worst());
+            }
+          });
+          if (next < order.length) timer = setTimeout(advance, HEAD_START_MS[transport]);
+        };
+        advance();
       };
-      advance();
+      this.#begin();
     });
   }
 
@@ -150,7 +159,9 @@ export class Dialler {
         Object.assign(attempt, { outcome: 'failed', ms: performance.now() - began, error });
         throw error;
       },
-    ).finally(() => this.#underWay.delete(transport));
+    ).finally(() => {
+      if (this.#underWay.get(transport) === opening) this.#underWay.delete(transport);
+    });
     this.#underWay.set(transport, opening);
     return opening;
   }
@@ -163,10 +174,12 @@ export class Dialler {
       ?? new FulmarError('unsupported', 'No transport was asked for.');
   }
 
-  /** The network is another one: what was found out may not hold. */
+  /** The network is another one: what was found out may not hold, and what is being dialled may wait in vain. */
   networkChanged() {
     this.#barred.clear();
     forget(this.#key);
+    this.#underWay.clear();
+    if (this.#first) this.#begin();
   }
 
   /** Nothing that opens from now on is wanted. */

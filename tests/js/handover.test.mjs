@@ -46,3 +46,15 @@ test('to who waits for any where it was dialled for a fallback that has gone mea
   assert.deepEqual(handed, []);
   assert.equal(opening[0].connection.closed, false);
 });
+
+test('to who waits where the network is another one: what hangs is dialled anew, and what fails of it says nothing', async () => {
+  const { dialler, handed } = dials(['webtransport']);
+  const first = dialler.dial();
+  dialler.networkChanged();
+  assert.equal(opening.length, 2);
+  opening[0].fail();
+  await setImmediate();
+  opening[1].open();
+  assert.equal(await first, opening[1].connection);
+  assert.deepEqual(handed, []);
+});
