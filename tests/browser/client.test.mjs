@@ -2,7 +2,7 @@
  * The client in real browsers while the world changes around it: whatever happens, events come in order, none of them
  * lost and none twice, and state ends on its newest values.
  */
-import './namespace.mjs';
+import { setLink } from './namespace.mjs';
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -12,6 +12,8 @@ import { World } from './world.mjs';
 
 /** How long a page is frozen or busy. */
 const FROZEN_MS = 20_000;
+/** As many as there are in a window of somebody who closes none. */
+const TABS = 100;
 
 /** Runs with a world of its own, which is gone behind it. */
 const inWorld = (browser, options, run) => async (t) => {
@@ -143,6 +145,49 @@ for (const name of wanted) {
         assert.equal(transport, 'webtransport');
         assert.ok(report.reconnects <= 1);
       }));
+    });
+
+    test('the network goes, and is back', inWorld(browser, {}, async (world, t) => {
+      const { now: goneAt } = await world.begin();
+      const cuts = await Promise.all([world.cut('udp'), world.cut('tcp')]);
+      await setLink('down');
+      const gone = await world.reach({ transport: null });
+      t.diagnostic(`not connected ${gone.now - goneAt} ms after the network went`);
+      // Firefox without a window does not look at links, so its page is told of the network by the test.
+      if (name === 'chromium') await world.reach({ online: false });
+      await Promise.all(cuts.map((mend) => mend()));
+      await setLink('up');
+      if (name === 'chromium') await world.reach({ online: true });
+      else await world.page.evaluate(() => window.dispatchEvent(new Event('online')));
+      const { now: backAt } = await world.page.evaluate(() => window.report());
+      const back = await world.reach({ status: 'open' });
+      t.diagnostic(`${back.transport} ${back.now - backAt} ms after the browser knew of the network`);
+      assert.ok(back.now - backAt < 3000, 'at once');
+      const risen = await world.reach({ transport: 'webtransport' });
+      await world.reach({ count: risen.count + 20 });
+      assertWhole(await world.settle());
+    }));
+
+    test(`${TABS} tabs on one server`, async (t) => {
+      const world = await World.start(browser());
+      const began = performance.now();
+      try {
+        await world.openFrames(TABS);
+        const opened = performance.now();
+        t.diagnostic(`${TABS} have WebTransport after ${Math.round(opened - began)} ms`);
+        world.feed.start();
+        await world.reachAll({ last: 20 });
+        const last = await world.feed.stop();
+        const reports = await world.reachAll({ last, state: world.feed.state });
+        t.diagnostic(`and all ${last + 1} events of each ${Math.round(performance.now() - opened)} ms later`);
+        assert.equal(reports.length, TABS);
+        for (const report of reports) {
+          assertWhole(report);
+          assert.deepEqual([report.first, report.transport, report.reconnects], [0, 'webtransport', 0]);
+        }
+      } finally {
+        await world.stop();
+      }
     });
   });
 }

@@ -13,9 +13,11 @@ const INSIDE = 'FULMAR_NAMESPACE';
 const COMMAND_DEADLINE = 20_000;
 export const PUBLISHER = '127.0.0.9';
 
+// No address comes later: a browser would take that for another network.
 const SETUP = `
 ip link set lo up &&
 ip link add world type veth peer name beyond &&
+ip link set world addrgenmode none && ip link set beyond addrgenmode none &&
 ip address add 10.78.0.2/24 dev world &&
 ip link set beyond up && ip link set world up &&
 ip route add default via 10.78.0.1 &&

@@ -1,8 +1,9 @@
 /** A server whose ports stay its own, who publishes on it, and pages with a client whose every event is counted. */
 import { once } from 'node:events';
 import http from 'node:http';
+import { setTimeout as delay } from 'node:timers/promises';
 import { Server, channelIn } from '../parity/server.mjs';
-import { within } from './browsers.mjs';
+import { until, within } from './browsers.mjs';
 import { PUBLISHER, cut } from './namespace.mjs';
 
 const EVERY_MS = 50;
@@ -80,8 +81,8 @@ function helpers() {
     /** @type {Set<() => void>} */
     const looking = new Set();
     const look = () => { for (const each of looking) each(); };
-    const seen = (window.seen = { first: null, last: null, count: 0, lost: 0, repeated: 0, gaps: 0, told: 0, transports: [], errors: [], ends: [] });
-    client.subscribe(channels.event, {
+    const seen = (window.seen = { taken: false, first: null, last: null, count: 0, lost: 0, repeated: 0, gaps: 0, told: 0, transports: [], errors: [], ends: [] });
+    const subscription = client.subscribe(channels.event, {
       onPublication({ data }) {
         if (seen.last !== null && data <= seen.last) seen.repeated++;
         else {
@@ -98,6 +99,10 @@ function helpers() {
       },
     });
     const state = client.state(channels.state);
+    Promise.all([subscription.ready, state.ready]).then(() => {
+      seen.taken = true;
+      look();
+    });
     state.onChange(() => {
       seen.told++;
       look();
@@ -178,6 +183,39 @@ export class World {
     await this.open();
     this.feed.start();
     return this.reach({ transport, count: 5 });
+  }
+
+  /** One page with so many frames of the server's origin, each with a client as a page of its own would have it. */
+  async openFrames(count) {
+    this.context = await this.browser.createBrowserContext();
+    this.page = await this.context.newPage();
+    await this.page.goto(`${this.origin}/healthz`);
+    await this.page.evaluate((count, source, channels, options) => {
+      window.ready = 0;
+      window.tabs = [];
+      window.each = (run) => Promise.all(window.tabs.map(run));
+      const open = async () => {
+        const frame = document.createElement('iframe');
+        const loaded = new Promise((resolve) => { frame.onload = resolve; });
+        frame.src = '/healthz';
+        document.documentElement.append(frame);
+        await loaded;
+        const tab = frame.contentWindow;
+        window.tabs.push(tab);
+        tab.eval(`(${source})()`);
+        await tab.begin(channels, options);
+        await tab.reach({ transport: 'webtransport', taken: true }, 60_000);
+        window.ready++;
+      };
+      for (let i = 0; i < count; i++) open();
+    }, count, String(helpers), this.feed.channels, this.options);
+    const ready = () => delay(100).then(() => this.page.evaluate(() => window.ready));
+    await until(`${count} frames`, ready, (n) => n === count);
+  }
+
+  reachAll(wanted, deadline = DEADLINE) {
+    const reached = this.page.evaluate((wanted, deadline) => window.each((frame) => frame.reach(wanted, deadline)), wanted, deadline);
+    return within(JSON.stringify(wanted), reached, deadline + 1500);
   }
 
   reach(wanted, deadline = DEADLINE) {
