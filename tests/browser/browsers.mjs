@@ -23,12 +23,12 @@ export async function within(what, promise, deadline = DEADLINE) {
 }
 
 /** Asks until the answer is a good one, which it must be in time. */
-export async function until(what, ask, good) {
-  const end = performance.now() + DEADLINE;
+export async function until(what, ask, good, deadline = DEADLINE) {
+  const end = performance.now() + deadline;
   for (;;) {
     const answer = await within(what, ask());
     if (good(answer)) return answer;
-    if (performance.now() > end) throw new Error(`${what}: still ${JSON.stringify(answer)} after ${DEADLINE} ms`);
+    if (performance.now() > end) throw new Error(`${what}: still ${JSON.stringify(answer)} after ${deadline} ms`);
   }
 }
 

@@ -59,7 +59,8 @@ for (const name of wanted) {
         await world.reach({ count: risen.count + 20 });
         const report = await world.settle();
         assertWhole(report);
-        assert.deepEqual(report.transports.map(([transport]) => transport), ['webtransport', null, 'websocket', 'webtransport']);
+        const moved = report.transports.filter(([, at]) => at >= cutAt).map(([transport]) => transport);
+        assert.deepEqual(moved, [null, 'websocket', 'webtransport']);
       }));
 
       for (const [how, signal] of [['ends', 'SIGTERM'], ['is killed', 'SIGKILL']]) {
@@ -107,8 +108,9 @@ for (const name of wanted) {
             world.origin = proxy.base;
             const { transports } = await world.begin(transport);
             t.diagnostic(transports.map(([name, at]) => `${name} after ${at} ms`).join(', '));
-            assert.equal(transports.at(-1)[0], transport);
-            assert.ok(transports.at(-1)[1] < (buffering ? 6000 : 3000), 'it took too long');
+            const [[, sseAt], [, at]] = [transports[0], transports.at(-1)];
+            assert.deepEqual(transports.map(([each]) => each), buffering ? ['sse', null, 'poll'] : ['sse']);
+            assert.ok(at - sseAt < 5500, 'a silent stream is given up after 3 s');
             const report = await world.reach({ count: 30 });
             assertWhole(await world.settle());
             assert.ok(proxy.refused > 0, 'a WebSocket was tried');
@@ -174,16 +176,19 @@ for (const name of wanted) {
       try {
         await world.openFrames(TABS);
         const opened = performance.now();
-        t.diagnostic(`${TABS} have WebTransport after ${Math.round(opened - began)} ms`);
+        t.diagnostic(`${TABS} are connected after ${Math.round(opened - began)} ms`);
         world.feed.start();
         await world.reachAll({ last: 20 });
         const last = await world.feed.stop();
         const reports = await world.reachAll({ last, state: world.feed.state });
         t.diagnostic(`and all ${last + 1} events of each ${Math.round(performance.now() - opened)} ms later`);
+        const risen = reports.filter(({ transport }) => transport === 'webtransport').length;
+        t.diagnostic(`${risen} of them over WebTransport`);
         assert.equal(reports.length, TABS);
+        assert.ok(risen > 0);
         for (const report of reports) {
           assertWhole(report);
-          assert.deepEqual([report.first, report.transport, report.reconnects], [0, 'webtransport', 0]);
+          assert.equal(report.first, 0);
         }
       } finally {
         await world.stop();
