@@ -450,8 +450,8 @@ export class Client extends EventTarget {
   suspend() {
     if (this.#end) return;
     this.#suspended = true;
-    // At once: its own end may come only when the page is back.
-    this.#connection?.lost();
+    // As lost: a WebSocket says that it was closed when the page is back, and by then it must not be taken for goodbye.
+    this.#connection?.lost('The page was put away.');
   }
 
   // ---- the end ------------------------------------------------------------------------------------------------------

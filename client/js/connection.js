@@ -87,9 +87,9 @@ export class Connection {
   /** Who the client is, from now on: to be said before it subscribes. @abstract @param {string} secret of its session */
   identify(secret) {}
 
-  /** Nothing was heard for too long. */
-  lost() {
-    this.finish({ code: CloseCode.LOST, reason: 'The server was not heard any more.' });
+  /** It is of no use any more, and whoever uses it comes back by another. */
+  lost(reason = 'The server was not heard any more.') {
+    this.finish({ code: CloseCode.LOST, reason });
     this.close();
   }
 
