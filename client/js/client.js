@@ -150,10 +150,11 @@ export class Client extends EventTarget {
   /** @param {string} channel of state @returns {LiveState} its newest values */
   state(channel) {
     const held = this.#channel(channel);
+    const isNew = !held.view;
     held.holds();
     const state = new LiveState(held);
     held.live.add(state);
-    if (held.entry && !held.view && !held.resuming) {
+    if (held.entry && isNew && !held.resuming) {
       // It was begun from a cursor, so not all of its values are known here.
       if (!held.paused) this.#owner.pause(held);
       held.forget();
@@ -264,6 +265,7 @@ export class Client extends EventTarget {
       if (!connection.open || !(error instanceof FulmarError)) return;
       if (isPassing(error)) return connection.lost();
       this.#channels.delete(channel.name);
+      error.channel = channel.name;
       channel.end(error);
       this.#tell('error', error);
     }
@@ -409,7 +411,8 @@ export class Client extends EventTarget {
   #take(connection, message) {
     if (message.type === 'publication' && connection === this.#connection) this.#meter.arrived(message.time);
     if (message.type === 'error') {
-      this.#tell('error', new FulmarError(message.error.code, message.error.message));
+      const { error: { code, message: reason }, channel } = message;
+      this.#tell('error', Object.assign(new FulmarError(code, reason), { channel }));
     } else if (isInChannel(message)) this.#channels.get(message.channel)?.take(connection, message);
   }
 

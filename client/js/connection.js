@@ -141,7 +141,7 @@ export class InbandConnection extends Connection {
    */
   async subscribe(channel, { after, position } = {}) {
     if (this.#channels.has(channel)) {
-      throw new FulmarError('already_subscribed', `The connection has ${channel} already.`);
+      throw new FulmarError('already_subscribed', `The connection has ${channel} already: unsubscribe first.`);
     }
     /** @type {import('./wire.js').Subscribe} */
     const message = { type: 'subscribe', channel };
@@ -235,7 +235,7 @@ export class InbandConnection extends Connection {
    * @returns {Promise<Answers[R['type']]>}
    */
   request(message, send = (numbered) => this.send(numbered)) {
-    if (!this.open) return Promise.reject(new FulmarError('closed', 'The connection is closed.'));
+    if (!this.open) return Promise.reject(new FulmarError('closed', 'The connection is closed: open another.'));
     const ref = (this.#ref = (this.#ref % 0xffffffff) + 1);
     return new Promise((resolve, reject) => {
       // What bears a request's `ref` is what answers its type.

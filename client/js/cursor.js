@@ -44,7 +44,7 @@ export function buildCursor(positions) {
 
 /** @param {string} cursor @returns {Entry[]} in the order in which they stand; throws `bad_cursor` where it is none */
 export function parseCursor(cursor) {
-  const bad = () => new FulmarError('bad_cursor', 'This is not a cursor.');
+  const bad = () => new FulmarError('bad_cursor', 'This is no cursor: hand over one that a connection gave, or none.');
   if (cursor.length > MAX_CURSOR_BYTES) throw bad();
   const texts = cursor.split('~');
   if (texts.length > MAX_CURSOR_CHANNELS) throw bad();

@@ -1,11 +1,29 @@
 /** What can go wrong, and what a close code advises. */
 
-/** An error with the protocol's code; `status` where it came as an HTTP answer. */
+/**
+ * An error with the protocol's code. The server's own come with its reason as the message (PROTOCOL.md, section 6); these are
+ * made here:
+ *
+ * | code                | what it says, and what to do                                                               |
+ * |---------------------|--------------------------------------------------------------------------------------------|
+ * | `unsupported`       | the platform lacks the transport: use another, or hand one in                              |
+ * | `unreachable`       | no server answered, or somebody on the way did: try again later; `cause` may say more      |
+ * | `closed`            | the connection or client ended, with the code and the reason: connect anew                 |
+ * | `malformed`         | what came is not of this protocol: the versions of client and server do not go together    |
+ * | `held_back`         | an event stream does not come through: poll                                                |
+ * | `unanswered`        | a publication was sent and may have been made: look before it is published again           |
+ * | `too_many_pending`  | publications wait for their answers: wait for some before publishing more                  |
+ * | `message_too_large` | more than the server takes in one message: publish less at a time                          |
+ */
 export class FulmarError extends Error {
+  /** The channel that was refused, where it is about one. @type {string | undefined} */
+  channel;
+
   /**
-   * @param {string} code snake_case, from the server or one of `unsupported`, `unreachable`, `closed`, `malformed`
+   * @param {string} code snake_case
    * @param {string} message
-   * @param {{status?: number, cause?: unknown, retry?: number}} [more] `retry`: come back after so many ms
+   * @param {{status?: number, cause?: unknown, retry?: number}} [more] `status`: of the HTTP answer; `retry`: come back after so
+   *   many ms
    */
   constructor(code, message, { status, cause, retry } = {}) {
     super(message, cause === undefined ? undefined : { cause });
@@ -59,7 +77,16 @@ export async function errorOf(response) {
     const { error } = await response.json();
     return new FulmarError(error.code, error.message, more);
   } catch {
-    return new FulmarError('unreachable', `The server answered ${more.status}.`, more);
+    return new FulmarError('unreachable', `The answer was ${more.status}, and not a Fulmar server's: is \`base\` right, is a proxy on the way?`, more);
+  }
+}
+
+/** @param {string} text that a server answered; somebody on the way may have answered in its stead */
+export function fromAnswer(text) {
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    throw new FulmarError('unreachable', 'The answer is not a Fulmar server\'s: is a login page or a proxy on the way?', { cause });
   }
 }
 
@@ -93,5 +120,5 @@ export const isPassing = ({ code, status }) => PASSING.includes(code) || status 
 
 /** What is left of a request when its connection closes. @param {{code: number, reason: string}} close */
 export function closedError({ code, reason }) {
-  return new FulmarError('closed', `The connection was closed: ${code} ${reason}`.trim());
+  return new FulmarError('closed', `Closed: ${`${code} ${reason}`.trim()}. Connect anew to go on.`);
 }

@@ -25,9 +25,9 @@ export class HttpConnection extends PostingConnection {
    * @returns {Promise<{type: 'subscribed', channel: string}>}
    */
   async subscribe(channel, { after, position } = {}) {
-    if (!this.open) throw new FulmarError('closed', 'The connection is closed.');
+    if (!this.open) throw new FulmarError('closed', 'The connection is closed: open another.');
     if (this.channels.has(channel)) {
-      throw new FulmarError('already_subscribed', `The connection has ${channel} already.`);
+      throw new FulmarError('already_subscribed', `The connection has ${channel} already: unsubscribe first.`);
     }
     // Where all of them stand must go in one cursor.
     if (this.channels.size >= MAX_CURSOR_CHANNELS) {

@@ -1,5 +1,5 @@
 /** Publishing over HTTP, by requests with the secret of a session. */
-import { FulmarError, errorOf, isPassing } from './errors.js';
+import { FulmarError, errorOf, fromAnswer, isPassing } from './errors.js';
 import { Connection } from './connection.js';
 import { toJson } from './json.js';
 
@@ -16,6 +16,10 @@ export function urlOf(base, path, { channels = [], after, wait } = {}) {
   const text = query.toString();
   return `${base.replace(/\/+$/, '')}${path}${text ? `?${text}` : ''}`;
 }
+
+/** @param {string} base @param {unknown} cause */
+export const unreachable = (base, cause) => new FulmarError(
+  'unreachable', `No answer from ${base}: does the server run, and does it allow this page's origin?`, { cause });
 
 /** @abstract */
 export class PostingConnection extends Connection {
@@ -37,7 +41,9 @@ export class PostingConnection extends Connection {
     super(transport, 'json');
     this.base = base;
     // A page's fetch insists on being called without a receiver.
-    this.fetch = (url, init) => fetch(url, init);
+    this.fetch = (url, init) => fetch(url, init).catch((cause) => {
+      throw unreachable(base, cause);
+    });
   }
 
   /** @param {string} secret */
@@ -61,8 +67,8 @@ export class PostingConnection extends Connection {
 
   /** @param {string} channel @param {import('./connection.js').Content} content @param {number} turn */
   async #publish(channel, content, turn) {
-    if (turn !== this.#turn) throw new FulmarError('unreachable', 'A publication before it did not arrive.');
-    if (!this.open) throw new FulmarError('closed', 'The connection is closed.');
+    if (turn !== this.#turn) throw new FulmarError('unreachable', 'One before it did not arrive, so it was not sent: publish it again.');
+    if (!this.open) throw new FulmarError('closed', 'The connection is closed: open another.');
     const message = toJson({ type: 'publish', channel, ...content });
     const known = this.#session !== null;
     try {
@@ -108,6 +114,6 @@ export class PostingConnection extends Connection {
       signal: AbortSignal.timeout(15_000),
     });
     if (!response.ok) throw await errorOf(response);
-    return response.json();
+    return fromAnswer(await response.text());
   }
 }

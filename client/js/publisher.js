@@ -47,7 +47,7 @@ export class Publisher {
     }
     const id = content.id ?? `${this.#prefix}.${(this.#count++).toString(36)}`;
     if (this.#pending.has(id)) {
-      return Promise.reject(new FulmarError('bad_id', 'A publication with this id waits for its answer.'));
+      return Promise.reject(new FulmarError('bad_id', 'A publication with this id waits for its answer: give another id, or wait.'));
     }
     return new Promise((resolve, reject) => {
       const timer = setTimeout(() => this.#expire(id), REPEAT_MS);
@@ -99,8 +99,8 @@ export class Publisher {
     const pending = this.#take(id);
     if (!pending) return;
     const message = pending.sent
-      ? 'No answer came, so it is not known whether it was published; it is not sent any more.'
-      : 'There was no connection to publish it on.';
+      ? 'No answer came, so it is not known whether it was published; it is not sent any more: look before you publish it again.'
+      : 'There was no connection to publish it on: publish it again when there is.';
     pending.reject(new FulmarError(pending.sent ? 'unanswered' : 'unreachable', message));
   }
 

@@ -4,9 +4,11 @@
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { Channel } from '../../client/js/channel.js';
 import { Client } from '../../client/js/client.js';
 import { FulmarError } from '../../client/js/errors.js';
-import { Memory, clock, settled } from './memory.mjs';
+import { Subscription } from '../../client/js/subscription.js';
+import { Line, Memory, clock, settled } from './memory.mjs';
 import { dice } from './sender.mjs';
 
 /** What was handed over of a channel of events, checked as it comes. */
@@ -126,8 +128,8 @@ async function life(context, seed) {
     [15, () => server.lines.at(below(server.lines.length))?.arrive(1 + below(80))],
     [10, () => time.pass(50 + below(1500), 250)],
     [10, () => take(1 + below(500))],
-    [3, () => { blocked = !blocked; }],
-    [2, () => time.pass(6000, 1000)],
+    [5, () => { blocked = !blocked; }],
+    [8, () => time.pass(6000, 1000)],
     [2, () => { down = !down; }],
     [5, () => server.lines.at(-1)?.end({ code: chance(0.5) ? 1006 : 4501, reason: '' })],
     [1, () => renew('event:a')],
@@ -139,7 +141,7 @@ async function life(context, seed) {
     [1, () => { client.suspend(); if (chance(0.7)) client.wake(); }],
   ];
   const weights = steps.reduce((sum, [weight]) => sum + weight, 0);
-  for (let i = 0; i < 150; i++) {
+  for (let i = 0; i < 200; i++) {
     let at = below(weights);
     const [, step] = steps.find(([weight]) => (at -= weight) < 0);
     await step();
@@ -168,6 +170,73 @@ async function life(context, seed) {
   await consuming;
   return { given: events.count + paced.length, gaps: said, reconnects, moves, pauses };
 }
+
+/** A channel and two connections of it, the second opened behind the first and asked from where that was. */
+function overlapping() {
+  const told = [];
+  const note = ({ type, epoch, offset }) => told.push(`${type === 'publication' ? '' : `${type} `}${epoch} ${offset}`);
+  const channel = new Channel('event:a', { pause() {}, resume() {}, drop() {}, gap: note }, null);
+  channel.subscriptions.add(new Subscription(channel, { onPublication: note }));
+  const lines = [new Line('websocket'), new Line('webtransport')];
+  for (const line of lines) {
+    line.positions.note({ type: 'subscribed', channel: 'event:a', epoch: 'e', offset: 0 });
+    line.onmessage = (message) => channel.take(line, message);
+  }
+  const say = (line) => (type, offset, epoch = 'e') => lines[line].say({ type, channel: 'event:a', epoch, offset, key: '', data: 1 });
+  return { channel, lines, told, first: say(0), second: say(1) };
+}
+
+test('what two connections bring is told once, and the later one counts from its first word on', () => {
+  const { told, first, second, channel } = overlapping();
+  for (const offset of [1, 2, 3]) first('publication', offset);
+  for (const offset of [2, 3, 4]) second('publication', offset);
+  first('publication', 4);
+  first('publication', 5);
+  assert.equal(channel.entry.offset, 4);
+  second('publication', 5);
+  assert.deepEqual(told, ['e 1', 'e 2', 'e 3', 'e 4', 'e 5']);
+});
+
+test('a gap that the one before has bridged is none', () => {
+  const { told, first, second } = overlapping();
+  for (const offset of [1, 2, 3]) first('publication', offset);
+  second('gap', 2);
+  for (const offset of [3, 4]) second('publication', offset);
+  second('gap', 7);
+  second('publication', 8);
+  assert.deepEqual(told, ['e 1', 'e 2', 'e 3', 'e 4', 'gap e 7', 'e 8']);
+});
+
+test('an older history behind a newer one is void, up to the gap that both tell', () => {
+  const { told, first, second } = overlapping();
+  first('publication', 1);
+  first('gap', 0, 'f');
+  first('publication', 1, 'f');
+  for (const offset of [1, 2]) second('publication', offset);
+  second('gap', 0, 'f');
+  for (const offset of [1, 2]) second('publication', offset, 'f');
+  assert.deepEqual(told, ['e 1', 'gap f 0', 'f 1', 'f 2']);
+});
+
+test('a connection that was replaced has no say when the one that replaced it is gone', () => {
+  const { told, first, second, channel, lines } = overlapping();
+  for (const offset of [1, 2]) second('publication', offset);
+  channel.lose(lines[1]);
+  first('publication', 1);
+  assert.deepEqual(told, ['e 1', 'e 2']);
+  assert.equal(channel.entry.offset, 2);
+});
+
+test('a channel that is paused takes nothing, and keeps its place', () => {
+  const { told, first, second, channel, lines } = overlapping();
+  first('publication', 1);
+  channel.paused = true;
+  channel.lose(lines[0]);
+  first('publication', 2);
+  second('publication', 1);
+  assert.deepEqual(channel.from, { position: { epoch: 'e', offset: 1 } });
+  assert.deepEqual(told, ['e 1']);
+});
 
 const SEEDS = Number(process.env.FULMAR_LIVES ?? 150);
 const FIRST = Number(process.env.FULMAR_SEED ?? 1);

@@ -10,7 +10,7 @@ function silent() {
   const closed = new Promise((resolve) => (end = resolve));
   return {
     transport: 'webtransport', serial: 1, open: true, heard: performance.now(), quiet: 1e6, patience: 1e6, closed,
-    identify() {}, close: () => end({ code: 1000, reason: '' }), probe: () => false, has: () => false, entry: () => null, subscribe: async () => ({}),
+    identify() {}, received: {}, close: () => end({ code: 1000, reason: '' }), probe: () => false, has: () => false, entry: () => null, subscribe: async () => ({}),
   };
 }
 

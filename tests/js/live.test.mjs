@@ -76,7 +76,9 @@ describe('live state', () => {
   });
 
   test('a snapshot of the same history changes nothing that is known', () => {
-    const { state, changes, say, publish } = living();
+    const { state, changes, say, publish, channel } = living();
+    const told = [];
+    channel.subscriptions.add(new Subscription(channel, { onPublication: ({ data, offset }) => told.push(`${data} ${offset}`) }));
     say('reset', { offset: 0 });
     publish('one', 'k');
     publish('two', 'l');
@@ -87,6 +89,8 @@ describe('live state', () => {
     publish('two', 'l', { offset: 2 });
     say('synced', { offset: 2 });
     assert.deepEqual(changes, []);
+    publish('two', 'l', { offset: 2 });
+    assert.deepEqual(told, ['one 1', 'two 2', 'one 1', 'two 2'], 'to who was told to forget, and no more');
     assert.equal(state.size, 2);
   });
 

@@ -1,5 +1,5 @@
-import { FulmarError, errorOf } from '../errors.js';
-import { urlOf } from '../posting.js';
+import { errorOf, fromAnswer } from '../errors.js';
+import { unreachable, urlOf } from '../posting.js';
 import { storage } from '../verdict.js';
 
 /** For how long WebTransport is dialled where it opened before, without asking. */
@@ -23,10 +23,10 @@ export async function discover({ base, fetch = globalThis.fetch }) {
   try {
     response = await fetch(urlOf(base, '/connect'), { cache: 'no-store', signal: AbortSignal.timeout(10_000) });
   } catch (cause) {
-    throw new FulmarError('unreachable', `No answer from ${base}.`, { cause });
+    throw unreachable(base, cause);
   }
   if (!response.ok) throw await errorOf(response);
-  return response.json();
+  return fromAnswer(await response.text());
 }
 
 /** No verdict has this key, not that of WebTransport alone either. @param {string} base */

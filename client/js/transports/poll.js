@@ -1,6 +1,6 @@
 /** Long-polling, and plain polling where `wait` is 0. */
 import { pause } from '../backoff.js';
-import { CloseCode, retryAfter } from '../errors.js';
+import { CloseCode, fromAnswer, retryAfter } from '../errors.js';
 import { HttpConnection } from '../http.js';
 import { fromJson } from '../json.js';
 
@@ -30,7 +30,7 @@ class PollConnection extends HttpConnection {
       const text = await response.text();
       if (signal.aborted) break;
       this.count(text);
-      const answer = JSON.parse(text);
+      const answer = fromAnswer(text);
       for (const message of messagesOf(answer)) this.deliver(message);
       this.cursor = answer.cursor;
       joined();

@@ -62,7 +62,7 @@ class SseConnection extends HttpConnection {
 
   /** @protected @param {AbortSignal} signal @param {() => void} joined @returns {Promise<import('../connection.js').Close>} */
   async run(signal, joined) {
-    const silent = new FulmarError('held_back', 'The event stream is silent: something on the way is holding it back.');
+    const silent = new FulmarError('held_back', 'The event stream is silent: something on the way is holding it back. Poll instead.');
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     let silence;
     // The server says something at once. Firefox shows an answer only when some of its body has come.

@@ -93,7 +93,7 @@ class WebSocketConnection extends InbandConnection {
 export async function openWebSocket(options) {
   const { base, encoding = 'json', timeout = 8000 } = options;
   const WebSocket = options.WebSocket ?? globalThis.WebSocket;
-  if (!WebSocket) throw new FulmarError('unsupported', 'There is no WebSocket here.');
+  if (!WebSocket) throw new FulmarError('unsupported', 'There is no WebSocket here: hand one in, or use another transport.');
   const socket = new WebSocket(urlOf(base, '/ws').replace(/^http/, 'ws'), [`fulmar.v1.${encoding}`]);
   socket.binaryType = 'arraybuffer';
   // It closes then too; but where there are no pages an error that nobody listens to ends the process.
@@ -102,7 +102,7 @@ export async function openWebSocket(options) {
     await within(timeout, new Promise((resolve, reject) => {
       socket.onopen = resolve;
       socket.onclose = ({ reason }) => {
-        reject(new FulmarError('unreachable', reason || 'The WebSocket could not be opened.'));
+        reject(new FulmarError('unreachable', reason || 'The WebSocket could not be opened: is a proxy on the way?'));
       };
     }));
   } catch (error) {

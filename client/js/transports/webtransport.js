@@ -212,7 +212,7 @@ class WebTransportConnection extends InbandConnection {
         return await this.#session.createBidirectionalStream();
       } catch (cause) {
         if (!this.open) throw closedError(this.closing ?? { code: CloseCode.LOST, reason: describe(cause) });
-        if (pause > MAX_STREAM_PAUSE_MS) throw new FulmarError('unreachable', 'No stream could be opened.', { cause });
+        if (pause > MAX_STREAM_PAUSE_MS) throw new FulmarError('unreachable', 'No stream could be opened: unsubscribe from some channels.', { cause });
         await new Promise((resolve) => setTimeout(resolve, pause));
       }
     }
@@ -221,7 +221,7 @@ class WebTransportConnection extends InbandConnection {
   /** @protected @param {import('../wire.js').Unsubscribe} message */
   async sendUnsubscribe(message) {
     const pipe = this.#pipes.get(message.channel);
-    if (!pipe) throw new FulmarError('not_subscribed', `The connection does not have ${message.channel}.`);
+    if (!pipe) throw new FulmarError('not_subscribed', `The connection does not have ${message.channel}: subscribe first.`);
     const answer = await this.request(message, (numbered) => this.#say(pipe, numbered));
     this.#drop(message.channel);
     return answer;
@@ -407,7 +407,7 @@ async function openSession(WebTransport, { url, certificate_hashes: hashes = [] 
 export async function openWebTransport(options) {
   const { timeout = 8000, attach = false } = options;
   const WebTransport = options.WebTransport ?? globalThis.WebTransport;
-  if (!WebTransport) throw new FulmarError('unsupported', 'There is no WebTransport here.');
+  if (!WebTransport) throw new FulmarError('unsupported', 'There is no WebTransport here (pages have it over https only): use another transport.');
 
   const dial = (/** @type {Place} */ place) => openSession(WebTransport, place, attach, timeout);
   let place = known(options.base);

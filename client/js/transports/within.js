@@ -5,7 +5,7 @@ export function within(ms, promise) {
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   let timer;
   const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new FulmarError('unreachable', `Nothing within ${ms} ms.`)), ms);
+    timer = setTimeout(() => reject(new FulmarError('unreachable', `No answer within ${ms} ms.`)), ms);
   });
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
