@@ -447,6 +447,7 @@ export class Client extends EventTarget {
   networkChanged() {
     this.#dialler.networkChanged();
     this.wake();
+    if (this.transport) this.#dialler.dialBetter(this.transport);
   }
 
   /** The page goes into the browser's cache, where no connection may stay open; `wake` brings it back. */

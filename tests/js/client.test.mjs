@@ -432,6 +432,23 @@ describe('moving to a better transport', () => {
     assert.deepEqual(pauses, [5, 10, 20, 40, 80]);
   });
 
+  test('is tried at once in another network', async (context) => {
+    let blocked = true;
+    const { time, client, dialled } = connected(context, { transports, open: (transport) => {
+      if (transport === 'webtransport' && blocked) throw new FulmarError('unreachable', 'UDP is blocked.');
+    } });
+    await time.pass(60_000, 500);
+    const before = dialled.length;
+    blocked = false;
+    client.networkChanged();
+    await settled();
+    assert.equal(client.transport, 'webtransport');
+    assert.equal(dialled.length, before + 1);
+    client.networkChanged();
+    await settled();
+    assert.equal(dialled.length, before + 1, 'there is no better one');
+  });
+
   test('a better one that fails under way leaves what there is', async (context) => {
     let blocked = true;
     const { time, server, client } = connected(context, { transports, open: (transport) => {
@@ -487,6 +504,50 @@ describe('a channel over its connections', () => {
     assert.equal(client.moves, 1);
     assert.deepEqual(server.lines.map(({ open }) => open), [false, true]);
   });
+
+  /** The next connection brings so many messages behind its subscription, and is lost then. */
+  const brings = async (time, server, count) => {
+    server.intercept = (line, { type }) => {
+      if (type === 'subscribe') line.held ??= [];
+      return false;
+    };
+    await time.pass(500);
+    server.intercept = () => false;
+    const line = server.lines.at(-1);
+    line.arrive(count);
+    await settled();
+    line.end({ code: 1006, reason: '' });
+    await time.pass(1000);
+  };
+
+  test('a connection that is lost behind its answer has told of no gap', async (context) => {
+    const { time, server, client, line } = connected(context);
+    const { got, subscription } = listen(client, 'event:a');
+    await subscription.ready;
+    server.publish('event:a', 1);
+    server.publish('event:a', 2);
+    line().end({ code: 1006, reason: 'restart' });
+    server.renew('event:a');
+    for (const n of [3, 4, 5]) server.publish('event:a', n);
+    server.trim('event:a', 1);
+    await brings(time, server, 1);
+    assert.deepEqual(got, [1, 2, 'gap 2', 5]);
+  });
+
+  for (const [count, what] of [[1, 'behind its answer'], [2, 'behind a reset'], [4, 'within a snapshot']]) {
+    test(`a connection that is lost ${what} leaves no position of state`, async (context) => {
+      const { time, server, client } = connected(context, { open: (_, dialled) => {
+        if (dialled === 1) throw new FulmarError('unreachable', 'Not yet.');
+      } });
+      for (const key of ['k', 'l', 'm']) server.publish('state:a', key, key);
+      const state = client.state('state:a');
+      await brings(time, server, count);
+      assert.equal(server.lines.length, 2);
+      assert.equal(server.lines[1].said.find(({ type }) => type === 'subscribe').position, undefined);
+      assert.ok(state.synced);
+      assert.equal(state.size, 3);
+    });
+  }
 
   test('a position that the server never got to is told as a gap', async (context) => {
     const { server, client } = connected(context);

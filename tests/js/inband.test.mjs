@@ -4,6 +4,7 @@ import { buildCursor, open } from '../../client/js/fulmar.js';
 import { FrameSplitter, prefixed, splitDatagram } from '../../client/js/framing.js';
 import { fromJson, toJson } from '../../client/js/json.js';
 import { PART } from '../../client/js/values.js';
+import { encodeClient } from '../../client/js/wire.js';
 import { decodeClient, encodeServer } from './peer.mjs';
 
 const state = (key, offset, data) => (
@@ -211,6 +212,31 @@ describe('WebTransport', () => {
     assert.equal(session.got.length, 1);
     await connection.subscribe('state:a');
     assert.deepEqual((await acks(session, 2))[1][0], 71, 'it could have been of the next subscription');
+    connection.close();
+  });
+
+  test('what came late, what is lost and what came anew is counted, and the bytes both ways', async () => {
+    const { session, connection } = await opened();
+    await connection.subscribe('state:a');
+    await turn();
+    const timed = (number, time, ...entries) => ({ ...values(number, ...entries), time });
+    session.send(timed(1, 10, low(2)));
+    session.send(timed(4, 20, low(2)));
+    session.send(timed(3, 15, low(2)));
+    session.send(timed(3, 15, low(2)));
+    session.send(timed(5, 30, entry('k', 9, 2, 'nine'), { ...entry('l', 10, 2, 'ten'), time: 25 }));
+    // Of a channel that is not known yet: it is counted when it comes, and not again when it is taken.
+    session.send(timed(7, 40, entry('k', 3, 2, 'early', 77)));
+    await until(() => connection.received.datagrams === 6, () => `${connection.received.datagrams} datagrams`);
+    session.streams[1].say(control('synced', 2));
+    await turn();
+    const { late, lost, repaired, bytes } = connection.received;
+    assert.deepEqual({ late, lost, repaired }, { late: 1, lost: 2, repaired: 1 });
+    const arrived = () => [...session.got, ...session.streams.flatMap(({ got }) => got)]
+      .reduce((sum, message) => sum + prefixed(encodeClient(message)).length, 0);
+    await until(() => session.got.length > 0 && connection.received.sent === arrived(),
+      () => `${connection.received.sent} bytes sent, ${arrived()} arrived`);
+    assert.ok(bytes > 0);
     connection.close();
   });
 
