@@ -226,7 +226,7 @@ function isPublic({ name, declarations = [] }) {
   const hidden = ts.ModifierFlags.Private | ts.ModifierFlags.Protected;
   return !name.startsWith('#') && !name.startsWith('__#') && name !== 'prototype'
     && !declarations.some((node) => ts.getCombinedModifierFlags(node) & hidden || ts.getJSDocProtectedTag(node)
-      || ts.getJSDocPrivateTag(node));
+      || ts.getJSDocPrivateTag(node) || ts.getJSDocTags(node).some(({ tagName }) => tagName.text === 'package'));
 }
 
 const within = (node, outer) => (

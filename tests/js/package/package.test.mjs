@@ -119,8 +119,8 @@ test('a script of node runs with the package', async () => {
   const script = "import { StateView, TRANSPORTS, open } from 'fulmar';\n"
     + "const error = await open('poll', { base: 'http://localhost', fetch: () => Promise.reject(new Error('no')),\n"
     + "  channels: ['a:b'] }).catch((error) => error);\n"
-    + "console.log(JSON.stringify([TRANSPORTS, new StateView().synced('a:b'), error.message]));\n";
+    + "console.log(JSON.stringify([TRANSPORTS, new StateView().synced('a:b'), error.code, error.cause.message]));\n";
   await writeFile(join(folder, 'script.mjs'), script);
   const { stdout } = await run(process.execPath, ['script.mjs'], { cwd: folder });
-  assert.deepEqual(JSON.parse(stdout), [['webtransport', 'websocket', 'sse', 'poll'], false, 'no']);
+  assert.deepEqual(JSON.parse(stdout), [['webtransport', 'websocket', 'sse', 'poll'], false, 'unreachable', 'no']);
 });
