@@ -150,11 +150,10 @@ export class Client extends EventTarget {
   /** @param {string} channel of state @returns {LiveState} its newest values */
   state(channel) {
     const held = this.#channel(channel);
-    const isNew = !held.view;
     held.holds();
     const state = new LiveState(held);
     held.live.add(state);
-    if (held.entry && isNew && !held.resuming) {
+    if (held.entry && !held.view?.synced(channel) && !held.resuming) {
       // It was begun from a cursor, so not all of its values are known here.
       if (!held.paused) this.#owner.pause(held);
       held.forget();
