@@ -87,7 +87,10 @@ describe('the race', () => {
   test('a loser is closed, and not remembered', async (context) => {
     const time = clock(context);
     const { dialler, open, key } = dialled();
-    dialler.onbetter = () => false;
+    dialler.onbetter = (connection) => {
+      connection.close();
+      return false;
+    };
     const dialling = dialler.dial();
     await time.pass(500);
     open('webtransport');
