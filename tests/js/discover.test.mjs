@@ -4,12 +4,13 @@ import { describe, test } from 'node:test';
 import { Dialler } from '../../client/js/dial.js';
 import { KNOWN_MS, know, known } from '../../client/js/transports/discover.js';
 import { openWebTransport } from '../../client/js/transports/webtransport.js';
+import { clock, settled } from './memory.mjs';
 
 let serial = 0;
 
 /** A server that can be dialled at the place that it names, with the certificate that it names, while it is `reachable`. */
 function server() {
-  const at = { base: `http://known${serial++}`, asked: 0, dialled: [], place: { url: 'https://h:1/wt' }, reachable: true };
+  const at = { base: `http://known${serial++}`, asked: 0, dialled: [], place: { url: 'https://h:1/wt' }, reachable: true, closed: 0 };
   at.fetch = async () => {
     at.asked++;
     return at.place ? Response.json({ webtransport: at.place }) : Response.json({ error: { code: 'forbidden', message: 'No.' } }, { status: 403 });
@@ -18,14 +19,16 @@ function server() {
     constructor(url, { serverCertificateHashes: [{ value: [pin] }] = [{ value: [] }] }) {
       at.dialled.push([url, pin].filter((it) => it !== undefined).join(' '));
       const isThere = at.reachable && url === at.place?.url && (at.place.certificate_hashes?.[0].value ?? '') === (pin ? btoa(String.fromCharCode(pin)) : '');
-      this.ready = isThere ? Promise.resolve() : Promise.reject(new Error('refused'));
+      this.ready = at.reachable === 'late' ? new Promise((resolve) => { at.arrive = resolve; }) : isThere ? Promise.resolve() : Promise.reject(new Error('refused'));
       this.closed = new Promise(() => {});
       this.datagrams = { readable: new ReadableStream(), writable: new WritableStream() };
     }
     async createBidirectionalStream() {
       return { readable: new ReadableStream(), writable: new WritableStream() };
     }
-    close() {}
+    close() {
+      at.closed++;
+    }
   };
   at.open = () => openWebTransport({ base: at.base, fetch: at.fetch, WebTransport: at.WebTransport });
   return at;
@@ -79,6 +82,42 @@ describe('where WebTransport is', () => {
     await assert.rejects(at.open(), { code: 'unreachable' });
     assert.equal(at.dialled.length, 2);
     assert.equal(known(at.base), null);
+  });
+
+  test('is asked when nothing comes from there, and still waited for where the server says the same', async (context) => {
+    const time = clock(context);
+    const at = server();
+    await at.open();
+    at.reachable = 'late';
+    const opening = at.open();
+    await time.pass(990);
+    assert.equal(at.asked, 1);
+    await time.pass(20);
+    assert.deepEqual([at.asked, at.dialled.length, at.closed], [2, 2, 0]);
+    at.arrive();
+    await opening;
+    assert.notEqual(known(at.base), null);
+  });
+
+  test('is given up when the server is elsewhere, or wants nobody', async (context) => {
+    const time = clock(context);
+    for (const place of [{ url: 'https://h:2/wt' }, null]) {
+      const at = server();
+      await at.open();
+      at.reachable = 'late';
+      const opening = at.open();
+      await settled();
+      const arrive = at.arrive;
+      Object.assign(at, { place, reachable: true });
+      const ended = place ? opening : assert.rejects(opening, { code: 'forbidden' });
+      await time.pass(1010);
+      await ended;
+      // It opens in the end, and nobody wants it.
+      arrive();
+      await settled();
+      assert.equal(at.closed, 1);
+      assert.deepEqual(at.dialled.slice(2), place ? ['https://h:2/wt'] : []);
+    }
   });
 
   test("the server's own word goes before that of the browser", async () => {

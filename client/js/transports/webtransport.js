@@ -31,6 +31,9 @@ const GRACE_MS = 1000;
 /** The longest of the pauses between attempts to open a stream. */
 const MAX_STREAM_PAUSE_MS = 1000;
 
+/** How long it may take to open where it did before until the server is asked: Firefox does not notice that nobody is at a port. */
+const KNOWN_PATIENCE_MS = 1000;
+
 /** A client-opened stream: messages out, frames in. */
 class Pipe {
   #writer;
@@ -377,6 +380,9 @@ const describe = (error) => (error instanceof Error && error.message ? error.mes
 
 /** @typedef {import('./discover.js').Discovery['webtransport']} Place */
 
+/** @param {Promise<WebTransport>} dialling that nobody waits for any more */
+const abandon = (dialling) => dialling.then((session) => session.close(), () => {});
+
 /**
  * @param {typeof globalThis.WebTransport} WebTransport @param {Place} place @param {boolean} attach @param {number} timeout
  * @returns {Promise<WebTransport>} a session that is ready
@@ -413,12 +419,19 @@ export async function openWebTransport(options) {
   let place = known(options.base);
   let session;
   if (place) {
-    session = await dial(place).catch(async (error) => {
-      know(options.base, null);
+    const dialling = dial(place);
+    session = await within(KNOWN_PATIENCE_MS, dialling).catch(async () => {
       // It may be elsewhere by now, or have another certificate.
-      const { webtransport } = await discover(options);
-      if (JSON.stringify(webtransport) === JSON.stringify(place)) throw error;
-      place = webtransport;
+      know(options.base, null);
+      const before = JSON.stringify(place);
+      try {
+        place = (await discover(options)).webtransport;
+      } catch (error) {
+        abandon(dialling);
+        throw error;
+      }
+      if (JSON.stringify(place) === before) return dialling;
+      abandon(dialling);
       return dial(place);
     });
   } else {
