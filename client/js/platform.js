@@ -10,7 +10,13 @@ export function follow(client) {
   const { document, navigator } = /** @type {any} */ (globalThis);
 
   on(globalThis, 'online', () => client.networkChanged());
-  on(navigator?.connection, 'change', () => client.networkChanged());
+  // Chromium tells of each new estimate of how fast the network is, too.
+  let type = navigator?.connection?.type;
+  on(navigator?.connection, 'change', () => {
+    if (navigator.connection.type === type) return;
+    type = navigator.connection.type;
+    client.networkChanged();
+  });
   on(document, 'visibilitychange', () => {
     if (document.visibilityState === 'visible') client.wake();
   });
