@@ -20,3 +20,13 @@ test('another kind of network is one; another estimate of how good it is is none
   change({ effectiveType: '4g' });
   assert.equal(changes, 1);
 });
+
+test('being online again is one', (t) => {
+  const page = new EventTarget();
+  globalThis.addEventListener = page.addEventListener.bind(page);
+  t.after(() => delete globalThis.addEventListener);
+  let changes = 0;
+  follow({ closed: new Promise(() => {}), networkChanged: () => changes++ });
+  page.dispatchEvent(new Event('online'));
+  assert.equal(changes, 1);
+});
