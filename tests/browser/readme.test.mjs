@@ -1,5 +1,5 @@
 /**
- * Every snippet of client/js/README.md, run as it stands there. A block's name follows its language; all that is changed is
+ * Every snippet of client/js/README.md, run as it stands there, and those of the README of the whole. A block's name follows its language; all that is changed is
  * where the server and the page are.
  */
 import assert from 'node:assert/strict';
@@ -25,6 +25,9 @@ const MODULES = dirname(dirname(fileURLToPath(import.meta.resolve('ws'))));
 const text = await readFile(join(CLIENT, 'README.md'), 'utf8');
 /** @type {Map<string, string>} by name */
 const blocks = new Map([...text.matchAll(/^```(?:jsx|js|html|toml) ?(.*)\n([^]*?)^```$/gm)].map(([, name, code]) => [name, code]));
+/** Those of the README of the whole, in their order. */
+const [IMPORTED, SOURCE, LIVE, ...MORE] = [...(await readFile(join(CLIENT, '../../README.md'), 'utf8'))
+  .matchAll(/^```js\n([^]*?)^```$/gm)].map(([, code]) => code);
 
 /** What those need that go on from `client`. */
 const BEGIN = (base) => `
@@ -62,7 +65,7 @@ before(async () => {
   files = new Map([
     ['/chat', [placed('index.html'), 'text/html']],
     ['/bundled', ['<!doctype html><script type="module" src="/bundle.js"></script>', 'text/html']],
-    ['/bundle.js', [await bundled('main.js'), 'text/javascript']],
+    ['/bundle.js', [await bundled(placed('main.js')), 'text/javascript']],
     ['/works', [worker, 'text/html']],
     ['/worker.js', [placed('worker.js'), 'text/javascript']],
   ]);
@@ -76,11 +79,11 @@ after(async () => {
 /** A block, with the address at which the server is. @param {string} name */
 const placed = (name) => blocks.get(name).replaceAll('http://127.0.0.1:8080', server.base);
 
-/** @param {string} name of a block that a bundler is given @returns {Promise<string>} */
-async function bundled(name, more = {}) {
+/** What a bundler makes of it. @param {string} contents @returns {Promise<string>} */
+async function bundled(contents) {
   const { outputFiles: [{ text: bundle }] } = await build({
-    stdin: { contents: placed(name), resolveDir: folder, loader: 'jsx' },
-    bundle: true, write: false, format: 'esm', target: 'es2022', logLevel: 'error', ...more,
+    stdin: { contents, resolveDir: folder, loader: 'jsx' },
+    bundle: true, write: false, format: 'esm', target: 'es2022', logLevel: 'error',
   });
   return bundle;
 }
@@ -148,6 +151,19 @@ for (const name of wanted) {
       const { page, said } = await open(`${developing.base}/healthz`);
       await page.evaluate(`(async () => { ${blocks.get('console')} })()`);
       await said.has('what was published', (line) => line === 'hello');
+    });
+
+    test('in the README of the whole', async () => {
+      assert.equal(MORE.length, 0, 'each has to be run here');
+      const { page, said } = await open(`${developing.base}/healthz`);
+      await page.addScriptTag({ type: 'module', content: await bundled(IMPORTED) });
+      await said.has('what was published', (line) => line === 'hello');
+      await page.evaluate(`(async () => { ${LIVE} })()`);
+      await said.has('a value', (line) => line.startsWith('x '));
+      await page.evaluate(SOURCE);
+      await until('an open event stream', () => page.evaluate('events.readyState'), (state) => state === 1);
+      await developing.publish('event:hello', { data: 'hello' });
+      await said.has('an event and its cursor', (line) => / [0-9a-f]{16}\.\S+$/.test(line));
     });
 
     test('a page of one\'s own', async () => {
