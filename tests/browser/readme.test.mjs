@@ -170,18 +170,17 @@ for (const name of wanted) {
       const pages = await Promise.all([open(`${site.base}/chat`), open(`${site.base}/chat`)]);
       const [{ page: first }, { page: second }] = pages;
       const lines = (page) => () => page.evaluate(() => [...document.querySelectorAll('li')].map(({ textContent }) => textContent));
+      // What was said before a page was there is not for it, so one speaks until both hear.
       let n = 0;
-      // What was said before a page came is not for it, so one speaks until the other hears.
-      await until('the first word', async () => {
+      const both = async () => [await lines(first)(), await lines(second)()];
+      await until('a word on both', async () => {
         await first.evaluate((text) => {
           document.querySelector('input').value = text;
           document.querySelector('button').click();
         }, `word ${n++}`);
-        return lines(second)();
-      }, (heard) => heard.length);
-      await until('the last word on both', async () => [await lines(first)(), await lines(second)()], (both) => (
-        both.every((heard) => heard.at(-1) === `word ${n - 1}`)
-      ));
+        return both();
+      }, (heard) => heard.every(({ length }) => length));
+      await until('the last word on both', both, (heard) => heard.every((words) => words.at(-1) === `word ${n - 1}`));
     });
 
     test('with a bundler', async (t) => {
