@@ -25,6 +25,13 @@ const MODULES = dirname(dirname(fileURLToPath(import.meta.resolve('ws'))));
 const text = await readFile(join(CLIENT, 'README.md'), 'utf8');
 /** @type {Map<string, string>} by name */
 const blocks = new Map([...text.matchAll(/^```(?:jsx|js|html|toml) ?(.*)\n([^]*?)^```$/gm)].map(([, name, code]) => [name, code]));
+/** Shows the component, each of whose effects is ended and begun anew once. */
+const SHOW = `
+  import { StrictMode } from 'react';
+  import { createRoot } from 'react-dom/client';
+  createRoot(document.body).render(<StrictMode><Players /></StrictMode>);
+`;
+
 /** Those of the README of the whole, in their order. */
 const [IMPORTED, SOURCE, LIVE, ...MORE] = [...(await readFile(join(CLIENT, '../../README.md'), 'utf8'))
   .matchAll(/^```js\n([^]*?)^```$/gm)].map(([, code]) => code);
@@ -56,7 +63,7 @@ before(async () => {
   await writeFile(join(folder, 'package.json'), '{"name": "app", "private": true, "type": "module"}');
   await run('npm', ['install', '--offline', '--no-audit', '--no-fund', CLIENT], { cwd: folder });
   await mkdir(join(folder, 'node_modules'), { recursive: true });
-  await symlink(join(MODULES, 'ws'), join(folder, 'node_modules/ws'));
+  for (const name of ['ws', 'react', 'react-dom']) await symlink(join(MODULES, name), join(folder, 'node_modules', name));
 
   await writeFile(join(folder, 'fulmar.toml'), blocks.get('fulmar.toml').replaceAll('http://localhost:3000', site.base));
   [server, developing] = await Promise.all([Server.start(['--config', join(folder, 'fulmar.toml')]), Server.start()]);
@@ -66,6 +73,8 @@ before(async () => {
     ['/chat', [placed('index.html'), 'text/html']],
     ['/bundled', ['<!doctype html><script type="module" src="/bundle.js"></script>', 'text/html']],
     ['/bundle.js', [await bundled(placed('main.js')), 'text/javascript']],
+    ['/react', ['<!doctype html><body><script type="module" src="/react.js"></script>', 'text/html']],
+    ['/react.js', [await bundled(placed('players.jsx') + SHOW), 'text/javascript']],
     ['/works', [worker, 'text/html']],
     ['/worker.js', [placed('worker.js'), 'text/javascript']],
   ]);
@@ -83,7 +92,7 @@ const placed = (name) => blocks.get(name).replaceAll('http://127.0.0.1:8080', se
 async function bundled(contents) {
   const { outputFiles: [{ text: bundle }] } = await build({
     stdin: { contents, resolveDir: folder, loader: 'jsx' },
-    bundle: true, write: false, format: 'esm', target: 'es2022', logLevel: 'error',
+    jsx: 'automatic', bundle: true, write: false, format: 'esm', target: 'es2022', logLevel: 'error',
   });
   return bundle;
 }
@@ -124,10 +133,9 @@ async function elsewhere(t) {
 }
 
 test('every block has a test', () => {
-  const inBrowsers = ['console', 'index.html', 'main.js', 'worker.js', 'starts-worker.js'];
+  const inBrowsers = ['console', 'index.html', 'main.js', 'players.jsx', 'worker.js', 'starts-worker.js'];
   const inNode = ['watch.mjs', 'subscribe', 'iterate', 'state', 'publish', 'transports', 'observe', 'errors'];
-  const others = ['fulmar.toml', 'players.jsx'];
-  assert.deepEqual([...blocks.keys()].sort(), [...inBrowsers, ...inNode, ...others].sort());
+  assert.deepEqual([...blocks.keys()].sort(), [...inBrowsers, ...inNode, 'fulmar.toml'].sort());
 });
 
 for (const name of wanted) {
@@ -188,8 +196,23 @@ for (const name of wanted) {
       await said.has('the page\'s own player', (line) => line.startsWith('ada '));
       const client = await elsewhere(t);
       await client.publish('players:game-7', { x: 0, y: 0 }, { key: name });
+      // One that came and left between two looks was never there.
+      await said.has('another that comes', (line) => line.startsWith(`${name} `));
       await client.remove('players:game-7', name);
       await said.has('another that leaves', (line) => line === `${name} left`);
+    });
+
+    test('in React', async (t) => {
+      const client = await elsewhere(t);
+      const { page } = await open(`${site.base}/react`);
+      const items = () => page.evaluate(() => [...document.querySelectorAll('li')].map(({ textContent }) => textContent));
+      const one = `of ${name}`;
+      await client.publish('players:game-7', { x: 1, y: 2 }, { key: one });
+      await until('a player', items, (shown) => shown.includes(`${one} is at 1, 2`));
+      await client.publish('players:game-7', { x: 3, y: 4 }, { key: one });
+      await until('the player elsewhere', items, (shown) => shown.includes(`${one} is at 3, 4`));
+      await client.remove('players:game-7', one);
+      await until('no such player', items, (shown) => !shown.some((item) => item.startsWith(one)));
     });
 
     test('in a worker', async (t) => {
