@@ -100,7 +100,10 @@ export class Client extends EventTarget {
     return this.#connection?.transport ?? null;
   }
 
-  /** A cursor over all channels, from which `subscribe` goes on over any transport; null while there is none. */
+  /**
+   * A cursor over all channels, from which `subscribe` goes on over any transport; null where none can hold them: there are
+   * none, or more than 32. @returns {string | null}
+   */
   get cursor() {
     return formatCursor([...this.#channels.values()].flatMap(({ entry }) => entry ?? []));
   }
