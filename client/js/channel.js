@@ -18,6 +18,9 @@ import { StateView } from './state.js';
  * @property {(message: Message) => void} gap some of it was missed
  */
 
+/** Publications that are remembered because they came before the first snapshot began. */
+const MAX_AHEAD = 64;
+
 export class Channel {
   name;
   /** @type {Set<Subscription>} */
@@ -47,6 +50,8 @@ export class Channel {
   #floor = null;
   /** The serial of the latest connection that has told anything; one before it has no say even when that one is gone. */
   #latest = 0;
+  /** What overtook the reset with which whole state begins: datagrams do. @type {import('./wire.js').Publication[]} */
+  #ahead = [];
   /** Whether the connection before was still heard when this one said its first word. */
   #overlapped = false;
 
@@ -115,6 +120,7 @@ export class Channel {
       case 'publication':
         // Of another epoch it is from before the gap that the connection before has told already.
         if (this.#floor && (this.#floor.epoch !== epoch || offset <= this.#floor.offset)) return;
+        if (!this.view && (this.live.size || !this.known) && this.#ahead.push(message) > MAX_AHEAD) this.#ahead.shift();
         break;
       case 'gap':
         // What was lost behind the position that was asked from came over the connection before, which went on meanwhile.
@@ -137,6 +143,10 @@ export class Channel {
     for (const subscription of this.subscriptions) {
       subscription.deliver(message, this.view !== null);
       full ||= subscription.full;
+    }
+    if (type === 'reset') {
+      // The snapshot does not bring again what was sent by then.
+      for (const one of this.#ahead.splice(0)) if (one.epoch === epoch && one.offset > offset) this.take(connection, one);
     }
     // Behind the messages that came with this one: the connection's position is then behind what was handed over.
     if (full && !this.view) queueMicrotask(() => this.#pause());
@@ -161,6 +171,7 @@ export class Channel {
   /** The server has taken the subscription. */
   accepted() {
     this.known = true;
+    if (!this.live.size) this.#ahead = [];
     for (const consumer of [...this.subscriptions, ...this.live]) consumer.accepted();
   }
 

@@ -57,6 +57,17 @@ describe('live state', () => {
     assert.deepEqual([state.size, state.has('k'), state.get(), [...state.keys()], [...state.values()]], [1, false, { a: 1 }, [''], [{ a: 1 }]]);
   });
 
+  test('a value that overtakes the reset of the first snapshot is held, one that the snapshot replaces is not', () => {
+    const { state, changes, say, publish } = living();
+    publish('old', 'gone', { offset: 3 });
+    publish('new', 'k', { offset: 5 });
+    publish('other', 'k', { offset: 9, epoch: 'before' });
+    say('reset', { offset: 4 });
+    say('synced', { offset: 4 });
+    assert.deepEqual([...state], [['k', 'new']]);
+    assert.deepEqual(changes.map(({ key, value }) => [key, value]), [['k', 'new']]);
+  });
+
   test('a snapshot after a restart takes no key away that it brings again', () => {
     const { state, changes, say, publish } = living();
     say('reset');
