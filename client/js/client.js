@@ -383,8 +383,14 @@ export class Client extends EventTarget {
     this.#heartbeat.start();
     connection.identify(this.#secret);
     this.#meter.use(connection);
-    this.#publisher.use(connection);
-    for (const channel of this.#channels.values()) this.#join(channel);
+    const joined = [...this.#channels.values()].map((channel) => {
+      this.#join(channel);
+      return channel.busy;
+    });
+    // Behind the subscriptions: who has subscribed hears what they publish then.
+    Promise.allSettled(joined).then(() => {
+      if (connection === this.#connection) this.#publisher.use(connection);
+    });
     this.#say('open');
     this.#tell('transport', connection.transport);
     this.#finish.ready(this);

@@ -95,7 +95,7 @@ async def request(port, method, target, headers, body=b""):
 
 
 # A block of comments and at most one `retry`.
-QUIET = re.compile(rb"(?::[^\r\n]*\n)*(?:retry: ?\d+\n)?(?::[^\r\n]*\n)*\n")
+QUIET = re.compile(rb"(?:(?::[^\r\n]*|retry: ?\d+|id: ?[^\r\n]*)\n)*\n")
 
 UPGRADE = [
     ("Connection", "Upgrade"),
@@ -176,7 +176,7 @@ class EventStream:
         while block := await self.any_block(awaited):
             if "data" in parse_block(block):
                 return block
-            assert QUIET.fullmatch(block), f"a block that dispatches nothing, and is neither comment nor retry: {block!r}"
+            assert QUIET.fullmatch(block), f"a block that dispatches nothing, and is neither comment nor retry nor id: {block!r}"
         return b""
 
     async def event(self, awaited="an event"):

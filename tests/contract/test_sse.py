@@ -92,6 +92,18 @@ async def test_last_event_id_replays_what_was_missed(server):
             assert (await stream.message())["data"] == "live"
 
 
+async def test_a_stream_that_is_lost_before_its_first_event_goes_on_where_it_began(server):
+    channel = name()
+    async with server.http() as http:
+        await publish(http, channel, "before")
+        async with await EventStream.open(server, channel) as stream:
+            begun = raw.parse_block(await stream.any_block("the stream's beginning"))["id"]
+        _, missed = await publish(http, channel, "missed")
+        async with await EventStream.open(server, channel, headers=[("Last-Event-ID", begun)]) as stream:
+            message = await stream.message()
+    assert (message["type"], message["offset"], message["data"]) == ("publication", missed, "missed")
+
+
 async def test_last_event_id_wins_over_after(server):
     channel = name()
     async with server.http() as http:

@@ -122,6 +122,15 @@ for (const transport of ['websocket', 'sse', 'poll']) {
       return { path, client };
     };
 
+    test('who subscribes and then publishes hears it, before there is a connection', async (context) => {
+      const { client } = await connected(context);
+      const channel = channelIn('event');
+      const { got, count } = collect(client, channel);
+      await within(client.publish(channel, 'heard'), 'published');
+      await within(count(1), 'heard');
+      assert.deepEqual(got, ['heard']);
+    });
+
     test('goes on where it was when the connection is cut', async (context) => {
       const { path, client } = await connected(context);
       const channel = channelIn('event'), states = channelIn('state');

@@ -19,6 +19,8 @@ export class SseParser {
   /** @type {string[]} */
   #data = [];
   #id = '';
+  /** The id up to which the stream has been read; that of its beginning is of no event. */
+  lastId = '';
   /** The last `retry:`, in ms. @type {number | undefined} */
   retry = undefined;
 
@@ -44,6 +46,7 @@ export class SseParser {
       if (this.#data.length) {
         events.push({ event: this.#event || 'message', data: this.#data.join('\n'), id: this.#id });
       }
+      this.lastId = this.#id;
       this.#event = '';
       this.#data = [];
       return;
@@ -101,6 +104,7 @@ class SseConnection extends HttpConnection {
           else this.deliver(message);
           if (id) this.cursor = id;
         }
+        if (parser.lastId) this.cursor = parser.lastId;
         joined();
       }
     } catch (error) {

@@ -64,6 +64,13 @@ impl EventStream {
                 // Also makes proxies and browsers see the stream as open.
                 self.phase = Phase::Flowing;
                 let mut out = BytesMut::from(format!("retry: {}\n", limits::SSE_RETRY.as_millis()).as_str());
+                // Where reading begins, for a client whose connection is lost before anything is published.
+                let cursor = self.progress.cursor();
+                if !cursor.is_empty() {
+                    out.put_slice(b"id: ");
+                    out.put_slice(cursor.as_bytes());
+                    out.put_u8(b'\n');
+                }
                 out.put_slice(b": fulmar\n\n");
                 Some(out.freeze())
             }

@@ -187,7 +187,8 @@ impl Session {
             if self.has_control() {
                 let _ = time::timeout(limits::CLOSE_DEADLINE / 4, self.told.cancelled()).await;
                 // Who was told may close first: a page of Chromium 156 crashes where a server closes a session that has streams.
-                is_closed = time::timeout(limits::CLOSE_LINGER, connect.client_closes(&mut capsules)).await.is_ok();
+                is_closed =
+                    time::timeout(limits::CLOSE_LINGER, connect.client_closes(&mut capsules)).await.is_ok();
             }
             if !is_closed {
                 connect.tell(capsule::close(u32::from(code.code()), code.reason())).await;
