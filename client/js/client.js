@@ -314,7 +314,8 @@ export class Client extends EventTarget {
           asked ??= 0;
         }
         if (this.#end) break;
-        if (advice(close.code) === 'stop') {
+        // Nobody else has the secret: it was a connection of this client whose word came late when it was left for a better one.
+        if (advice(close.code) === 'stop' && close.code !== CloseCode.REPLACED) {
           this.#stop(close);
           break;
         }

@@ -217,7 +217,11 @@ export class World {
       for (let i = 0; i < 10; i++) some();
     }, count, String(helpers), this.feed.channels, this.options);
     const ready = () => delay(100).then(() => this.page.evaluate(() => window.ready));
-    await until(`${count} frames`, ready, (n) => n === count, 60_000);
+    await until(`${count} frames`, ready, (n) => n === count, 60_000).catch(async (error) => {
+      const stuck = () => window.tabs.map((tab) => tab.report?.()).filter((report) => !(report?.taken && report.status === 'open'));
+      error.message += ` ${JSON.stringify(await this.page.evaluate(stuck))}`;
+      throw error;
+    });
   }
 
   reachAll(wanted, deadline = DEADLINE) {
