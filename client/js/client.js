@@ -385,6 +385,8 @@ export class Client extends EventTarget {
     connection.identify(this.#secret);
     this.#meter.use(connection);
     const joined = [...this.#channels.values()].map((channel) => {
+      // What the connection before owes an answer to may never get one: nothing here waits for that.
+      channel.busy = Promise.resolve();
       this.#join(channel);
       return channel.busy;
     });

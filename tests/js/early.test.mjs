@@ -28,3 +28,24 @@ test('it has that value when the snapshot has come without it', async (t) => {
   connection.onmessage({ type: 'synced', ...at, offset: 0 });
   assert.deepEqual([...state], [['early', 'by datagram']]);
 });
+
+test('a channel is subscribed to on a better connection though the one before never answers', async (t) => {
+  const before = { ...silent(), transport: 'websocket', subscribe: () => new Promise(() => {}) };
+  const better = { ...silent(), serial: 2 };
+  t.mock.timers.enable({ apis: ['setTimeout'] });
+  let open;
+  const opened = new Promise((resolve) => (open = () => resolve(better)));
+  const client = new Client('http://other', ['webtransport', 'websocket'], async (transport) => (transport === 'websocket' ? before : opened));
+  t.after(() => client.close());
+  const subscription = client.subscribe('event:x', {});
+  client.run();
+  t.mock.timers.tick(500);
+  await client.ready;
+  open();
+  await setImmediate();
+  assert.equal(client.transport, 'webtransport');
+  let taken = false;
+  subscription.ready.then(() => { taken = true; });
+  await setImmediate();
+  assert.ok(taken);
+});
