@@ -97,9 +97,15 @@ enum Event {
 }
 
 impl Driver {
-    /// Waits for the handshake, and begins HTTP/3. `None` when the peer gives up.
+    /// Begins HTTP/3, and waits for the handshake. `None` when the peer gives up.
     pub(super) async fn establish(incoming: Incoming, shared: Shared) -> Option<Box<Self>> {
-        let quic = incoming.accept().ok()?.await.ok()?;
+        let mut connecting = incoming.accept().ok()?;
+        // A stream that is opened before the client's parameters are known is never told of them; its first message may
+        // come in more than one packet.
+        connecting.handshake_data().await.ok()?;
+        // The settings go out behind the server's part of the handshake: a browser sends no CONNECT before it has them, and
+        // would wait a round trip more. What the client says is read after its own part only.
+        let (quic, handshake) = connecting.into_0rtt().ok()?;
         let mut builder = server::builder();
         builder
             .enable_webtransport(true)
@@ -109,6 +115,10 @@ impl Driver {
             .max_field_section_size(limits::HTTP3_FIELD_SECTION)
             .send_grease(false);
         let http = builder.build(Backend::new(quic.clone())).await.ok()?;
+        handshake.await;
+        if quic.close_reason().is_some() {
+            return None;
+        }
         Some(Box::new(Self {
             quic,
             shared,
