@@ -280,7 +280,7 @@ describe('coming back', () => {
     assert.notEqual(secrets[0], secrets[1]);
   });
 
-  for (const code of [1000, 4900, 4901, 4902]) {
+  for (const code of [1000, 4901, 4902]) {
     test(`after ${code} of the server it stays away, and says why`, async (context) => {
       const { time, client, line, dialled } = connected(context);
       const { subscription, got } = listen(client, 'event:a');
