@@ -166,7 +166,7 @@ pub(super) fn choose(
     source: &mut impl Source,
     packing: &mut Packing<'_, '_>,
 ) {
-    if packing.pending == 0 || packing.is_stopped() {
+    if packing.is_stopped() {
         return;
     }
     // Not sorted, since mostly few of many have room.
