@@ -30,7 +30,7 @@
  *   position?: {epoch: string, offset: number}}} Subscribe
  * @typedef {{type: 'unsubscribe', ref?: number, channel: string}} Unsubscribe
  * @typedef {Content & {type: 'publish', ref?: number, channel: string}} Publish
- * @typedef {{type: 'attach', ref?: number, id?: string, secret: string, fresh?: boolean}} Attach
+ * @typedef {{type: 'attach', ref?: number, id?: string, secret: string, positions?: Place[], fresh?: boolean}} Attach
  * @typedef {{type: 'ack', newest: number, bitmap: bigint}} Ack
  * @typedef {Subscribe | Unsubscribe | Publish | Attach | Ping | Pong | Ack} ClientMessage
  *
@@ -145,6 +145,10 @@ export function encodeClient(message) {
     case 'attach':
       writer.string(message.id ?? '').string(message.secret);
       if (message.fresh) writer.integer(0).byte(FRESH);
+      else if (message.positions) {
+        writer.integer(message.positions.length);
+        for (const { channel, epoch, offset } of message.positions) writer.string(channel).string(epoch).integer(offset);
+      }
   }
   return bounded(writer.finish());
 }
