@@ -132,8 +132,8 @@ export class HttpConnection extends PostingConnection {
   /** @protected @param {Uint8Array | string} part */
   count(part) {
     this.heard = performance.now();
-    this.onheard?.();
     this.received.bytes += part.length;
+    this.onheard?.();
   }
 
   /** @param {string} channel */

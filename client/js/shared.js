@@ -18,7 +18,7 @@
  * @typedef {Want | Leave | Reading | Joined | Told | Alive | Lost} Word
  */
 import { buildCursor, entryOf, formatCursor } from './cursor.js';
-import { CloseCode, FulmarError, closedError, errorOf } from './errors.js';
+import { CloseCode, FulmarError, closedError, errorOf, fromAnswer } from './errors.js';
 import { PostingConnection, urlOf } from './posting.js';
 import { Positions } from './positions.js';
 import { messagesOf } from './transports/poll.js';
@@ -99,7 +99,9 @@ export class SharedConnection extends PostingConnection {
         cache: 'no-store', signal: this.#ended.signal,
       });
       if (!response.ok) throw await errorOf(response);
-      const answer = await response.json();
+      const text = await response.text();
+      const answer = fromAnswer(text);
+      this.received.bytes += text.length;
       this.heard = performance.now();
       for (const message of messagesOf(answer)) this.deliver(message);
       cursor = answer.cursor;
@@ -183,7 +185,12 @@ export class SharedConnection extends PostingConnection {
     reader.onmessage = (message) => {
       if ('offset' in message) this.#say({ is: 'told', message: /** @type {InChannel} */ (message) });
     };
+    let counted = 0;
     reader.onheard = () => {
+      // What comes for all tabs comes to this one.
+      const { bytes } = reader.received;
+      this.received.bytes += bytes - counted;
+      counted = bytes;
       const now = performance.now();
       if (now - this.#saidAlive < ALIVE_MS) return;
       this.#saidAlive = now;
