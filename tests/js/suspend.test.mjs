@@ -12,7 +12,8 @@ class Sleeping extends Connection {
   }
 }
 
-test('connects again, though its connection was closed by itself and says so late', async (t) => {
+/** A client, and the connections that it has opened. */
+async function connected(t) {
   const opened = [];
   const client = new Client('http://server', ['websocket'], async () => {
     opened.push(new Sleeping('websocket', 'bin'));
@@ -24,6 +25,11 @@ test('connects again, though its connection was closed by itself and says so lat
   });
   client.run();
   await client.ready;
+  return { client, opened };
+}
+
+test('connects again, though its connection was closed by itself and says so late', async (t) => {
+  const { client, opened } = await connected(t);
   client.suspend();
   await setImmediate();
   const back = new Promise((resolve) => client.addEventListener('transport', ({ detail }) => detail && resolve()));
@@ -35,17 +41,7 @@ test('connects again, though its connection was closed by itself and says so lat
 });
 
 test('connects again where it was replaced, which it was by itself', async (t) => {
-  const opened = [];
-  const client = new Client('http://server', ['websocket'], async () => {
-    opened.push(new Sleeping('websocket', 'bin'));
-    return opened.at(-1);
-  });
-  t.after(() => {
-    client.close();
-    for (const connection of opened) connection.end?.();
-  });
-  client.run();
-  await client.ready;
+  const { client, opened } = await connected(t);
   const back = new Promise((resolve) => client.addEventListener('transport', ({ detail }) => detail && resolve()));
   opened[0].finish({ code: 4900, reason: 'replaced' });
   await Promise.race([back, client.closed]);
