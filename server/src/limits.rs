@@ -12,7 +12,7 @@
 //! |---|---|
 //! | its task, session and subscriptions (6 idle, with all subscriptions and readers) | 64 |
 //! | tungstenite: read buffer, and a message that is not whole | 1 + 128 |
-//! | replies that wait ([`REPLIES`] of at most 1 KiB, and once what an `attach` could not read on: 128 of 0.6 KiB), a batch being written ([`BATCH_BYTES`] and one publication) | 32 + 77 + 96 |
+//! | replies that wait ([`REPLIES`] of at most 1 KiB, and once what an `attach` could not read on: 128 of 0.6 KiB), a batch being written ([`BATCH_BYTES`] and one publication; a [`WEBSOCKET_BATCH`] of it in one message) | 32 + 77 + 96 + 16 |
 //! | what tungstenite has encoded and not written ([`WEBSOCKET_WRITE_BUFFER`] and one message) | 132 |
 //! | TLS: records to be sent and received ([`TLS_BUFFER`], and one record each way) | 32 + 36 |
 //! | kernel: send buffer ([`TCP_SEND_BUFFER`]), receive buffer (the system's) | 256 + ~128 |
@@ -167,6 +167,9 @@ pub const TLS_TICKETS: usize = 2;
 pub const WEBSOCKET_READ_BUFFER: usize = 1024;
 /// What tungstenite collects before it writes to the socket, in bytes.
 pub const WEBSOCKET_WRITE_BUFFER: usize = 4 * 1024;
+/// Bytes of a message with several frames, for clients that take them. A browser takes some tens of microseconds for each message,
+/// which at thousands a second is all that it does.
+pub const WEBSOCKET_BATCH: usize = 16 * 1024;
 
 /// QUIC connections whose first packet has come and that are not yet looked at.
 pub const QUIC_INCOMING: usize = 1024;

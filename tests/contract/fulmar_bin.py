@@ -416,5 +416,18 @@ def split(buffer):
     return frames, buffer
 
 
+BATCH = 0x0E
+
+
+def messages(raw):
+    """The frames of a WebSocket's binary message: one, or those of a batch."""
+    if raw[:1] != bytes([BATCH]):
+        return [raw]
+    frames, rest = split(raw[1:])
+    if rest or len(frames) < 2:
+        raise Malformed(f"a batch of {len(frames)} frames with {len(rest)} bytes behind them")
+    return frames
+
+
 def prefixed(frame):
     return varint(len(frame)) + frame

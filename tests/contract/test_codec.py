@@ -86,3 +86,15 @@ def test_golden_cursors(entry):
     assert list(parsed.values()) == [(p["epoch"], p["offset"], p.get("base")) for p in positions]
     if not any("base" in p for p in positions):
         assert cursors.build(*((p["channel"], p["epoch"], p["offset"]) for p in positions)) == entry["cursor"]
+
+
+@pytest.mark.parametrize("entry", golden("batches"))
+def test_golden_batches(entry):
+    assert [frame.hex() for frame in fulmar_bin.messages(bytes.fromhex(entry["bin"]))] == entry["frames"]
+
+
+@pytest.mark.parametrize("entry", golden("malformed_batches"))
+def test_malformed_batches(entry):
+    with pytest.raises(fulmar_bin.Malformed):
+        for frame in fulmar_bin.messages(bytes.fromhex(entry["bin"])):
+            fulmar_bin.decode(frame)

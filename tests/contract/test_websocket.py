@@ -90,6 +90,32 @@ async def test_reading_on_from_a_position_and_from_a_cursor(server, binary):
             assert offsets(await ws.publications(2)) == rest
 
 
+@pytest.mark.parametrize("query, batches", [("?batch", True), ("", False)])
+async def test_batches_are_for_those_who_ask(server, query, batches):
+    """What waits comes in few messages; what is large comes alone, and everything in its order."""
+    channel, large = name(), "x" * 20_000
+    sent = [*range(100), large, *range(100, 200)]
+    async with server.http() as http, open_ws(server, binary=True) as publisher:
+        cursor = (await poll(http, channel))["cursor"]
+        await publisher.publish_many([{"channel": channel, "data": data} for data in sent])
+        async with open_ws(server, binary=True, query=f"{query or '?'}&channel={channel}&after={cursor}") as ws:
+            assert [m["data"] for m in await ws.publications(len(sent), channel)] == sent
+            if not batches:
+                assert set(ws.sizes) == {1}
+                return
+            assert len(ws.sizes) < 20, ws.sizes
+            assert 1 in ws.sizes[1:], f"{large[:3]}... came with others: {ws.sizes}"
+
+
+async def test_json_knows_no_batches(server):
+    channel = name()
+    async with server.http() as http, open_ws(server, binary=True) as publisher:
+        cursor = (await poll(http, channel))["cursor"]
+        await publisher.publish_many([{"channel": channel, "data": n} for n in range(50)])
+        async with open_ws(server, query=f"?batch&channel={channel}&after={cursor}") as ws:
+            assert [m["data"] for m in await ws.publications(50, channel)] == list(range(50))
+
+
 @ENCODINGS
 async def test_in_band_errors_leave_the_connection_open(server, binary):
     channel = name()

@@ -14,6 +14,8 @@ class Ws:
         self.connection, self.binary = connection, binary
         self.codec = fulmar_bin.Connection()
         self.kept = []
+        #: Frames of a batch that were not asked for yet, and how many each binary message had.
+        self.frames, self.sizes = [], []
 
     async def send(self, **message):
         if self.binary:
@@ -22,10 +24,15 @@ class Ws:
             await self.connection.send(json.dumps(message))
 
     async def recv(self, awaited="a message"):
-        async with within(DEADLINE, awaited):
-            raw = await self.connection.recv()
-        assert isinstance(raw, bytes if self.binary else str), f"a message of the other kind: {raw!r}"
-        return self.codec.to_json(raw) if self.binary else json.loads(raw)
+        if not self.frames:
+            async with within(DEADLINE, awaited):
+                raw = await self.connection.recv()
+            assert isinstance(raw, bytes if self.binary else str), f"a message of the other kind: {raw!r}"
+            if not self.binary:
+                return json.loads(raw)
+            self.frames = fulmar_bin.messages(raw)
+            self.sizes.append(len(self.frames))
+        return self.codec.to_json(self.frames.pop(0))
 
     async def until(self, *types, awaited=None, **members):
         """The next message of one of `types` with these members; what came before it is in `kept`."""

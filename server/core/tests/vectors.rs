@@ -1,13 +1,14 @@
 //! The golden frames of `tests/vectors`, which the JavaScript client reads too: bytes are compared, not round trips.
 
-use std::{fmt::Write as _, fs, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{collections::VecDeque, fmt::Write as _, fs, num::NonZeroU32, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
 use fulmar_core::{
     ChannelName, Class, Cursor, Draft, Encoding, Epoch, Key, Log, Now, Offset, Payload, Position,
     Publication, PublicationId, ServerMessage,
     codec::{
-        self, binary,
+        self, batch, binary,
         binary::{Ack, Content, ServerFrame},
         framing, json, varint,
     },
@@ -401,4 +402,26 @@ fn cursors() {
         }
         assert_eq!(cursor.to_string(), written, "{name}");
     }
+}
+
+#[test]
+fn golden_batches() {
+    for entry in list("batches") {
+        let frames = entry["frames"].as_array().expect("a list");
+        let mut frames: VecDeque<Bytes> =
+            frames.iter().map(|frame| unhex(frame.as_str().expect("hex")).into()).collect();
+        let bytes = batch::next(&mut frames, 1000).expect("there are frames");
+        assert_eq!(hex(&bytes), text(&entry, "bin"), "{}", text(&entry, "name"));
+        assert!(frames.is_empty());
+    }
+}
+
+#[test]
+fn batches_hold_what_fits_and_a_frame_alone_is_left_as_it_is() {
+    let frame = |length: usize| Bytes::from(vec![7; length]);
+    let mut frames = VecDeque::from([9, 9, 9, 30, 300, 300, 5].map(frame));
+    let mut next = || Some(batch::next(&mut frames, 31)?.len());
+    // Three of 10 with their lengths, and the byte before them; what is longer goes alone, without either.
+    assert_eq!(next(), Some(31));
+    assert_eq!([next(), next(), next(), next(), next()], [30, 300, 300, 5, 0].map(|n| (n > 0).then_some(n)));
 }

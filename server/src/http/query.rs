@@ -7,7 +7,7 @@ use fulmar_core::{ChannelName, Code, Cursor, Problem, limits};
 
 use crate::{hub::CursorRequest, limits::POLL_WAIT};
 
-/// `?channel=A&channel=B&after=CURSOR&wait=SECONDS&ticket=T`.
+/// `?channel=A&channel=B&after=CURSOR&wait=SECONDS&ticket=T&batch`.
 #[derive(Debug)]
 pub(super) struct ReadQuery {
     pub(super) channels: Vec<ChannelName>,
@@ -15,6 +15,7 @@ pub(super) struct ReadQuery {
     pub(super) after: Result<CursorRequest, Problem>,
     pub(super) wait: Duration,
     pub(super) ticket: Option<String>,
+    pub(super) batches: bool,
 }
 
 impl ReadQuery {
@@ -26,6 +27,7 @@ impl ReadQuery {
             after: Ok(CursorRequest::Afresh),
             wait: Duration::ZERO,
             ticket: None,
+            batches: false,
         };
         let mut after = None;
         for (name, value) in pairs {
@@ -43,6 +45,7 @@ impl ReadQuery {
                 "after" => after = Some(Cursor::parse(&value)),
                 "wait" => it.wait = parse_wait(&value)?,
                 "ticket" => it.ticket = Some(value),
+                "batch" => it.batches = true,
                 _ => {}
             }
         }

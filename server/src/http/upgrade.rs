@@ -15,7 +15,7 @@ use crate::{
     hub::{Connection, Feed, Order},
     transport::{
         outlet::Outlet,
-        websocket::{self, subprotocol},
+        websocket::{self, Format, subprotocol},
     },
 };
 
@@ -23,6 +23,7 @@ pub(super) async fn websocket(State(app): State<Arc<App>>, request: Request) -> 
     let (mut parts, _) = request.into_parts();
     let query = ReadQuery::parse(&parts.uri)?;
     let encoding = encoding(parts.headers.get_all(header::SEC_WEBSOCKET_PROTOCOL))?;
+    let format = Format { encoding, batches: query.batches };
     let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &())
         .await
         .map_err(|why| Problem::new(Code::BadRequest, format!("not a WebSocket handshake: {why}")))?;
@@ -36,7 +37,7 @@ pub(super) async fn websocket(State(app): State<Arc<App>>, request: Request) -> 
         .protocols([subprotocol(Encoding::Json), subprotocol(Encoding::Binary)])
         .on_upgrade(move |socket| {
             tasks.track_future(async move {
-                websocket::serve(socket, connection, feed, encoding, greeting, outlet).await;
+                websocket::serve(socket, connection, feed, format, greeting, outlet).await;
                 drop(admitted);
             })
         }))

@@ -43,17 +43,26 @@ pub fn bounded(upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
         .max_frame_size(core_limits::MESSAGE_BYTES)
 }
 
+/// How a client wants what it is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Format {
+    /// The subprotocol.
+    pub encoding: Encoding,
+    /// It takes several frames in one binary message.
+    pub batches: bool,
+}
+
 /// Serves one WebSocket to its end. `greeting` answers what the request's query asked for; `outlet` is its TCP connection's.
 pub async fn serve(
     socket: WebSocket,
     connection: Connection,
     mut feed: Feed,
-    encoding: Encoding,
+    format: Format,
     greeting: Vec<ServerMessage>,
     outlet: Option<Outlet>,
 ) {
-    let (mut sink, mut source) = halves(socket, encoding, outlet.clone());
-    let duplex = Duplex::new(&connection, encoding, Heartbeat::Server, &greeting).over(outlet);
+    let (mut sink, mut source) = halves(socket, format, outlet.clone());
+    let duplex = Duplex::new(&connection, format.encoding, Heartbeat::Server, &greeting).over(outlet);
     drop(greeting);
     let end = duplex.run(&mut feed, &mut source, &mut sink).await;
     close(sink, source, end, connection.retry()).await;
@@ -62,7 +71,7 @@ pub async fn serve(
 /// Gives a peer back what it sends, by all the rules of [`serve`] but those of the messages: what a suite that tests
 /// RFC 6455 talks to.
 pub async fn echo(socket: WebSocket) {
-    let (mut sink, mut source) = halves(socket, Encoding::Json, None);
+    let (mut sink, mut source) = halves(socket, Format { encoding: Encoding::Json, batches: false }, None);
     let end = loop {
         match source.receive().await {
             Ok(message @ (Message::Text(_) | Message::Binary(_))) => {
@@ -77,9 +86,9 @@ pub async fn echo(socket: WebSocket) {
     close(sink, source, end, None).await;
 }
 
-fn halves(socket: WebSocket, encoding: Encoding, outlet: Option<Outlet>) -> (Outgoing, IncomingFrames) {
+fn halves(socket: WebSocket, format: Format, outlet: Option<Outlet>) -> (Outgoing, IncomingFrames) {
     let (sink, stream) = socket.split();
-    (Outgoing { sink, encoding, outlet }, IncomingFrames { stream, encoding })
+    (Outgoing { sink, format, outlet }, IncomingFrames { stream, encoding: format.encoding })
 }
 
 async fn close(sink: Outgoing, source: IncomingFrames, end: End, retry: Option<Duration>) {
@@ -95,7 +104,7 @@ async fn close(sink: Outgoing, source: IncomingFrames, end: End, retry: Option<D
 async fn say_goodbye(mut sink: Outgoing, mut source: IncomingFrames, end: End, retry: Option<Duration>) {
     match end {
         End::Server(code) => {
-            let frame = codec::encode(sink.encoding, &ServerMessage::close(code, retry));
+            let frame = codec::encode(sink.format.encoding, &ServerMessage::close(code, retry));
             let _ = sink.send_frames(&mut VecDeque::from([frame])).await;
             let close = CloseFrame { code: code.code(), reason: Utf8Bytes::from_static(code.reason()) };
             let _ = sink.sink.send(Message::Close(Some(close))).await;
@@ -115,18 +124,28 @@ async fn say_goodbye(mut sink: Outgoing, mut source: IncomingFrames, end: End, r
 
 struct Outgoing {
     sink: SplitSink<WebSocket, Message>,
-    encoding: Encoding,
+    format: Format,
     outlet: Option<Outlet>,
 }
 
 impl Outgoing {
+    /// What the next message holds, of `frames`.
+    fn next(&self, frames: &mut VecDeque<Bytes>) -> Option<Bytes> {
+        match self.format {
+            Format { encoding: Encoding::Binary, batches: true } => {
+                codec::batch::next(frames, limits::WEBSOCKET_BATCH)
+            }
+            _ => frames.pop_front(),
+        }
+    }
+
     async fn send_frames(&mut self, frames: &mut VecDeque<Bytes>) -> Result<(), Gone> {
         // Pongs to a peer that floods and does not read may have filled tungstenite's buffer, which then takes nothing.
         self.sink.flush().await.map_err(|_| Gone)?;
-        while let Some(frame) = frames.pop_front() {
-            let message = match self.encoding {
-                Encoding::Json => Message::Text(Utf8Bytes::try_from(frame).map_err(|_| Gone)?),
-                Encoding::Binary => Message::Binary(frame),
+        while let Some(payload) = self.next(frames) {
+            let message = match self.format.encoding {
+                Encoding::Json => Message::Text(Utf8Bytes::try_from(payload).map_err(|_| Gone)?),
+                Encoding::Binary => Message::Binary(payload),
             };
             self.sink.feed(message).await.map_err(|_| Gone)?;
         }

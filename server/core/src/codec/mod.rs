@@ -1,5 +1,6 @@
 //! How messages travel: `fulmar.v1.json` and `fulmar.v1.bin`.
 
+pub mod batch;
 pub mod binary;
 pub mod framing;
 pub mod json;

@@ -14,6 +14,16 @@ pub fn write(out: &mut Vec<u8>, n: u64) {
     }
 }
 
+/// How many bytes [`write`] appends.
+pub const fn len(n: u64) -> usize {
+    match n {
+        0..=0x3f => 1,
+        0x40..=0x3fff => 2,
+        0x4000..=0x3fff_ffff => 4,
+        _ => 8,
+    }
+}
+
 /// How many bytes an integer that begins with `first` has.
 pub const fn length(first: u8) -> usize {
     1 << (first >> 6)
@@ -50,6 +60,7 @@ mod tests {
             let mut out = Vec::new();
             write(&mut out, n);
             assert_eq!(read(&out), Some((n, out.len())));
+            assert_eq!(len(n), out.len());
         }
     }
 }
