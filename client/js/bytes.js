@@ -147,7 +147,7 @@ export class Reader {
 }
 
 /** @param {Uint8Array} bytes */
-function text(bytes) {
+export function text(bytes) {
   try {
     return decoder.decode(bytes);
   } catch (cause) {

@@ -36,6 +36,12 @@ export const REMEMBERED_KEYS = 1 << 18;
 /** @param {Channel} channel @param {string} key @returns {number} below all offsets where the key has none */
 const offsetOf = ({ keys }, key) => keys.get(key) ?? -1;
 
+/** @param {Entry[]} entries of a frame @returns {number} the time of the first value, about which it was sent; 0 without any */
+const timeOf = (entries) => {
+  for (const entry of entries) if (entry.offset !== undefined) return entry.time;
+  return 0;
+};
+
 export class Receiver {
   acks = new Acknowledgements();
   #aliases;
@@ -45,10 +51,10 @@ export class Receiver {
   #reserved = 0;
   #remembered = 0;
   #counts;
-  /** The highest number of a frame off a datagram, and when that was sent which showed the last loss. */
+  /** The highest number of a frame off a datagram, and about when that was sent which showed the last loss. */
   #newest = 0;
   #lost = -1;
-  /** When the frame was sent that is being taken in; -1 for one off a stream. */
+  /** About when the frame was sent that is being taken in; -1 for one off a stream. */
   #sent = -1;
 
   /**
@@ -123,11 +129,11 @@ export class Receiver {
   }
 
   /** To be called once for each frame off a datagram, before it is taken in. @param {Values} values */
-  arrived({ number, time }) {
+  arrived({ number, entries }) {
     const ahead = number - this.#newest;
     if (ahead > 1) {
       this.#counts.lost += ahead - 1;
-      this.#lost = time;
+      this.#lost = timeOf(entries);
     } else if (ahead < 0 && !this.acks.has(number)) {
       this.#counts.late++;
       this.#counts.lost--;
@@ -147,8 +153,8 @@ export class Receiver {
    * @param {Values} values @param {boolean} [byStream] whether it came on a stream, behind what its channels began with
    * @returns {Verdict}
    */
-  apply({ entries, time }, byStream = false) {
-    this.#sent = byStream ? -1 : time;
+  apply({ entries }, byStream = false) {
+    this.#sent = byStream ? -1 : timeOf(entries);
     /** @type {Verdict} */
     let verdict = 'taken';
     for (const entry of entries) {

@@ -10,19 +10,23 @@
  * @typedef {{alias: number, low: number, offset: number, time: number, key: string, id?: string, removed: boolean,
  *   data?: unknown, part?: Part}} Change
  * @typedef {Change | {alias: number, low: number, offset?: undefined}} Entry
- * @typedef {{time: number, length: number}} Like
- * @typedef {{offset: number, like: Like | null}} Before what an entry has of the one before it: its offset, and its time
- *   and length where both stood there
- * @typedef {{type: 'values', number: number, time: number, entries: Entry[]}} Values
+ * @typedef {{flags: number, offset: number, time: number, length: number, key: Uint8Array}} Before what an entry has of
+ *   the one before it
+ * @typedef {{type: 'values', number: number, entries: Entry[]}} Values
  */
-import { HAS_ID, HAS_KEY, KIND, MAX_INTEGER, REMOVED, unpackPayload } from './bytes.js';
+import { HAS_ID, KIND, MAX_INTEGER, REMOVED, join, text, unpackPayload } from './bytes.js';
 import { malformed } from './errors.js';
 
 /** The bytes of a part, but the last of its payload, and the most parts of one. */
 export const PART = 1000, MAX_PARTS = 16;
 
-/** Flags of an entry besides those of a publication. */
-const OTHER_CHANNEL = 0x20, IS_PART = 0x40, NO_VALUE = 0x80, LIKE_BEFORE = 0x80;
+/** What stands in an entry by its head; the lower half says how its key does. */
+const SAYS_OFFSET = 0x10, SAYS_TIME = 0x20, SAYS_LENGTH = 0x40, SAYS_FLAGS = 0x80;
+/** Flags of an entry besides those of a publication, and those that hold for the next one too. */
+const OTHER_CHANNEL = 0x20, IS_PART = 0x40, NO_VALUE = 0x80, HOLD_ON = KIND | REMOVED | HAS_ID | IS_PART;
+/** How a key stands there. Else, so many bytes less of the one before, times four, and so many instead. */
+const AS_BEFORE = 0, COUNTED_ON = 4, AFRESH = 8, SHARING = 12;
+const MAX_KEY = 255;
 
 /** @param {number} length of the whole payload @param {number} index @returns {number} 0 where there is no such part */
 const sizeOfPart = (length, index) => Math.max(0, Math.min(PART, length - index * PART));
@@ -31,66 +35,68 @@ const sizeOfPart = (length, index) => Math.max(0, Math.min(PART, length - index 
 export function readValues(reader) {
   const number = reader.integer();
   if (!number) throw malformed('frames are numbered from 1');
-  const time = reader.integer();
   /** @type {Entry[]} */
   const entries = [];
   let alias, low = 0;
   /** @type {Before} */
-  const before = { offset: 0, like: null };
+  const before = { flags: 0, offset: 0, time: 0, length: 0, key: new Uint8Array(0) };
   while (!reader.ended) {
-    const flags = reader.byte();
+    const head = reader.byte();
+    const flags = head & SAYS_FLAGS ? reader.byte() : before.flags;
+    before.flags = flags & HOLD_ON;
     if (flags & OTHER_CHANNEL) {
       alias = reader.integer();
       before.offset = low = reader.integer();
     } else if (alias === undefined) throw malformed('the first entry names no channel');
-    if (flags === (OTHER_CHANNEL | NO_VALUE)) {
-      entries.push({ alias, low });
-      before.like = null;
-    } else entries.push(readChange(reader, flags, { alias, low }, time, before));
+    if (head === SAYS_FLAGS && flags === (OTHER_CHANNEL | NO_VALUE)) entries.push({ alias, low });
+    else entries.push(readChange(reader, head, flags, { alias, low }, before));
   }
-  return { type: 'values', number, time, entries };
+  return { type: 'values', number, entries };
 }
 
 /**
- * @param {import('./bytes.js').Reader} reader @param {number} flags @param {{alias: number, low: number}} place
- * @param {number} time of the frame @param {Before} before @returns {Change}
+ * @param {import('./bytes.js').Reader} reader @param {number} head @param {number} flags
+ * @param {{alias: number, low: number}} place @param {Before} before @returns {Change}
  */
-function readChange(reader, flags, { alias, low }, time, before) {
+function readChange(reader, head, flags, { alias, low }, before) {
   const kind = flags & KIND;
   const removed = (flags & REMOVED) !== 0;
-  const isLike = (flags & LIKE_BEFORE) !== 0;
-  if (kind === 3 || (removed && flags & (IS_PART | KIND | LIKE_BEFORE)) || (isLike && flags & (IS_PART | OTHER_CHANNEL))) {
+  if (flags & ~(HOLD_ON | OTHER_CHANNEL) || kind === 3
+    || (removed && (flags & (IS_PART | KIND) || head & SAYS_LENGTH))) {
     throw malformed('an entry has flags that do not go together');
   }
-  const offset = before.offset + reader.signed();
+  const offset = before.offset += head & SAYS_OFFSET ? reader.signed() : 1;
   if (offset <= low || offset > MAX_INTEGER) {
     throw malformed('an offset is at the low-water offset or below, or 2^53 or above');
   }
-  before.offset = offset;
-  const like = isLike ? before.like : null;
-  if (isLike && !like) throw malformed('nothing stands before an entry that says no time and length');
-  const changed = like ? like.time : time + reader.signed();
-  if (changed < 0 || changed > MAX_INTEGER) throw malformed('a time is below 0, or 2^53 or above');
-  const key = flags & HAS_KEY ? reader.string() : '';
+  const time = before.time += head & SAYS_TIME ? reader.signed() : 0;
+  if (time < 0 || time > MAX_INTEGER) throw malformed('a time is below 0, or 2^53 or above');
+  before.key = readKey(reader, head & 0xf, before.key);
   /** @type {Change} */
-  const entry = { alias, low, offset, time: changed, key, removed };
+  const entry = { alias, low, offset, time, key: text(before.key), removed };
   if (flags & HAS_ID) entry.id = reader.string();
-  before.like = null;
-  if (flags & IS_PART) entry.part = readPart(reader, kind);
-  else if (!removed) {
-    const bytes = like ? reader.taken(like.length) : reader.counted();
-    before.like = { time: changed, length: bytes.length };
-    entry.data = unpackPayload(kind, bytes);
-  }
+  if (removed) return entry;
+  const part = flags & IS_PART ? { index: reader.integer(), length: reader.integer() } : null;
+  if (head & SAYS_LENGTH) before.length = reader.integer();
+  const bytes = reader.taken(before.length);
+  if (!part) entry.data = unpackPayload(kind, bytes);
+  else if (part.length > MAX_PARTS * PART || !bytes.length || bytes.length !== sizeOfPart(part.length, part.index)) {
+    throw malformed('no part of its payload');
+  } else entry.part = { kind, ...part, bytes };
   return entry;
 }
 
-/** @param {import('./bytes.js').Reader} reader @param {number} kind @returns {Part} */
-function readPart(reader, kind) {
-  const index = reader.integer();
-  const length = reader.integer();
-  const bytes = reader.counted();
-  if (length > MAX_PARTS * PART) throw malformed('a payload of that length does not come in parts');
-  if (!bytes.length || bytes.length !== sizeOfPart(length, index)) throw malformed('no part of its payload');
-  return { kind, index, length, bytes };
+/**
+ * @param {import('./bytes.js').Reader} reader @param {number} how it stands there
+ * @param {Uint8Array} before the key of the entry before @returns {Uint8Array}
+ */
+function readKey(reader, how, before) {
+  if (how === AS_BEFORE) return before;
+  const counted = how === COUNTED_ON;
+  const shared = how === AFRESH ? 0 : how === SHARING ? reader.integer() : before.length - (counted ? 1 : how >> 2);
+  if (shared < 0 || shared > before.length) throw malformed('a key has more of the one before than there is');
+  const rest = counted ? Uint8Array.of(/** @type {number} */ (before.at(-1)) + 1)
+    : how === AFRESH || how === SHARING ? reader.counted() : reader.taken(how & 3);
+  if (shared + rest.length > MAX_KEY) throw malformed('a key is at most 255 bytes');
+  return join([before.subarray(0, shared), rest]);
 }

@@ -79,7 +79,7 @@ FRAMES = {
     0x0A: ("pong", "ref"),
     0x0B: ("close", "code reason$ retry_ms"),
     0x0C: ("attached", "ref session$ resumed"),
-    0x0D: ("values", "number time entries"),
+    0x0D: ("values", "number entries"),
     0x21: ("subscribe", "ref channel$ kind start"),
     0x22: ("unsubscribe", "ref channel$"),
     0x23: ("publish", "ref flags channel$ ?key ?id ?ttl_ms ?priority payload"),
@@ -90,7 +90,13 @@ BYTE_OF = {name: byte for byte, (name, _) in FRAMES.items()}
 OPTIONAL = {"key": 0x04, "id": 0x10, "ttl_ms": 0x20, "priority": 0x40}
 KINDS = {"binary": 0, "text": 1, "json": 2}
 REMOVED = 0x08
-OTHER_CHANNEL, IS_PART, NO_VALUE, LIKE_BEFORE = 0x20, 0x40, 0x80, 0x80
+# Of an entry of `values`: what its head says stands there, and its flags besides those of a publication.
+KEY, SAYS_OFFSET, SAYS_TIME, SAYS_LENGTH, SAYS_FLAGS = 0x0F, 0x10, 0x20, 0x40, 0x80
+OTHER_CHANNEL, IS_PART, NO_VALUE = 0x20, 0x40, 0x80
+#: Flags that hold for the next entry too.
+HOLD_ON = 0x03 | REMOVED | OPTIONAL["id"] | IS_PART
+AS_BEFORE, COUNTED_ON, AFRESH, SHARING = 0, 4, 8, 12
+MAX_KEY = 255
 PART, MAX_PARTS = 1_000, 16
 #: What `subscribed` says of a position: nothing was asked, everything after it follows, or it does not.
 RECOVERED = [None, True, False]
@@ -117,7 +123,7 @@ def encode(fields):
         elif name == "payload":
             out += fields.get("payload", b"")
         elif name == "entries":
-            out += entries_frame(fields["entries"], fields["time"])
+            out += entries_frame(fields["entries"])
         elif name == "retry_ms":
             out += varint(fields[name]) if name in fields else b""
         elif name == "recovered":
@@ -179,7 +185,7 @@ def decode(raw, direction=None):
             if fields["kind"] == "text":
                 utf8(fields[name])
         elif name == "entries":
-            fields[name] = list(entries(reader, fields["time"]))
+            fields[name] = list(entries(reader))
         elif name == "retry_ms":
             if not reader.done():
                 fields[name] = reader.number()
@@ -227,30 +233,49 @@ def decode(raw, direction=None):
     return fields
 
 
-def entries_frame(listed, base):
-    out, before, offset, like = b"", None, 0, None
+def entries_frame(listed):
+    out, channel, before = b"", None, {"flags": 0, "time": 0, "length": 0, "key": b""}
     for fields in listed:
+        other = (fields["alias"], fields["low"]) != channel
         channel = (fields["alias"], fields["low"])
-        flags = 0 if channel == before else OTHER_CHANNEL
         if "offset" not in fields:
-            flags = OTHER_CHANNEL | NO_VALUE
-        else:
-            flags |= KINDS[fields.get("kind", "binary")] | (REMOVED if fields["removed"] else 0) | (IS_PART if "index" in fields else 0)
-            flags |= sum(OPTIONAL[option] for option in ("key", "id") if option in fields)
-        # What stands in the entry before need not stand again.
-        own = (fields["time"], len(fields["payload"])) if "payload" in fields and "index" not in fields else None
-        again = own is not None and own == like and not flags & OTHER_CHANNEL
-        flags |= LIKE_BEFORE if again else 0
-        offset = fields["low"] if flags & OTHER_CHANNEL else offset
-        before, like = channel, own
-        out += bytes([flags]) + (b"".join(map(varint, channel)) if flags & OTHER_CHANNEL else b"")
-        if "offset" in fields:
-            out += zigzag(fields["offset"] - offset) + (b"" if again else zigzag(fields["time"] - base))
-            offset = fields["offset"]
-            out += b"".join(string(fields[option]) for option in ("key", "id") if option in fields)
-            out += b"".join(varint(fields[number]) for number in ("index", "length") if number in fields)
-            out += b"" if fields["removed"] else fields["payload"] if again else prefixed(fields["payload"])
+            out += bytes([SAYS_FLAGS, OTHER_CHANNEL | NO_VALUE]) + b"".join(map(varint, channel))
+            before |= {"flags": 0, "offset": fields["low"]}
+            continue
+        if other:
+            before["offset"] = fields["low"]
+        key = fields.get("key", "").encode()
+        how, said = key_change(before["key"], key)
+        flags = KINDS[fields.get("kind", "binary")] | (REMOVED if fields["removed"] else 0) | (IS_PART if "index" in fields else 0)
+        flags |= (OPTIONAL["id"] if "id" in fields else 0) | (OTHER_CHANNEL if other else 0)
+        length = before["length"] if fields["removed"] else len(fields["payload"])
+        head = how | (SAYS_FLAGS if flags != before["flags"] else 0) | (SAYS_OFFSET if fields["offset"] != before["offset"] + 1 else 0)
+        head |= (SAYS_TIME if fields["time"] != before["time"] else 0) | (SAYS_LENGTH if length != before["length"] else 0)
+        out += bytes([head]) + (bytes([flags]) if head & SAYS_FLAGS else b"")
+        out += b"".join(map(varint, channel)) if other else b""
+        out += zigzag(fields["offset"] - before["offset"]) if head & SAYS_OFFSET else b""
+        out += zigzag(fields["time"] - before["time"]) if head & SAYS_TIME else b""
+        out += said + (string(fields["id"]) if "id" in fields else b"")
+        out += b"".join(varint(fields[number]) for number in ("index", "length") if number in fields)
+        out += varint(length) if head & SAYS_LENGTH else b""
+        out += b"" if fields["removed"] else fields["payload"]
+        before = {"flags": flags & HOLD_ON, "offset": fields["offset"], "time": fields["time"], "length": length, "key": key}
     return out
+
+
+def key_change(before, key):
+    """How a key stands behind another: the lower half of the entry's head, and what stands there."""
+    if key == before:
+        return AS_BEFORE, b""
+    shared = 0
+    while shared < min(len(before), len(key) - 1) and before[shared] == key[shared]:
+        shared += 1
+    less, rest = len(before) - shared, key[shared:]
+    if less == 1 and rest == bytes([before[shared] + 1]):
+        return COUNTED_ON, b""
+    if less <= 3 and 1 <= len(rest) <= 3:
+        return less << 2 | len(rest), rest
+    return (SHARING, varint(shared) + prefixed(rest)) if shared > 1 else (AFRESH, prefixed(key))
 
 
 def zigzag(n):
@@ -261,43 +286,45 @@ def unzigzag(n):
     return n >> 1 ^ -(n & 1)
 
 
-def entries(reader, base):
+def entries(reader):
     """The entries of a `values` frame; those that have no offset bring a low-water offset alone."""
-    channel, before = None, {}
+    channel, before = None, {"flags": 0, "time": 0, "length": 0, "key": b""}
     while not reader.done():
-        flags = reader.byte()
+        head = reader.byte()
+        flags = reader.byte() if head & SAYS_FLAGS else before["flags"]
+        before["flags"] = flags & HOLD_ON
         if flags & OTHER_CHANNEL:
             channel = {"alias": reader.number(), "low": reader.number()}
-            before = {"offset": channel["low"]}
+            before["offset"] = channel["low"]
         if channel is None:
             raise Malformed("the first entry names no channel")
-        if flags == OTHER_CHANNEL | NO_VALUE:
+        if (head, flags) == (SAYS_FLAGS, OTHER_CHANNEL | NO_VALUE):
             yield channel
         else:
-            before = entry(reader, flags, channel["low"], base, before)
-            yield channel | before
+            yield channel | entry(reader, head, flags, channel["low"], before)
 
 
-def entry(reader, flags, low, base, before):
-    kind, removed, part, like = flags & 3, bool(flags & REMOVED), bool(flags & IS_PART), bool(flags & LIKE_BEFORE)
-    if kind == 3 or removed and (part or kind or like) or like and (part or flags & OTHER_CHANNEL):
-        raise Malformed(f"flags 0x{flags:02x} do not go together")
-    if like and ("payload" not in before or "index" in before):
-        raise Malformed("nothing stands before an entry that says no time and length")
-    offset = before["offset"] + unzigzag(reader.varint())
-    time = before["time"] if like else base + unzigzag(reader.varint())
-    fields = {"offset": offset, "time": time, "removed": removed}
-    if offset <= low or offset >= 1 << 53 or not 0 <= time < 1 << 53:
+def entry(reader, head, flags, low, before):
+    kind, removed, part = flags & 3, bool(flags & REMOVED), bool(flags & IS_PART)
+    if flags & ~(HOLD_ON | OTHER_CHANNEL) or kind == 3 or removed and (part or kind or head & SAYS_LENGTH):
+        raise Malformed(f"head 0x{head:02x} and flags 0x{flags:02x} do not go together")
+    before["offset"] += unzigzag(reader.varint()) if head & SAYS_OFFSET else 1
+    before["time"] += unzigzag(reader.varint()) if head & SAYS_TIME else 0
+    before["key"] = key_behind(reader, head & KEY, before["key"])
+    fields = {"offset": before["offset"], "time": before["time"], "removed": removed}
+    if not low < fields["offset"] < 1 << 53 or not 0 <= fields["time"] < 1 << 53:
         raise Malformed(f"an entry at {fields['offset']} of {fields['time']} ms")
-    for option in ("key", "id"):
-        if flags & OPTIONAL[option]:
-            fields[option] = reader.string()
+    if before["key"]:
+        fields["key"] = utf8(before["key"])
+    if flags & OPTIONAL["id"]:
+        fields["id"] = reader.string()
     if removed:
         return fields
     if part:
         fields |= {"index": reader.number(), "length": reader.number()}
-    length = len(before["payload"]) if like else reader.number()
-    fields |= {"kind": ["binary", "text", "json"][kind], "payload": reader.take(length)}
+    if head & SAYS_LENGTH:
+        before["length"] = reader.number()
+    fields |= {"kind": ["binary", "text", "json"][kind], "payload": reader.take(before["length"])}
     if part:
         index, length = fields["index"], fields["length"]
         if length > PART * MAX_PARTS or not 0 < len(fields["payload"]) == min(PART, length - index * PART):
@@ -305,6 +332,22 @@ def entry(reader, flags, low, base, before):
     else:
         check(fields["kind"], fields["payload"])
     return fields
+
+
+def key_behind(reader, how, before):
+    if how == AS_BEFORE:
+        return before
+    if how == COUNTED_ON:
+        if not before:
+            raise Malformed("the key before has no last byte")
+        return before[:-1] + bytes([before[-1] + 1])
+    shared = 0 if how == AFRESH else reader.number() if how == SHARING else len(before) - (how >> 2)
+    rest = reader.take(reader.number() if how in (AFRESH, SHARING) else how & 3)
+    if not 0 <= shared <= len(before):
+        raise Malformed("a key has more of the one before than there is")
+    if shared + len(rest) > MAX_KEY:
+        raise Malformed(f"a key is at most {MAX_KEY} bytes")
+    return before[:shared] + rest
 
 
 def check(kind, payload):

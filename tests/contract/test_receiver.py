@@ -27,7 +27,7 @@ class Fake:
         """What a datagram brings, as key@offset."""
         self.number = number or self.number + 1
         entries = [{"alias": 1, "low": 0} | entry for entry in entries]
-        frame = fulmar_bin.encode({"frame": "values", "number": self.number, "time": 9, "entries": entries})
+        frame = fulmar_bin.encode({"frame": "values", "number": self.number, "entries": entries})
         return [f"{it.get('key', '')}@{it['offset']}" for it in self.receiver.datagram(frame)]
 
     def acked(self):
@@ -102,7 +102,7 @@ def test_parts():
 
 def test_values_on_a_stream():
     fake = Fake()
-    frame = fulmar_bin.encode({"frame": "values", "number": 1, "time": 9, "entries": [{"alias": 1} | value("a", 1)]})
+    frame = fulmar_bin.encode({"frame": "values", "number": 1, "entries": [{"alias": 1} | value("a", 1)]})
     came, ack = fake.receiver.stream(frame, 0)
     assert [it["data"] for it in came] == ["x"]
     assert fulmar_bin.decode(ack, "client") == {"frame": "ack", "newest": 1, "bitmap": 0}

@@ -12,7 +12,7 @@ const state = (key, offset, data) => (
 const control = (type, offset) => ({ type, channel: 'state:a', epoch: 'e', alias: 1, offset });
 const entry = (key, offset, low, data, alias = 1) => ({ alias, low, offset, time: 1, key, removed: false, data });
 const low = (offset) => ({ alias: 1, low: offset });
-const values = (number, ...entries) => ({ type: 'values', number, time: 1, entries });
+const values = (number, ...entries) => ({ type: 'values', number, entries });
 const at = (offset) => buildCursor([{ channel: 'state:a', epoch: 'e', offset }]);
 const turn = () => new Promise((resolve) => setTimeout(resolve, 5));
 async function until(holds, what) {

@@ -22,8 +22,10 @@ const FRESH = 1;
 
 const EMPTY = new Uint8Array(0);
 
-/** Flags of an entry of `values`. */
-const OTHER_CHANNEL = 0x20, IS_PART = 0x40, NO_VALUE = 0x80, LIKE_BEFORE = 0x80;
+/** What the head of an entry of `values` says, its flags, and how a key stands there. */
+const SAYS_OFFSET = 0x10, SAYS_TIME = 0x20, SAYS_LENGTH = 0x40, SAYS_FLAGS = 0x80;
+const OTHER_CHANNEL = 0x20, IS_PART = 0x40, NO_VALUE = 0x80, HOLD_ON = KIND | REMOVED | HAS_ID | IS_PART;
+const AS_BEFORE = 0, COUNTED_ON = 4, AFRESH = 8, SHARING = 12;
 
 /** In zigzag: 0, -1, 1, -2, ... are 0, 1, 2, 3, ... */
 const zigzag = (value) => (value < 0 ? -2n * BigInt(value) - 1n : 2n * BigInt(value));
@@ -173,36 +175,51 @@ function readRef(reader) {
 
 const readPlace = (reader) => ({ channel: reader.string(), epoch: reader.string(), offset: reader.integer() });
 
-function writeValues(writer, { number, time, entries }) {
-  writer.integer(number).integer(time);
-  let before = null;
-  /** The time and the length of the payload before, where both stand there. */
-  let like = null;
+function writeValues(writer, { number, entries }) {
+  writer.integer(number);
+  let channel = {};
+  const before = { flags: 0, offset: 0, time: 0, length: 0, key: EMPTY };
   for (const entry of entries) {
-    const { alias, low } = entry;
-    const same = before?.alias === alias && before.low === low ? before : null;
-    const other = !same;
-    const from = same?.offset ?? low;
-    before = entry;
-    if (entry.offset === undefined) {
-      writer.byte(OTHER_CHANNEL | NO_VALUE).integer(alias).integer(low);
-      like = null;
+    const { alias, low, offset, time, id, removed, part } = entry;
+    const other = channel.alias !== alias || channel.low !== low;
+    channel = { alias, low };
+    if (offset === undefined) {
+      writer.byte(SAYS_FLAGS).byte(OTHER_CHANNEL | NO_VALUE).integer(alias).integer(low);
+      Object.assign(before, { flags: 0, offset: low });
       continue;
     }
-    const { offset, key, id, removed, part } = entry;
-    const [kind, payload] = removed ? [0, null] : part ? [part.kind, part.bytes] : packPayload(entry.data);
-    const own = payload && !part ? { time: entry.time, length: payload.length } : null;
-    const isLike = !other && own !== null && like?.time === own.time && like.length === own.length;
-    like = own;
-    writer.byte(kind | (key ? HAS_KEY : 0) | (removed ? REMOVED : 0) | (id === undefined ? 0 : HAS_ID)
-      | (other ? OTHER_CHANNEL : 0) | (part ? IS_PART : 0) | (isLike ? LIKE_BEFORE : 0));
+    if (other) before.offset = low;
+    const [kind, payload] = removed ? [0, EMPTY] : part ? [part.kind, part.bytes] : packPayload(entry.data);
+    const flags = kind | (removed ? REMOVED : 0) | (id === undefined ? 0 : HAS_ID) | (part ? IS_PART : 0)
+      | (other ? OTHER_CHANNEL : 0);
+    const key = new TextEncoder().encode(entry.key);
+    const length = removed ? before.length : payload.length;
+    const [how, writeKey] = keyBehind(before.key, key);
+    const head = how | (flags === before.flags ? 0 : SAYS_FLAGS) | (offset === before.offset + 1 ? 0 : SAYS_OFFSET)
+      | (time === before.time ? 0 : SAYS_TIME) | (length === before.length ? 0 : SAYS_LENGTH);
+    writer.byte(head);
+    if (head & SAYS_FLAGS) writer.byte(flags);
     if (other) writer.integer(alias).integer(low);
-    writer.wide(zigzag(offset - from));
-    if (!isLike) writer.wide(zigzag(entry.time - time));
-    if (key) writer.string(key);
+    if (head & SAYS_OFFSET) writer.wide(zigzag(offset - before.offset));
+    if (head & SAYS_TIME) writer.wide(zigzag(time - before.time));
+    writeKey(writer);
     if (id !== undefined) writer.string(id);
     if (part) writer.integer(part.index).integer(part.length);
-    if (payload && !isLike) writer.integer(payload.length);
-    if (payload) writer.bytes(payload);
+    if (head & SAYS_LENGTH) writer.integer(length);
+    writer.bytes(payload);
+    Object.assign(before, { flags: flags & HOLD_ON, offset, time, length, key });
   }
+}
+
+/** How a key stands behind another: the lower half of the entry's head, and what writes the rest. */
+function keyBehind(before, key) {
+  if (Buffer.compare(before, key) === 0) return [AS_BEFORE, () => {}];
+  let shared = 0;
+  while (shared < Math.min(before.length, key.length - 1) && before[shared] === key[shared]) shared++;
+  const less = before.length - shared;
+  const rest = key.subarray(shared);
+  if (less === 1 && rest.length === 1 && rest[0] === before[shared] + 1) return [COUNTED_ON, () => {}];
+  if (less <= 3 && rest.length >= 1 && rest.length <= 3) return [(less << 2) | rest.length, (writer) => writer.bytes(rest)];
+  if (shared > 1) return [SHARING, (writer) => writer.integer(shared).integer(rest.length).bytes(rest)];
+  return [AFRESH, (writer) => writer.integer(key.length).bytes(key)];
 }

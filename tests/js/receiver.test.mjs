@@ -22,7 +22,7 @@ function receiving() {
     /** What became of a datagram, and what it brought: key and offset, or the position. */
     take(number, ...entries) {
       got.length = 0;
-      const verdict = receiver.datagram({ type: 'values', number, time: 0, entries: entries.map((entry) => ({ alias: ALIAS, low: 0, ...entry })) }, 0);
+      const verdict = receiver.datagram({ type: 'values', number, entries: entries.map((entry) => ({ alias: ALIAS, low: 0, ...entry })) }, 0);
       return [verdict, ...got.map(({ type, key, offset }) => (type === 'settled' ? offset : `${key}@${offset}`))];
     },
     synced(offset = 0) {

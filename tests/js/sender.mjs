@@ -116,7 +116,7 @@ export class Sender {
   }
 
   #inSync(channel) {
-    this.#say({ type: 'values', number: ++this.#streamed, time: 1, entries: [{ alias: channel.alias, low: channel.head }] });
+    this.#say({ type: 'values', number: ++this.#streamed, entries: [{ alias: channel.alias, low: channel.head }] });
     // What has not arrived must not be counted in a datagram that overtakes it.
     channel.tells = this.now + STREAM_DELAY + 1 + this.#random.below(20);
   }
@@ -185,7 +185,7 @@ export class Sender {
       else if (newest) newest.at = this.now;
     }
     this.sent.set(number, items);
-    const bytes = prefixed(encodeServer({ type: 'values', number, time: this.now + 10, entries: items.map(({ entry }) => entry) }));
+    const bytes = prefixed(encodeServer({ type: 'values', number, entries: items.map(({ entry }) => entry) }));
     for (let copies = this.#random.chance(0.1) ? 2 : 1; copies > 0; copies--) {
       if (!this.#random.chance(this.loss)) this.datagrams.push({ at: this.now + 1 + this.#random.below(40), bytes, number });
     }

@@ -32,5 +32,5 @@ pub fn next(frames: &mut VecDeque<Bytes>, most: usize) -> Option<Bytes> {
 }
 
 fn prefixed_len(frame: &Bytes) -> usize {
-    varint::len(frame.len() as u64) + frame.len()
+    varint::size(frame.len() as u64) + frame.len()
 }

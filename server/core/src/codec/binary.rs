@@ -1,6 +1,7 @@
 //! `fulmar.v1.bin`. PROTOCOL.md, section 5.
 
 mod frame;
+mod keys;
 mod values;
 
 pub use frame::{Malformed, ServerFrame, decode_server};
@@ -51,14 +52,6 @@ const REMOVED: u8 = 0x08;
 const HAS_ID: u8 = 0x10;
 const HAS_TTL: u8 = 0x20;
 const HAS_PRIORITY: u8 = 0x40;
-
-// What the flags of an entry of a `values` frame say besides those of a publication.
-const OTHER_CHANNEL: u8 = 0x20;
-const IS_PART: u8 = 0x40;
-/// With [`OTHER_CHANNEL`] and nothing else.
-const POSITION_ONLY: u8 = 0x80;
-/// Without [`OTHER_CHANNEL`].
-const LIKE_BEFORE: u8 = 0x80;
 
 /// The largest number, so that a JavaScript number holds it. Bitmaps, and differences in zigzag, are wider.
 const NUMBER: u64 = Offset::MAX.get();

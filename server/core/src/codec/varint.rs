@@ -14,8 +14,8 @@ pub fn write(out: &mut Vec<u8>, n: u64) {
     }
 }
 
-/// How many bytes [`write`] appends.
-pub const fn len(n: u64) -> usize {
+/// How many bytes [`write`] takes for `n`.
+pub const fn size(n: u64) -> usize {
     match n {
         0..=0x3f => 1,
         0x40..=0x3fff => 2,
@@ -59,8 +59,7 @@ mod tests {
         for n in [0, 63, 64, 16_383, 16_384, (1 << 30) - 1, 1 << 30, MAX] {
             let mut out = Vec::new();
             write(&mut out, n);
-            assert_eq!(read(&out), Some((n, out.len())));
-            assert_eq!(len(n), out.len());
+            assert_eq!((read(&out), size(n)), (Some((n, out.len())), out.len()));
         }
     }
 }

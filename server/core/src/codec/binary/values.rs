@@ -5,17 +5,34 @@ use std::num::NonZeroU8;
 use bytes::Bytes;
 
 use super::{
-    ACK, HAS_ID, HAS_KEY, IS_PART, Input, KIND, LIKE_BEFORE, Malformed, NUMBER, OTHER_CHANNEL, POSITION_ONLY,
-    REMOVED, VALUES, bad, varint, write_string,
+    ACK, HAS_ID, HAS_KEY, Input, KIND, Malformed, NUMBER, REMOVED, VALUES, bad, keys::KeyBefore, varint,
+    write_string,
 };
 use crate::{
     limits::{PART_BYTES, PARTS},
     name::{Key, PublicationId},
-    payload::Payload,
     position::Offset,
     problem::Problem,
     publication::{Draft, Publication},
 };
+
+// The head of an entry: how its key stands there, and which fields do that else are as in the entry before.
+const KEY: u8 = 0x0f;
+const SAYS_OFFSET: u8 = 0x10;
+const SAYS_TIME: u8 = 0x20;
+const SAYS_LENGTH: u8 = 0x40;
+const SAYS_FLAGS: u8 = 0x80;
+
+// What the flags of an entry say besides those of a publication.
+const OTHER_CHANNEL: u8 = 0x20;
+const IS_PART: u8 = 0x40;
+/// With [`OTHER_CHANNEL`] and nothing else.
+const POSITION_ONLY: u8 = 0x80;
+/// The flags that hold for the next entry too.
+const HOLD_ON: u8 = KIND | REMOVED | HAS_ID | IS_PART;
+
+/// An offset that is the one before and 1, which need not stand there.
+const NEXT: u64 = 2;
 
 /// A `values` frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,16 +163,30 @@ pub fn decode_ack(frame: &[u8]) -> Result<Ack, Problem> {
     if ack.newest == 0 { Err(bad("packets are numbered from 1")) } else { Ok(ack) }
 }
 
+/// What an entry has of the one before it.
+#[derive(Debug, Default)]
+struct Before {
+    /// Those that hold on.
+    flags: u8,
+    /// The low-water offset before the first of a channel.
+    offset: Offset,
+    time: u64,
+    /// Of the bytes of a payload.
+    length: u64,
+    key: KeyBefore,
+}
+
 /// Reads what follows the type byte of a `values` frame.
 pub(super) fn decode(input: &mut Input<'_>) -> Result<Values, Problem> {
-    let (number, base) = (input.integer()?, input.integer()?);
+    let number = input.integer()?;
     if number == 0 {
         return Err(bad("packets are numbered from 1"));
     }
-    let (mut entries, mut channel) = (Vec::new(), None);
-    let mut before = Before { offset: Offset::ZERO, like: None };
+    let (mut entries, mut channel, mut before) = (Vec::new(), None, Before::default());
     while !input.rest.is_empty() {
-        let flags = input.byte()?;
+        let head = input.byte()?;
+        let flags = if head & SAYS_FLAGS == 0 { before.flags } else { input.byte()? };
+        before.flags = flags & HOLD_ON;
         if flags & OTHER_CHANNEL != 0 {
             let (alias, low) = (input.integer()?, input.offset()?);
             (channel, before.offset) = (Some((alias, low)), low);
@@ -163,78 +194,63 @@ pub(super) fn decode(input: &mut Input<'_>) -> Result<Values, Problem> {
         let Some((alias, low)) = channel else {
             return Err(bad("the first entry names no channel"));
         };
-        let content = if flags == OTHER_CHANNEL | POSITION_ONLY {
-            before.like = None;
+        let content = if flags == OTHER_CHANNEL | POSITION_ONLY && head == SAYS_FLAGS {
             Content::Position
         } else {
-            content(input, flags, low, base, &mut before)?
+            content(input, head, flags, low, &mut before)?
         };
         entries.push(Entry { alias, low, content });
     }
     Ok(Values { number, entries })
 }
 
-/// What an entry has of the one before it.
-struct Before {
-    offset: Offset,
-    /// Time and length of its payload, if both stood there.
-    like: Option<(u64, usize)>,
-}
-
 fn content(
     input: &mut Input<'_>,
+    head: u8,
     flags: u8,
     low: Offset,
-    base: u64,
     before: &mut Before,
 ) -> Result<Content, Problem> {
     let kind = flags & KIND;
-    let like = flags & LIKE_BEFORE != 0;
-    if kind == KIND
-        || flags & REMOVED != 0 && flags & (IS_PART | KIND | LIKE_BEFORE) != 0
-        || like && flags & (IS_PART | OTHER_CHANNEL) != 0
+    let removed = flags & REMOVED != 0;
+    if flags & !(HOLD_ON | OTHER_CHANNEL) != 0
+        || kind == KIND
+        || removed && (flags & (IS_PART | KIND) != 0 || head & SAYS_LENGTH != 0)
     {
         return Err(bad("flags that do not go together"));
     }
-    let offset = before.offset.get().checked_add_signed(unzigzag(input.wide()?)).and_then(Offset::new);
+    let step = if head & SAYS_OFFSET == 0 { 1 } else { unzigzag(input.wide()?) };
+    let offset = before.offset.get().checked_add_signed(step).and_then(Offset::new);
     let offset = offset.filter(|offset| *offset > low);
     let offset =
         offset.ok_or_else(|| bad("an entry's offset lies above its low-water offset and below 2^53"))?;
     before.offset = offset;
-    if like {
-        let (time, length) = before.like.ok_or_else(|| bad("nothing stands before it"))?;
-        let (key, id) = names(input, flags)?;
-        let payload = super::payload(kind, input.take(length)?)?;
-        return Ok(Content::Whole(Arrival { offset, time, draft: Draft { key, id, ..Draft::new(payload) } }));
+    if head & SAYS_TIME != 0 {
+        let time = before.time.checked_add_signed(unzigzag(input.wide()?)).filter(|time| *time <= NUMBER);
+        before.time = time.ok_or_else(|| bad("a time lies at 1970 or after, and below 2^53"))?;
     }
-    before.like = None;
-    let time = base.checked_add_signed(unzigzag(input.wide()?)).filter(|time| *time <= NUMBER);
-    let time = time.ok_or_else(|| bad("a time lies at 1970 or after, and below 2^53"))?;
-    let (key, id) = names(input, flags)?;
-    if flags & IS_PART != 0 {
-        let index = usize::try_from(input.integer()?).unwrap_or(usize::MAX);
-        let length = usize::try_from(input.integer()?).unwrap_or(usize::MAX);
-        let bytes = Bytes::copy_from_slice(input.bytes()?);
-        if length > PARTS * PART_BYTES || part(length, index).is_none_or(|range| range.len() != bytes.len()) {
-            return Err(bad("no part of its payload"));
-        }
-        return Ok(Content::Part(Part { offset, time, key, id, kind, index, length, bytes }));
-    }
-    let draft = match flags & REMOVED {
-        0 => {
-            let payload = super::payload(kind, input.bytes()?)?;
-            before.like = Some((time, payload.bytes().len()));
-            Draft { key, id, ..Draft::new(payload) }
-        }
-        _ => Draft { id, ..Draft::removal(key) },
-    };
-    Ok(Content::Whole(Arrival { offset, time, draft }))
-}
-
-fn names(input: &mut Input<'_>, flags: u8) -> Result<(Key, Option<PublicationId>), Problem> {
-    let key = if flags & HAS_KEY == 0 { Key::default() } else { Key::parse(input.string()?)? };
+    let time = before.time;
+    let key = before.key.read(head & KEY, input)?;
     let id = if flags & HAS_ID == 0 { None } else { Some(PublicationId::parse(input.string()?)?) };
-    Ok((key, id))
+    if removed {
+        return Ok(Content::Whole(Arrival { offset, time, draft: Draft { id, ..Draft::removal(key) } }));
+    }
+    let part_of = if flags & IS_PART == 0 { None } else { Some((input.integer()?, input.integer()?)) };
+    if head & SAYS_LENGTH != 0 {
+        before.length = input.integer()?;
+    }
+    let bytes = input.take(usize::try_from(before.length).unwrap_or(usize::MAX))?;
+    let Some((index, length)) = part_of else {
+        let payload = super::payload(kind, bytes)?;
+        return Ok(Content::Whole(Arrival { offset, time, draft: Draft { key, id, ..Draft::new(payload) } }));
+    };
+    let index = usize::try_from(index).unwrap_or(usize::MAX);
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    if length > PARTS * PART_BYTES || part(length, index).is_none_or(|range| range.len() != bytes.len()) {
+        return Err(bad("no part of its payload"));
+    }
+    let bytes = Bytes::copy_from_slice(bytes);
+    Ok(Content::Part(Part { offset, time, key, id, kind, index, length, bytes }))
 }
 
 /// Which bytes of a payload its part `index` has; `None` where there is no such part.
@@ -265,14 +281,9 @@ pub(crate) struct ValuesWriter {
     out: Vec<u8>,
     /// Where the frame begins; before it come what the packet begins with, and the frame's length.
     frame: usize,
-    number: u64,
     room: usize,
-    base: Option<u64>,
     channel: Option<u64>,
-    /// The offset before, or the low-water offset before it.
-    offset: Offset,
-    /// Time and length of the payload before, where both stand there.
-    like: Option<(u64, usize)>,
+    before: Before,
 }
 
 impl ValuesWriter {
@@ -292,103 +303,120 @@ impl ValuesWriter {
         Self::new(Vec::with_capacity(capacity), 0, number, usize::MAX)
     }
 
-    fn new(out: Vec<u8>, frame: usize, number: u64, room: usize) -> Self {
-        Self { out, frame, number, room, base: None, channel: None, offset: Offset::ZERO, like: None }
+    fn new(mut out: Vec<u8>, frame: usize, number: u64, room: usize) -> Self {
+        out.push(VALUES);
+        varint::write(&mut out, number);
+        Self { out, frame, room, channel: None, before: Before::default() }
     }
 
     /// Whether it has no entry yet.
     pub(crate) fn is_empty(&self) -> bool {
-        self.base.is_none()
+        self.channel.is_none()
     }
 
-    fn begin(&mut self, time: u64) -> u64 {
-        *self.base.get_or_insert_with(|| {
-            self.out.push(VALUES);
-            varint::write(&mut self.out, self.number);
-            varint::write(&mut self.out, time.min(NUMBER));
-            time.min(NUMBER)
-        })
+    /// Whether so many bytes more have room.
+    fn has_room(&self, bytes: usize) -> bool {
+        bytes <= self.room.saturating_sub(self.out.len())
     }
 
     /// Adds an entry without a value. Whether there was room.
     pub(crate) fn position(&mut self, alias: u64, low: Offset) -> bool {
-        let (before, base) = (self.out.len(), self.base);
-        self.begin(0);
-        self.out.push(OTHER_CHANNEL | POSITION_ONLY);
+        if !self.has_room(2 + varint::size(alias) + varint::size(low.get())) {
+            return false;
+        }
+        self.out.extend_from_slice(&[SAYS_FLAGS, OTHER_CHANNEL | POSITION_ONLY]);
+        self.channel(alias, low);
+        self.before.flags = 0;
+        true
+    }
+
+    /// The entry is of another channel.
+    fn channel(&mut self, alias: u64, low: Offset) {
         varint::write(&mut self.out, alias);
         varint::write(&mut self.out, low.get());
-        self.keep(before, base, alias, low, None)
+        (self.channel, self.before.offset) = (Some(alias), low);
     }
 
     /// Adds a value of the channel `alias`, or a part of one. Whether there was room.
     pub(crate) fn push(&mut self, alias: u64, low: Offset, publication: &Publication, piece: Piece) -> bool {
         let Publication { offset, time, draft, .. } = publication;
-        let (before, before_base) = (self.out.len(), self.base);
-        let payload = draft.payload.as_ref().map(Payload::bytes);
-        let room = self.room.saturating_sub(before);
-        let whole = payload.map_or(0, |payload| payload.len());
-        let range = match piece {
-            Piece::Whole => 0..whole,
-            Piece::Part(index) => part(whole, usize::from(index)).unwrap_or(0..0),
+        let payload: &[u8] = draft.payload.as_ref().map_or(&[], |payload| payload.bytes());
+        let (bytes, mut flags) = match piece {
+            Piece::Whole => (payload, 0),
+            Piece::Part(index) => (&payload[part(payload.len(), index.into()).unwrap_or(0..0)], IS_PART),
         };
-        if range.len() > room {
+        flags |= super::content_flags(draft) & !HAS_KEY;
+        let other = self.channel != Some(alias);
+        let from = if other { low } else { self.before.offset };
+        let step = zigzag(offset.get().wrapping_sub(from.get()) as i64);
+        let time = (*time).min(NUMBER);
+        let later = zigzag(time.wrapping_sub(self.before.time) as i64);
+        let length = bytes.len() as u64;
+        let change = self.before.key.change(&draft.key);
+
+        let (mut head, mut size) = (change.how, 1 + change.size() + bytes.len());
+        if other {
+            flags |= OTHER_CHANNEL;
+            size += varint::size(alias) + varint::size(low.get());
+        }
+        if flags != self.before.flags {
+            head |= SAYS_FLAGS;
+            size += 1;
+        }
+        if step != NEXT {
+            head |= SAYS_OFFSET;
+            size += varint::size(step);
+        }
+        if later != 0 {
+            head |= SAYS_TIME;
+            size += varint::size(later);
+        }
+        if let Some(id) = &draft.id {
+            size += varint::size(id.as_str().len() as u64) + id.as_str().len();
+        }
+        if let Piece::Part(index) = piece {
+            size += varint::size(index.into()) + varint::size(payload.len() as u64);
+        }
+        if length != self.before.length && draft.payload.is_some() {
+            head |= SAYS_LENGTH;
+            size += varint::size(length);
+        }
+        if !self.has_room(size) {
             return false;
         }
-        let base = self.begin(*time);
-        let other = self.channel != Some(alias);
-        let out = &mut self.out;
-        // What an entry after this may leave out.
-        let own = payload.filter(|_| piece == Piece::Whole).map(|payload| (*time, payload.len()));
-        let like = !other && own.is_some() && own == self.like;
-        let mut flags = super::content_flags(draft);
-        flags |= if other { OTHER_CHANNEL } else { 0 };
-        flags |= if like { LIKE_BEFORE } else { 0 };
-        flags |= if piece == Piece::Whole { 0 } else { IS_PART };
-        out.push(flags);
+
+        let end = self.out.len() + size;
+        self.out.push(head);
+        if head & SAYS_FLAGS != 0 {
+            self.out.push(flags);
+            self.before.flags = flags & HOLD_ON;
+        }
         if other {
-            varint::write(out, alias);
-            varint::write(out, low.get());
+            self.channel(alias, low);
         }
-        let from = if other { low } else { self.offset };
-        varint::write(out, zigzag(offset.get().wrapping_sub(from.get()) as i64));
-        if !like {
-            varint::write(out, zigzag((*time).min(NUMBER).wrapping_sub(base) as i64));
+        let out = &mut self.out;
+        if head & SAYS_OFFSET != 0 {
+            varint::write(out, step);
         }
-        if !draft.key.is_empty() {
-            write_string(out, draft.key.as_str());
+        if head & SAYS_TIME != 0 {
+            varint::write(out, later);
         }
+        change.write(out);
         if let Some(id) = &draft.id {
             write_string(out, id.as_str());
         }
         if let Piece::Part(index) = piece {
-            varint::write(out, u64::from(index));
-            varint::write(out, whole as u64);
+            varint::write(out, index.into());
+            varint::write(out, payload.len() as u64);
         }
-        if let Some(payload) = payload {
-            let bytes = &payload[range];
-            if !like {
-                varint::write(out, bytes.len() as u64);
-            }
-            out.extend_from_slice(bytes);
+        if head & SAYS_LENGTH != 0 {
+            varint::write(out, length);
+            self.before.length = length;
         }
-        self.keep(before, before_base, alias, *offset, own)
-    }
-
-    /// Takes back what was written after `before` if it is too much.
-    fn keep(
-        &mut self,
-        before: usize,
-        base: Option<u64>,
-        channel: u64,
-        offset: Offset,
-        like: Option<(u64, usize)>,
-    ) -> bool {
-        if self.out.len() > self.room {
-            self.out.truncate(before);
-            self.base = base;
-            return false;
-        }
-        (self.channel, self.offset, self.like) = (Some(channel), offset, like);
+        out.extend_from_slice(bytes);
+        debug_assert_eq!(out.len(), end, "what was reckoned");
+        (self.before.offset, self.before.time) = (*offset, time);
+        self.before.key.keep(&change);
         true
     }
 
