@@ -14,7 +14,8 @@ const COUNTED_ON: u8 = 4;
 const AFRESH: u8 = 8;
 /// How many bytes it shares with the one before, and the rest.
 const SHARING: u8 = 12;
-const AS_A_NUMBER: usize = 3;
+/// The most that two bits say.
+const FEW: usize = 3;
 
 /// The key of the entry before.
 #[derive(Debug)]
@@ -80,7 +81,7 @@ impl KeyBefore {
         let counted = || less == 1 && rest.len() == 1 && before[shared].checked_add(1) == Some(rest[0]);
         let how = match rest.len() {
             1 if counted() => COUNTED_ON,
-            1..=AS_A_NUMBER if less <= AS_A_NUMBER => (less << 2 | rest.len()) as u8,
+            1..=FEW if less <= FEW => (less << 2 | rest.len()) as u8,
             _ if shared > 1 => SHARING,
             _ => return Change { how: AFRESH, shared: 0, rest: key },
         };

@@ -435,3 +435,6 @@ pub(crate) fn parts(length: usize) -> Option<NonZeroU8> {
     let count = length.div_ceil(PART_BYTES);
     if count > PARTS { None } else { NonZeroU8::new(count as u8) }
 }
+
+#[cfg(test)]
+mod tests;
