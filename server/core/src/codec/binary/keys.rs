@@ -17,9 +17,21 @@ const SHARING: u8 = 12;
 /// The most that two bits say.
 const FEW: usize = 3;
 
-/// The key of the entry before.
+/// How much of a key a writer remembers, in bytes: no key shares more with the one before. It stands in every writer, one of
+/// which is made for every datagram.
+const REMEMBERED: usize = 64;
+
+/// The key that was written last.
 #[derive(Debug)]
-pub(super) struct KeyBefore {
+pub(super) struct KeyWritten {
+    bytes: [u8; REMEMBERED],
+    /// Of the whole key.
+    length: usize,
+}
+
+/// The key that was read last.
+#[derive(Debug)]
+pub(super) struct KeyRead {
     bytes: [u8; KEY_BYTES],
     length: usize,
 }
@@ -61,26 +73,26 @@ impl Change<'_> {
     }
 }
 
-impl Default for KeyBefore {
+impl Default for KeyWritten {
     fn default() -> Self {
-        Self { bytes: [0; KEY_BYTES], length: 0 }
+        Self { bytes: [0; REMEMBERED], length: 0 }
     }
 }
 
-impl KeyBefore {
+impl KeyWritten {
     /// How `key` follows.
     pub(super) fn change<'a>(&self, key: &'a Key) -> Change<'a> {
-        let (before, key) = (&self.bytes[..self.length], key.as_str().as_bytes());
+        let (before, key) = (&self.bytes[..self.length.min(REMEMBERED)], key.as_str().as_bytes());
         let same = before.iter().zip(key).take_while(|(a, b)| a == b).count();
-        if same == key.len() && same == before.len() {
+        if same == key.len() && same == self.length {
             return Change { how: AS_BEFORE, shared: same, rest: &[] };
         }
         // A key that is the beginning of the one before has a byte of its own all the same.
         let shared = same.min(key.len().saturating_sub(1));
-        let (less, rest) = (before.len() - shared, &key[shared..]);
-        let counted = || less == 1 && rest.len() == 1 && before[shared].checked_add(1) == Some(rest[0]);
+        let (less, rest) = (self.length - shared, &key[shared..]);
+        let follows = |last: &u8| less == 1 && last.checked_add(1) == Some(rest[0]);
         let how = match rest.len() {
-            1 if counted() => COUNTED_ON,
+            1 if before.get(shared).is_some_and(follows) => COUNTED_ON,
             1..=FEW if less <= FEW => (less << 2 | rest.len()) as u8,
             _ if shared > 1 => SHARING,
             _ => return Change { how: AFRESH, shared: 0, rest: key },
@@ -90,14 +102,20 @@ impl KeyBefore {
 
     /// The key that follows so is the one before from now on.
     pub(super) fn keep(&mut self, change: &Change<'_>) {
-        let end = change.shared + change.rest.len();
-        // No key is longer.
-        if let Some(place) = self.bytes.get_mut(change.shared..end) {
-            place.copy_from_slice(change.rest);
-            self.length = end;
+        self.length = change.shared + change.rest.len();
+        for (place, byte) in self.bytes.iter_mut().skip(change.shared).zip(change.rest) {
+            *place = *byte;
         }
     }
+}
 
+impl Default for KeyRead {
+    fn default() -> Self {
+        Self { bytes: [0; KEY_BYTES], length: 0 }
+    }
+}
+
+impl KeyRead {
     /// Reads the key that follows.
     pub(super) fn read(&mut self, how: u8, input: &mut Input<'_>) -> Result<Key, Problem> {
         let (shared, rest) = match how {
@@ -140,7 +158,7 @@ mod tests {
     /// How `after` follows on `before`, and in how many bytes besides the head.
     fn follows(before: &str, after: &str) -> (u8, usize) {
         let (before, after) = (key(before), key(after));
-        let (mut written, mut read) = (KeyBefore::default(), KeyBefore::default());
+        let (mut written, mut read) = (KeyWritten::default(), KeyRead::default());
         let mut last = (0, 0);
         for it in [&before, &after] {
             let change = written.change(it);
@@ -159,6 +177,7 @@ mod tests {
     #[test]
     fn a_key_says_what_differs_from_the_one_before() {
         let long = "l".repeat(255);
+        let (remembered, counted) = ("l".repeat(64), "l".repeat(63) + "m");
         for (before, after, how, size) in [
             ("", "", AS_BEFORE, 0),
             ("total", "total", AS_BEFORE, 0),
@@ -184,6 +203,8 @@ mod tests {
             (long.as_str(), "l", AFRESH, 2),
             (long.as_str(), "ll", AFRESH, 3),
             (long.as_str(), "lll", SHARING, 3),
+            (remembered.as_str(), counted.as_str(), COUNTED_ON, 0),
+            (long.as_str(), long.as_str(), SHARING, 2 + 2 + 255 - 64),
         ] {
             assert_eq!(follows(before, after), (how, size), "{after:?} behind {before:?}");
         }
@@ -191,6 +212,14 @@ mod tests {
 
     #[test]
     fn a_key_has_no_more_of_the_one_before_than_there_is() {
+        let behind = |before: &str, how: u8, rest: &[u8]| {
+            let mut read = KeyRead::default();
+            let mut whole = Vec::new();
+            varint::write(&mut whole, before.len() as u64);
+            whole.extend_from_slice(before.as_bytes());
+            read.read(AFRESH, &mut Input { rest: &whole }).expect("a key");
+            read.read(how, &mut Input { rest }).is_ok()
+        };
         for (before, how, rest) in [
             ("", COUNTED_ON, &[][..]),
             ("", 1 << 2 | 1, b"a"),
@@ -200,13 +229,11 @@ mod tests {
             ("\u{7f}", COUNTED_ON, &[]),
             ("ab", 2, b"\xff\xff"),
             ("ab", AFRESH, &[2, b'a']),
+            (&"l".repeat(255), 1, b"l"),
         ] {
-            let mut read = KeyBefore::default();
-            read.keep(&KeyBefore::default().change(&key(before)));
-            assert!(read.read(how, &mut Input { rest }).is_err(), "{how} behind {before:?}");
+            assert!(!behind(before, how, rest), "{how} behind {before:?}");
         }
-        let mut longest = KeyBefore::default();
-        longest.keep(&KeyBefore::default().change(&key(&"l".repeat(255))));
-        assert!(longest.read(1, &mut Input { rest: b"l" }).is_err(), "256 bytes");
+        assert!(behind("ab", 2 << 2 | 1, b"a") && behind("ab", SHARING, &[2, 1, b'a']));
+        assert!(behind(&"l".repeat(254), 1, b"l"));
     }
 }

@@ -5,8 +5,9 @@ use std::num::NonZeroU8;
 use bytes::Bytes;
 
 use super::{
-    ACK, HAS_ID, HAS_KEY, Input, KIND, Malformed, NUMBER, REMOVED, VALUES, bad, keys::KeyBefore, varint,
-    write_string,
+    ACK, HAS_ID, HAS_KEY, Input, KIND, Malformed, NUMBER, REMOVED, VALUES, bad,
+    keys::{KeyRead, KeyWritten},
+    varint, write_string,
 };
 use crate::{
     limits::{PART_BYTES, PARTS},
@@ -165,7 +166,7 @@ pub fn decode_ack(frame: &[u8]) -> Result<Ack, Problem> {
 
 /// What an entry has of the one before it.
 #[derive(Debug, Default)]
-struct Before {
+struct Before<Key> {
     /// Those that hold on.
     flags: u8,
     /// The low-water offset before the first of a channel.
@@ -173,7 +174,7 @@ struct Before {
     time: u64,
     /// Of the bytes of a payload.
     length: u64,
-    key: KeyBefore,
+    key: Key,
 }
 
 /// Reads what follows the type byte of a `values` frame.
@@ -182,7 +183,7 @@ pub(super) fn decode(input: &mut Input<'_>) -> Result<Values, Problem> {
     if number == 0 {
         return Err(bad("packets are numbered from 1"));
     }
-    let (mut entries, mut channel, mut before) = (Vec::new(), None, Before::default());
+    let (mut entries, mut channel, mut before) = (Vec::new(), None, Before::<KeyRead>::default());
     while !input.rest.is_empty() {
         let head = input.byte()?;
         let flags = if head & SAYS_FLAGS == 0 { before.flags } else { input.byte()? };
@@ -209,7 +210,7 @@ fn content(
     head: u8,
     flags: u8,
     low: Offset,
-    before: &mut Before,
+    before: &mut Before<KeyRead>,
 ) -> Result<Content, Problem> {
     let kind = flags & KIND;
     let removed = flags & REMOVED != 0;
@@ -283,7 +284,7 @@ pub(crate) struct ValuesWriter {
     frame: usize,
     room: usize,
     channel: Option<u64>,
-    before: Before,
+    before: Before<KeyWritten>,
 }
 
 impl ValuesWriter {
