@@ -47,6 +47,11 @@ pub(super) struct Change<'a> {
 }
 
 impl Change<'_> {
+    /// What it takes at most besides the head and two numbers, in bytes.
+    pub(super) fn most(&self) -> usize {
+        self.rest.len()
+    }
+
     /// What it takes besides the head, in bytes.
     pub(super) fn size(&self) -> usize {
         let rest = self.rest.len();
@@ -103,8 +108,9 @@ impl KeyWritten {
     /// The key that follows so is the one before from now on.
     pub(super) fn keep(&mut self, change: &Change<'_>) {
         self.length = change.shared + change.rest.len();
-        for (place, byte) in self.bytes.iter_mut().skip(change.shared).zip(change.rest) {
-            *place = *byte;
+        if let Some(place) = self.bytes.get_mut(change.shared..) {
+            let length = place.len().min(change.rest.len());
+            place[..length].copy_from_slice(&change.rest[..length]);
         }
     }
 }

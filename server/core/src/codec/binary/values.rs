@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     ACK, HAS_ID, HAS_KEY, Input, KIND, Malformed, NUMBER, REMOVED, VALUES, bad,
-    keys::{KeyRead, KeyWritten},
+    keys::{Change, KeyRead, KeyWritten},
     varint, write_string,
 };
 use crate::{
@@ -276,6 +276,71 @@ pub(crate) enum Piece {
     Part(u8),
 }
 
+/// An entry that brings a value, as it is written.
+struct Fields<'a> {
+    /// Says which of these stand there.
+    head: u8,
+    flags: u8,
+    channel: Option<(u64, Offset)>,
+    step: u64,
+    later: u64,
+    key: Change<'a>,
+    /// Empty without one.
+    id: &'a str,
+    /// Its number, and the length of the whole payload.
+    part: Option<(u8, usize)>,
+    bytes: &'a [u8],
+}
+
+impl Fields<'_> {
+    /// No more than this, in bytes, which is quicker to tell than the size.
+    fn most(&self) -> usize {
+        // Head, flags, and ten numbers.
+        2 + 10 * 8 + self.key.most() + self.id.len() + self.bytes.len()
+    }
+
+    fn size(&self) -> usize {
+        let optional = |flag, size| if self.head & flag == 0 { 0 } else { size };
+        let numbers = optional(SAYS_OFFSET, varint::size(self.step))
+            + optional(SAYS_TIME, varint::size(self.later))
+            + optional(SAYS_LENGTH, varint::size(self.bytes.len() as u64));
+        let channel = self.channel.map_or(0, |(alias, low)| varint::size(alias) + varint::size(low.get()));
+        let part =
+            self.part.map_or(0, |(index, whole)| varint::size(index.into()) + varint::size(whole as u64));
+        let id = if self.id.is_empty() { 0 } else { varint::size(self.id.len() as u64) + self.id.len() };
+        1 + optional(SAYS_FLAGS, 1) + channel + numbers + self.key.size() + id + part + self.bytes.len()
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        out.push(self.head);
+        if self.head & SAYS_FLAGS != 0 {
+            out.push(self.flags);
+        }
+        if let Some((alias, low)) = self.channel {
+            varint::write(out, alias);
+            varint::write(out, low.get());
+        }
+        if self.head & SAYS_OFFSET != 0 {
+            varint::write(out, self.step);
+        }
+        if self.head & SAYS_TIME != 0 {
+            varint::write(out, self.later);
+        }
+        self.key.write(out);
+        if !self.id.is_empty() {
+            write_string(out, self.id);
+        }
+        if let Some((index, whole)) = self.part {
+            varint::write(out, index.into());
+            varint::write(out, whole as u64);
+        }
+        if self.head & SAYS_LENGTH != 0 {
+            varint::write(out, self.bytes.len() as u64);
+        }
+        out.extend_from_slice(self.bytes);
+    }
+}
+
 /// Writes a `values` frame into a packet of bounded size.
 #[derive(Debug)]
 pub(crate) struct ValuesWriter {
@@ -326,98 +391,58 @@ impl ValuesWriter {
             return false;
         }
         self.out.extend_from_slice(&[SAYS_FLAGS, OTHER_CHANNEL | POSITION_ONLY]);
-        self.channel(alias, low);
-        self.before.flags = 0;
-        true
-    }
-
-    /// The entry is of another channel.
-    fn channel(&mut self, alias: u64, low: Offset) {
         varint::write(&mut self.out, alias);
         varint::write(&mut self.out, low.get());
-        (self.channel, self.before.offset) = (Some(alias), low);
+        self.channel = Some(alias);
+        (self.before.flags, self.before.offset) = (0, low);
+        true
     }
 
     /// Adds a value of the channel `alias`, or a part of one. Whether there was room.
     pub(crate) fn push(&mut self, alias: u64, low: Offset, publication: &Publication, piece: Piece) -> bool {
         let Publication { offset, time, draft, .. } = publication;
         let payload: &[u8] = draft.payload.as_ref().map_or(&[], |payload| payload.bytes());
-        let (bytes, mut flags) = match piece {
-            Piece::Whole => (payload, 0),
-            Piece::Part(index) => (&payload[part(payload.len(), index.into()).unwrap_or(0..0)], IS_PART),
+        let (bytes, part) = match piece {
+            Piece::Whole => (payload, None),
+            Piece::Part(index) => {
+                let range = part(payload.len(), index.into()).unwrap_or(0..0);
+                (&payload[range], Some((index, payload.len())))
+            }
         };
-        flags |= super::content_flags(draft) & !HAS_KEY;
-        let other = self.channel != Some(alias);
-        let from = if other { low } else { self.before.offset };
-        let step = zigzag(offset.get().wrapping_sub(from.get()) as i64);
+        let channel = if self.channel == Some(alias) { None } else { Some((alias, low)) };
+        let flags = super::content_flags(draft) & !HAS_KEY
+            | if part.is_some() { IS_PART } else { 0 }
+            | if channel.is_some() { OTHER_CHANNEL } else { 0 };
+        let from = if channel.is_some() { low } else { self.before.offset };
         let time = (*time).min(NUMBER);
-        let later = zigzag(time.wrapping_sub(self.before.time) as i64);
-        let length = bytes.len() as u64;
-        let change = self.before.key.change(&draft.key);
-
-        let (mut head, mut size) = (change.how, 1 + change.size() + bytes.len());
-        if other {
-            flags |= OTHER_CHANNEL;
-            size += varint::size(alias) + varint::size(low.get());
-        }
-        if flags != self.before.flags {
-            head |= SAYS_FLAGS;
-            size += 1;
-        }
-        if step != NEXT {
-            head |= SAYS_OFFSET;
-            size += varint::size(step);
-        }
-        if later != 0 {
-            head |= SAYS_TIME;
-            size += varint::size(later);
-        }
-        if let Some(id) = &draft.id {
-            size += varint::size(id.as_str().len() as u64) + id.as_str().len();
-        }
-        if let Piece::Part(index) = piece {
-            size += varint::size(index.into()) + varint::size(payload.len() as u64);
-        }
-        if length != self.before.length && draft.payload.is_some() {
-            head |= SAYS_LENGTH;
-            size += varint::size(length);
-        }
-        if !self.has_room(size) {
+        let key = self.before.key.change(&draft.key);
+        let mut fields = Fields {
+            head: key.how,
+            flags,
+            channel,
+            step: zigzag(offset.get().wrapping_sub(from.get()) as i64),
+            later: zigzag(time.wrapping_sub(self.before.time) as i64),
+            key,
+            id: draft.id.as_ref().map_or("", PublicationId::as_str),
+            part,
+            bytes,
+        };
+        fields.head |= if flags == self.before.flags { 0 } else { SAYS_FLAGS };
+        fields.head |= if fields.step == NEXT { 0 } else { SAYS_OFFSET };
+        fields.head |= if fields.later == 0 { 0 } else { SAYS_TIME };
+        let is_as_long = bytes.len() as u64 == self.before.length || draft.payload.is_none();
+        fields.head |= if is_as_long { 0 } else { SAYS_LENGTH };
+        if !self.has_room(fields.most()) && !self.has_room(fields.size()) {
             return false;
         }
-
-        let end = self.out.len() + size;
-        self.out.push(head);
-        if head & SAYS_FLAGS != 0 {
-            self.out.push(flags);
-            self.before.flags = flags & HOLD_ON;
-        }
-        if other {
-            self.channel(alias, low);
-        }
-        let out = &mut self.out;
-        if head & SAYS_OFFSET != 0 {
-            varint::write(out, step);
-        }
-        if head & SAYS_TIME != 0 {
-            varint::write(out, later);
-        }
-        change.write(out);
-        if let Some(id) = &draft.id {
-            write_string(out, id.as_str());
-        }
-        if let Piece::Part(index) = piece {
-            varint::write(out, index.into());
-            varint::write(out, payload.len() as u64);
-        }
-        if head & SAYS_LENGTH != 0 {
-            varint::write(out, length);
-            self.before.length = length;
-        }
-        out.extend_from_slice(bytes);
-        debug_assert_eq!(out.len(), end, "what was reckoned");
+        fields.write(&mut self.out);
+        self.channel = Some(alias);
+        self.before.flags = flags & HOLD_ON;
         (self.before.offset, self.before.time) = (*offset, time);
-        self.before.key.keep(&change);
+        if !is_as_long {
+            self.before.length = bytes.len() as u64;
+        }
+        self.before.key.keep(&fields.key);
         true
     }
 
