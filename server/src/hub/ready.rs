@@ -3,14 +3,9 @@
 use std::{
     collections::VecDeque,
     future::poll_fn,
-    sync::{
-        Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::Poll,
+    sync::Mutex,
+    task::{Poll, Waker},
 };
-
-use futures_util::task::AtomicWaker;
 
 use super::lock;
 
@@ -18,20 +13,77 @@ use super::lock;
 /// it once until it has drained; so its length is bounded by the session's subscriptions.
 #[derive(Debug, Default)]
 pub(super) struct Ready {
-    queue: Mutex<VecDeque<usize>>,
-    waker: AtomicWaker,
-    /// There is something to do though nothing is in it.
-    poked: AtomicBool,
+    /// Under one lock, since whoever looks at one part mostly needs the others.
+    state: Mutex<State>,
     /// Where reading stands is told by a cursor, which has room for so many channels only.
     by_cursor: bool,
 }
 
+#[derive(Debug, Default)]
+struct State {
+    /// The first in line; none, if there is nobody. Mostly there is one, which costs no memory elsewhere.
+    first: Option<usize>,
+    /// Who waits.
+    waker: Option<Waker>,
+    /// There is something to do though nothing is in it.
+    poked: bool,
+    /// Those behind the first.
+    others: VecDeque<usize>,
+}
+
+impl State {
+    fn push_back(&mut self, key: usize) {
+        if self.first.is_some() {
+            self.others.push_back(key);
+        } else {
+            self.first = Some(key);
+        }
+    }
+
+    fn push_front(&mut self, key: usize) {
+        if let Some(second) = self.first.replace(key) {
+            self.others.push_front(second);
+        }
+    }
+
+    fn contains(&self, key: usize) -> bool {
+        self.first == Some(key) || self.others.contains(&key)
+    }
+}
+
 /// A wait. Nothing of who waits is kept when it is over: a session may keep a `Ready` for longer than its connection lasted.
-struct Waiting<'a>(&'a Ready);
+struct Waiting<'a> {
+    ready: &'a Ready,
+    /// Its waker may be kept.
+    registered: bool,
+}
+
+impl Waiting<'_> {
+    fn poll(&mut self, waker: &Waker) -> Poll<()> {
+        let mut state = lock(&self.ready.state);
+        if state.first.is_some() || std::mem::take(&mut state.poked) {
+            let waker = state.waker.take();
+            drop(state);
+            drop(waker);
+            self.registered = false;
+            return Poll::Ready(());
+        }
+        self.registered = true;
+        match &mut state.waker {
+            Some(known) => known.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+        Poll::Pending
+    }
+}
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.waker.take();
+        if self.registered {
+            // Dropped apart from the lock, since that runs code of the waker's.
+            let waker = lock(&self.ready.state).waker.take();
+            drop(waker);
+        }
     }
 }
 
@@ -41,12 +93,13 @@ impl Ready {
     }
 
     pub(super) fn push(&self, key: usize) {
-        let mut queue = lock(&self.queue);
-        if !queue.contains(&key) {
-            queue.push_back(key);
+        let mut state = lock(&self.state);
+        if !state.contains(key) {
+            state.push_back(key);
         }
-        drop(queue);
-        self.waker.wake();
+        let waker = state.waker.take();
+        drop(state);
+        wake(waker);
     }
 
     pub(super) fn is_described_by_cursors(&self) -> bool {
@@ -54,36 +107,39 @@ impl Ready {
     }
 
     pub(super) fn push_front(&self, key: usize) {
-        lock(&self.queue).push_front(key);
+        lock(&self.state).push_front(key);
     }
 
     pub(super) fn push_back(&self, key: usize) {
-        lock(&self.queue).push_back(key);
+        lock(&self.state).push_back(key);
     }
 
     pub(super) fn pop(&self) -> Option<usize> {
-        lock(&self.queue).pop_front()
+        let mut state = lock(&self.state);
+        let key = state.first.take()?;
+        state.first = state.others.pop_front();
+        Some(key)
     }
 
     /// Wakes whoever waits, though there is nothing to read.
     pub(super) fn poke(&self) {
-        self.poked.store(true, Ordering::Release);
-        self.waker.wake();
-    }
-
-    fn is_empty(&self) -> bool {
-        lock(&self.queue).is_empty() && !self.poked.swap(false, Ordering::AcqRel)
+        let mut state = lock(&self.state);
+        state.poked = true;
+        let waker = state.waker.take();
+        drop(state);
+        wake(waker);
     }
 
     /// Waits until it is not empty, or was poked. Cancel-safe, for one who waits.
     pub(super) async fn filled(&self) {
-        let _waiting = Waiting(self);
-        poll_fn(|cx| {
-            // Before looking, so that nothing comes unseen in between.
-            self.waker.register(cx.waker());
-            if self.is_empty() { Poll::Pending } else { Poll::Ready(()) }
-        })
-        .await;
+        let mut waiting = Waiting { ready: self, registered: false };
+        poll_fn(|cx| waiting.poll(cx.waker())).await;
+    }
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
     }
 }
 
