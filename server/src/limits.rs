@@ -39,7 +39,7 @@
 //! | datagrams, both ways ([`DATAGRAM_RECEIVE_BUFFER`], [`DATAGRAM_SEND_BUFFER`]), and one flush of values | 16 + 16 + 16 |
 //! | values that changed and wait (twice `PENDING_VALUES` of the core, and what was lost: 8 Ki, with keys of 255 bytes), for each session | 16 x 2800 |
 //! | values under way on streams (`STREAM_VALUES_IN_FLIGHT`: their offsets), for each stream | 256 x 16 |
-//! | what is known of packets under way (`PACKETS_IN_FLIGHT`, `VALUES_IN_FLIGHT`: 4 Ki of 32 bytes), and memory kept for later packets, for each session | 16 x 240 |
+//! | what is known of packets under way (`PACKETS_IN_FLIGHT`, `VALUES_IN_FLIGHT`: 4 Ki of 32 bytes), and lists kept for later packets, for each session | 16 x 220 |
 //! | handshake bytes ([`QUIC_CRYPTO_BUFFER`]) | 16 |
 //! | HTTP/3 frames that are kept ([`HTTP3_REQUESTS`] and the control stream, 16 KiB each) | 1616 |
 //! | bodies and answers under way ([`CONNECTION_BODY_BYTES`], [`CONNECTION_ANSWER_BYTES`]) | 512 + 2048 |
@@ -226,6 +226,8 @@ pub const FRAME_DEADLINE: Duration = Duration::from_secs(10);
 /// How long streams wait for the first frame of the control stream where the client has promised an `attach` there. What
 /// comes on them meanwhile is not read, so that flow control bounds it.
 pub const ATTACH_DEADLINE: Duration = Duration::from_secs(10);
+/// For how long a path is taken to be as it was, while less than half of what may be under way is.
+pub const PATH_KNOWN: Duration = Duration::from_millis(100);
 /// How much of a congestion window datagrams may have, in eighths: streams have the rest at least.
 pub const DATAGRAM_WINDOW_EIGHTHS: usize = 7;
 

@@ -380,11 +380,11 @@ impl Connection {
     }
 
     /// Reads on for the feed of [`Self::with_datagrams`]: signals, and the packets with state that are due; `path` is asked
-    /// only if there may be any. When the next are due, on the node's monotonic clock, if nothing happens before.
+    /// only if there may be any, and told the time and how many bytes are under way. When the next are due, on the node's monotonic clock, if nothing happens before.
     pub fn read_datagrams<'a>(
         &self,
         feed: &Feed,
-        path: impl FnOnce() -> Path<'a>,
+        path: impl FnOnce(Duration, usize) -> Path<'a>,
         budget: ReadBudget,
         out: &mut DatagramBatch,
     ) -> (FeedEnd, Option<Duration>) {

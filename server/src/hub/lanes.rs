@@ -59,6 +59,11 @@ impl Lanes {
         self.sender.end_stream(stream(ready));
     }
 
+    /// What is under way, in bytes.
+    pub(super) fn bytes_under_way(&self) -> usize {
+        self.sender.bytes_under_way()
+    }
+
     /// Whether no channel goes by datagram.
     pub(super) fn is_empty(&self) -> bool {
         self.sender.is_empty()

@@ -358,7 +358,7 @@ async fn what_sessions_without_a_connection_hold_together_is_bounded() {
 /// What went by datagram was given, as far as the server knows.
 #[tokio::test]
 async fn an_attach_without_positions_begins_anew_what_went_by_datagram() {
-    let path = || Path { prefix: &[], room: 1_200, window: 100_000, burst: 16_384, rtt: Duration::ZERO };
+    let path = |_, _| Path { prefix: &[], room: 1_200, window: 100_000, burst: 16_384, rtt: Duration::ZERO };
     let hub = hub();
     let session = session(&hub);
     let (connection, datagrams) = Connection::open(&hub).expect("room").with_datagrams();

@@ -10,6 +10,7 @@
 //! Nothing is queued: a packet is made when the path has room for it, of what is the newest then.
 
 mod acks;
+mod buffers;
 mod lane;
 mod packing;
 mod parts;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use self::{
+    buffers::Buffers,
     lane::LaneId,
     receiver::{Receiver, Taken},
     sender::Sender,
@@ -68,6 +70,8 @@ pub trait Source {
 pub struct Effects {
     /// To be sent, in order.
     pub packets: Vec<Bytes>,
+    /// Memory for them. What has left gives its own to the next, of this sender or of another that has these effects.
+    pub buffers: Buffers,
     /// Tags of channels that have something for [`Sender::stream`].
     pub streams: Vec<usize>,
     /// Tags of channels that can only go on with a reset: a removal was forgotten before it had arrived. Each is to be closed.

@@ -5,10 +5,8 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-
 use super::{
-    Path, Source,
+    Effects, Path, Source,
     lane::{Lane, LaneId, Lanes, Pieces},
     record::{Packet, Record, Section, Sent},
 };
@@ -40,7 +38,7 @@ pub(super) struct Packing<'a, 'p> {
     writer: Option<ValuesWriter>,
     values: Vec<Sent>,
     sections: Vec<Section>,
-    made: &'a mut Vec<Bytes>,
+    out: &'a mut Effects,
     /// Bytes that may yet be made.
     left: usize,
     /// Values that wait.
@@ -70,7 +68,7 @@ impl<'a, 'p> Packing<'a, 'p> {
         record: &'a mut Record,
         pending: usize,
         direct: bool,
-        made: &'a mut Vec<Bytes>,
+        out: &'a mut Effects,
     ) -> Self {
         let (writer, values, sections, done) = Default::default();
         Self {
@@ -80,7 +78,7 @@ impl<'a, 'p> Packing<'a, 'p> {
             writer,
             values,
             sections,
-            made,
+            out,
             left: path.burst,
             pending,
             direct,
@@ -101,7 +99,7 @@ impl<'a, 'p> Packing<'a, 'p> {
             }
             let number = self.record.next();
             let room = self.path.room.saturating_sub(TWIN_ROOM);
-            let buffer = self.record.buffer();
+            let buffer = self.out.buffers.take();
             (self.values, self.sections) = self.record.lists();
             self.writer = Some(ValuesWriter::datagram(buffer, number, self.path.prefix, room));
         }
@@ -116,11 +114,11 @@ impl<'a, 'p> Packing<'a, 'p> {
     fn seal(&mut self) {
         let Some(writer) = self.writer.take().filter(|writer| !writer.is_empty()) else { return };
         let packet = writer.finish();
-        self.record.keep(&packet);
+        self.out.buffers.keep(&packet);
         self.left = self.left.saturating_sub(packet.len());
         let (values, sections) = (std::mem::take(&mut self.values), std::mem::take(&mut self.sections));
         self.record.push(Packet { sent: self.now, bytes: packet.len(), values, sections, twin: None });
-        self.made.push(packet);
+        self.out.packets.push(packet);
     }
 
     /// Puts a value, or a part of one, into the packet at hand or the next.

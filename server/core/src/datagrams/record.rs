@@ -5,8 +5,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-
 use super::lane::LaneId;
 use crate::{
     codec::binary::{Ack, Piece},
@@ -27,7 +25,7 @@ const TIMEOUTS: u32 = 3;
 const FOLLOWED: Duration = limits::ACK_DELAY.saturating_mul(limits::ACK_FRAMES - 1);
 /// What a datagram costs the path besides its bytes.
 const OVERHEAD: usize = 40;
-/// Packets whose memory is kept for others: about what one flush makes.
+/// Packets whose lists are kept for others: about what one flush makes.
 const SPARES: usize = 12;
 /// Values of a packet whose lists are kept.
 const SPARE_VALUES: usize = 64;
@@ -132,14 +130,9 @@ pub(super) struct Record {
     spares: Spares,
 }
 
-/// Memory that later packets may have, which saves most allocations of a packet: those above 1 KiB are dear.
+/// Lists of packets that are done with, empty, for later ones.
 #[derive(Debug, Default)]
-struct Spares {
-    /// The latest packets, each of which has left some time.
-    packets: VecDeque<Bytes>,
-    /// Lists of those that are done with, empty.
-    lists: Vec<Lists>,
-}
+struct Spares(Vec<Lists>);
 
 /// What a packet has, and what it says of each channel.
 pub(super) type Lists = (Vec<Sent>, Vec<Section>);
@@ -147,10 +140,10 @@ pub(super) type Lists = (Vec<Sent>, Vec<Section>);
 impl Spares {
     fn keep(&mut self, packet: Packet) {
         let (mut values, mut sections) = (packet.values, packet.sections);
-        if self.lists.len() < SPARES && values.capacity() <= SPARE_VALUES {
+        if self.0.len() < SPARES && values.capacity() <= SPARE_VALUES {
             values.clear();
             sections.clear();
-            self.lists.push((values, sections));
+            self.0.push((values, sections));
         }
     }
 }
@@ -185,6 +178,11 @@ impl Record {
             || self.bytes + bytes + OVERHEAD <= window
                 && self.packets.len() < limits::PACKETS_IN_FLIGHT
                 && self.values < limits::VALUES_IN_FLIGHT
+    }
+
+    /// What is under way, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Packets that are under way, their bytes, and their values.
@@ -250,26 +248,9 @@ impl Record {
         }
     }
 
-    /// An empty buffer for a packet.
-    pub(super) fn buffer(&mut self) -> Vec<u8> {
-        // They leave in order.
-        let spare = self.spares.packets.pop_front_if(|packet| packet.is_unique());
-        let mut buffer = spare.map_or_else(Vec::new, Vec::from);
-        buffer.clear();
-        buffer
-    }
-
     /// Empty lists for a packet.
     pub(super) fn lists(&mut self) -> Lists {
-        self.spares.lists.pop().unwrap_or_default()
-    }
-
-    /// Keeps a packet, for the sake of its buffer.
-    pub(super) fn keep(&mut self, packet: &Bytes) {
-        if self.spares.packets.len() == SPARES {
-            self.spares.packets.pop_front();
-        }
-        self.spares.packets.push_back(packet.clone());
+        self.spares.0.pop().unwrap_or_default()
     }
 
     /// Takes an acknowledgement in. `arrived` is given what it newly acknowledges.

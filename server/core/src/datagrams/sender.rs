@@ -150,6 +150,11 @@ impl Sender {
         }
     }
 
+    /// What is under way by datagram, in bytes.
+    pub fn bytes_under_way(&self) -> usize {
+        self.record.bytes()
+    }
+
     /// What is under way by datagram: packets, their bytes, and values in them.
     pub fn under_way(&self) -> [usize; 3] {
         self.record.under_way()
@@ -191,7 +196,7 @@ impl Sender {
         let first = record.next();
         // What came while there was no room is chosen among, as what was read before.
         let direct = !self.blocked;
-        let mut packing = Packing::new(now, path, record, pending, direct, &mut out.packets);
+        let mut packing = Packing::new(now, path, record, pending, direct, out);
         for (id, low) in &due {
             let Some(lane) = lanes.get_mut(*id) else { continue };
             take(*id, lane, *low, now, source, &mut packing);

@@ -11,7 +11,7 @@ use fulmar_core::{
         binary::{self, Ack, Content, ServerFrame},
         encode, framing,
     },
-    datagrams::{Counts, Effects, Path, Sender},
+    datagrams::{Buffers, Counts, Effects, Path, Sender},
     limits,
 };
 
@@ -82,6 +82,7 @@ pub struct World {
     queue: BTreeMap<(Duration, u64), Event>,
     channels: Vec<Channel>,
     sender: Sender,
+    buffers: Buffers,
     /// When it is to be flushed, as the last flush said.
     alarm: Option<Duration>,
     client: Client,
@@ -145,6 +146,7 @@ impl World {
             sequence: 0,
             queue: BTreeMap::new(),
             sender: Sender::default(),
+            buffers: Buffers::default(),
             alarm: None,
             client: Client::new(channels.len(), plan.keeps, fault),
             down: Datagrams::new(plan.down.clone(), rng.split()),
@@ -460,13 +462,14 @@ impl World {
         let (room, window, rtt) = (self.told_room, self.window, micros(2 * self.plan.down.delay));
         let path = Path { prefix: PREFIX, room, window, burst: self.plan.burst, rtt };
         let under_way = self.sender.under_way();
-        let mut effects = Effects::default();
+        let mut effects = Effects { buffers: std::mem::take(&mut self.buffers), ..Effects::default() };
         let mut logs = Logs { channels: &mut self.channels, fault: self.fault };
         self.sender.flush(self.now, &path, &mut logs, &mut effects);
         if self.plan.slow_flushes > 0 {
             self.busy = self.now + micros(self.rng.range(0, self.plan.slow_flushes));
         }
-        let Effects { packets, streams, resets, counts } = effects;
+        let Effects { packets, buffers, streams, resets, counts } = effects;
+        self.buffers = buffers;
         let moved = !packets.is_empty() || !resets.is_empty() || counts.lost > 0;
         self.alarm = self.sender.next();
         let again = self.alarm.is_some_and(|next| next <= self.now);

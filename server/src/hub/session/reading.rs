@@ -64,11 +64,11 @@ impl Session {
     }
 
     /// Reads on for the feed of a connection's datagrams: signals, and the packets with state that are due; `path` is asked only if
-    /// there may be any. When the next are due, if nothing happens before.
+    /// there may be any, and told the time and how many bytes are under way. When the next are due, if nothing happens before.
     pub(in super::super) fn read_datagrams<'a>(
         &self,
         feed: &Feed,
-        path: impl FnOnce() -> Path<'a>,
+        path: impl FnOnce(Duration, usize) -> Path<'a>,
         budget: ReadBudget,
         now: Now,
         counters: &Counters,
@@ -93,7 +93,8 @@ impl Session {
         else {
             return (end, None);
         };
-        let next = lanes.flush(subscriptions, &path(), now, counters, &mut out.effects);
+        let path = path(now.monotonic, lanes.bytes_under_way());
+        let next = lanes.flush(subscriptions, &path, now, counters, &mut out.effects);
         for key in out.effects.resets.drain(..) {
             state.begin_anew(key);
         }

@@ -4,6 +4,7 @@
 mod tests;
 
 use std::{
+    cell::Cell,
     future::Future,
     pin::pin,
     sync::{
@@ -29,7 +30,6 @@ use crate::{
     budget::Budget,
     hub::{Connection, DatagramBatch, Delivery, Feed, FeedEnd, ReadBudget},
     limits,
-    transport::duplex::Gone,
 };
 
 /// What is read at once to be packed into datagrams, in bytes: little, since it ages while datagrams wait for room.
@@ -67,6 +67,21 @@ impl Drop for Sending {
     fn drop(&mut self) {
         self.0.abort();
     }
+}
+
+thread_local! {
+    /// What sessions read into, one after the other: memory that is at hand for the processor, and none that an idle session keeps.
+    static BATCH: Cell<Option<Box<DatagramBatch>>> = const { Cell::new(None) };
+}
+
+/// What is known of a path.
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    /// When it is to be asked for anew, on the node's monotonic clock.
+    until: Duration,
+    room: usize,
+    window: usize,
+    rtt: Duration,
 }
 
 /// A datagram of signals.
@@ -206,28 +221,32 @@ impl Session {
     /// Sends state and signals by datagram until its task is aborted. A task of its own, since whatever wakes a task makes it look at
     /// all that it waits for.
     pub(super) async fn send_datagrams(self: Arc<Self>, feed: Feed) {
-        let mut batch = DatagramBatch::default();
+        let mut known = Known::default();
         // Moved from one deadline to the next, which costs much less than a new one for each.
         let mut alarm = pin!(time::sleep(Duration::ZERO));
         loop {
+            let mut batch = BATCH.take().unwrap_or_default();
+            let path = |now, under_way| self.path(&mut known, now, under_way);
             let (end, next) =
-                self.connection.read_datagrams(&feed, || self.path(), ReadBudget(DATAGRAM_BATCH), &mut batch);
+                self.connection.read_datagrams(&feed, path, ReadBudget(DATAGRAM_BATCH), &mut batch);
             // Before the signals, which may wait for room: what was put into packets would age.
             for packet in batch.effects.packets.drain(..) {
-                if self.send_datagram(packet).await.is_err() {
+                match self.send_datagram(packet).await {
+                    Ok(()) => {}
+                    // The path has shrunk since its size was asked for. What was in it will be missed, and comes anew.
+                    Err(quinn::SendDatagramError::TooLarge) => known = Known::default(),
                     // The path takes no datagrams at all: values go by stream.
-                    break;
+                    Err(_) => break,
                 }
             }
             if !batch.signals.is_empty() {
                 self.send_signals(&mut batch.signals).await;
             }
+            BATCH.set(Some(batch));
             if end == FeedEnd::More {
                 continue;
             }
             let Some(next) = next else {
-                // An idle session keeps no room for packets.
-                batch = DatagramBatch::default();
                 feed.ready().await;
                 continue;
             };
@@ -240,15 +259,23 @@ impl Session {
         }
     }
 
-    /// What the sender of values has to know of the path.
-    fn path(&self) -> Path<'_> {
-        let room = self.quic.max_datagram_size().unwrap_or(0);
-        let path = self.quic.stats().path;
-        let window = usize::try_from(path.cwnd).unwrap_or(usize::MAX);
+    /// What the sender of values has to know of the path, on which so many bytes are under way.
+    fn path(&self, known: &mut Known, now: Duration, under_way: usize) -> Path<'_> {
+        // quinn has it in places that are cold by now, and it matters little while there is room.
+        if now >= known.until || under_way > known.window / 2 {
+            let path = self.quic.stats().path;
+            let window = usize::try_from(path.cwnd).unwrap_or(usize::MAX);
+            *known = Known {
+                until: now + limits::PATH_KNOWN,
+                room: self.quic.max_datagram_size().unwrap_or(0),
+                window: window / 8 * limits::DATAGRAM_WINDOW_EIGHTHS,
+                rtt: path.rtt,
+            };
+        }
+        let Known { room, window, rtt, .. } = *known;
         // Not more than quinn keeps, so that no packet waits here and ages.
         let burst = limits::DATAGRAM_SEND_BUFFER;
-        let window = window / 8 * limits::DATAGRAM_WINDOW_EIGHTHS;
-        Path { prefix: &self.prefix, room, window, burst, rtt: path.rtt }
+        Path { prefix: &self.prefix, room, window, burst, rtt }
     }
 
     /// Takes a datagram of the client's, without the session's prefix. It holds acknowledgements; anything else is of a later
@@ -312,19 +339,13 @@ impl Session {
     }
 
     /// Waits for room instead of pushing out what waits already.
-    fn send_datagram(&self, packet: Bytes) -> impl Future<Output = Result<(), Gone>> {
+    fn send_datagram(&self, packet: Bytes) -> impl Future<Output = Result<(), quinn::SendDatagramError>> {
         let counters = self.connection.hub().counters();
         let sending = self.quic.send_datagram_wait(packet);
         async move {
-            match sending.await {
-                Ok(()) => {
-                    counters.datagrams.increment();
-                    Ok(())
-                }
-                // The path has shrunk since its size was asked for. What was in it will be missed, and comes anew.
-                Err(quinn::SendDatagramError::TooLarge) => Ok(()),
-                Err(_) => Err(Gone),
-            }
+            sending.await?;
+            counters.datagrams.increment();
+            Ok(())
         }
     }
 }
