@@ -389,7 +389,7 @@ impl Connection {
         out: &mut DatagramBatch,
     ) -> (FeedEnd, Option<Duration>) {
         let now = self.hub.now();
-        self.session().read_datagrams(feed, path, budget, now, &self.hub.counters, out)
+        lock(&self.attached).session.read_datagrams(feed, path, budget, now, &self.hub.counters, out)
     }
 
     /// Takes in what the client acknowledges by datagram, which is a sign of life.
@@ -397,7 +397,7 @@ impl Connection {
         let now = self.hub.now();
         self.hear_at(now);
         if let Some(datagrams) = &self.datagrams
-            && self.session().acknowledge(datagrams, ack, now)
+            && lock(&self.attached).session.acknowledge(datagrams, ack, now)
         {
             datagrams.poke();
         }

@@ -7,7 +7,7 @@ use fulmar_core::{Encoding, Epoch, Item, Position, ServerMessage, codec, datagra
 
 use super::{
     channel::{Begins, Channel},
-    ready::Ready,
+    ready::{Ready, Waiting},
 };
 use crate::{limits, telemetry::Counters};
 
@@ -77,6 +77,11 @@ impl Feed {
     /// What [`super::Connection::execute`] needs of it, so that commands can run while the feed is read.
     pub fn handle(&self) -> FeedHandle {
         FeedHandle { ready: self.ready.clone(), scope: self.scope }
+    }
+
+    /// A wait that can be gone on with again and again: less work than [`Self::ready`] where something is always about to come.
+    pub fn wait(&self) -> Waiting<'_> {
+        self.ready.wait()
     }
 
     /// Waits until there is something to read. Cancel-safe.

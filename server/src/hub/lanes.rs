@@ -92,10 +92,18 @@ impl Lanes {
     ) -> Option<Duration> {
         self.sender.flush(now.monotonic, path, &mut Logs(subscriptions), effects);
         let counts = std::mem::take(&mut effects.counts);
-        counters.deliveries.add(counts.values);
-        counters.datagrams_lost.add(counts.lost);
-        counters.repairs.add(counts.repaired);
-        counters.duplicated_bytes.add(counts.duplicated);
+        let counted = [
+            (&counters.deliveries, counts.values),
+            (&counters.datagrams_lost, counts.lost),
+            (&counters.repairs, counts.repaired),
+            (&counters.duplicated_bytes, counts.duplicated),
+        ];
+        // What is shared by all threads is written to no more than it has to be.
+        for (counter, count) in counted {
+            if count > 0 {
+                counter.add(count);
+            }
+        }
         for key in effects.streams.drain(..) {
             if let Some(it) = subscriptions.get(key) {
                 it.ready().push(key);

@@ -52,14 +52,16 @@ impl State {
 }
 
 /// A wait. Nothing of who waits is kept when it is over: a session may keep a `Ready` for longer than its connection lasted.
-struct Waiting<'a> {
+#[derive(Debug)]
+pub struct Waiting<'a> {
     ready: &'a Ready,
     /// Its waker may be kept.
     registered: bool,
 }
 
 impl Waiting<'_> {
-    fn poll(&mut self, waker: &Waker) -> Poll<()> {
+    /// Whether there is something to read. If there is not, or not yet, who has this waker is woken when there is.
+    pub fn poll(&mut self, waker: &Waker) -> Poll<()> {
         let mut state = lock(&self.ready.state);
         if state.first.is_some() || std::mem::take(&mut state.poked) {
             let waker = state.waker.take();
@@ -130,9 +132,14 @@ impl Ready {
         wake(waker);
     }
 
+    /// A wait until it is not empty, or was poked. One at a time.
+    pub(super) fn wait(&self) -> Waiting<'_> {
+        Waiting { ready: self, registered: false }
+    }
+
     /// Waits until it is not empty, or was poked. Cancel-safe, for one who waits.
     pub(super) async fn filled(&self) {
-        let mut waiting = Waiting { ready: self, registered: false };
+        let mut waiting = self.wait();
         poll_fn(|cx| waiting.poll(cx.waker())).await;
     }
 }

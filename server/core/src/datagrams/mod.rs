@@ -11,6 +11,7 @@
 
 mod acks;
 mod buffers;
+mod few;
 mod lane;
 mod packing;
 mod parts;

@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     Effects, Path, Source,
+    few::Few,
     lane::{Lane, LaneId, Lanes, Pieces},
     record::{Packet, Record, Section, Sent},
 };
@@ -37,7 +38,7 @@ pub(super) struct Packing<'a, 'p> {
     record: &'a mut Record,
     writer: Option<ValuesWriter>,
     values: Vec<Sent>,
-    sections: Vec<Section>,
+    sections: Few<Section>,
     out: &'a mut Effects,
     /// Bytes that may yet be made.
     left: usize,
@@ -100,7 +101,7 @@ impl<'a, 'p> Packing<'a, 'p> {
             let number = self.record.next();
             let room = self.path.room.saturating_sub(TWIN_ROOM);
             let buffer = self.out.buffers.take();
-            (self.values, self.sections) = self.record.lists();
+            self.values = self.record.list();
             self.writer = Some(ValuesWriter::datagram(buffer, number, self.path.prefix, room));
         }
         self.writer.as_mut()
@@ -164,7 +165,8 @@ pub(super) fn choose(
     source: &mut impl Source,
     packing: &mut Packing<'_, '_>,
 ) {
-    if packing.is_stopped() {
+    let waits = |id| lanes.get(id).is_some_and(|lane| !lane.pending.is_empty());
+    if packing.is_stopped() || !due.iter().any(|(id, _)| waits(*id)) {
         return;
     }
     // Not sorted, since mostly few of many have room.

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::lane::LaneId;
+use super::{few::Few, lane::LaneId};
 use crate::{
     codec::binary::{Ack, Piece},
     limits,
@@ -53,7 +53,7 @@ pub(super) struct Section {
 
 impl Section {
     /// Takes note of a value among a packet's sections.
-    pub(super) fn note(sections: &mut Vec<Self>, lane: LaneId, low: Offset, offset: Offset) {
+    pub(super) fn note(sections: &mut Few<Self>, lane: LaneId, low: Offset, offset: Offset) {
         // Values of a channel mostly follow each other.
         match sections.iter_mut().rev().find(|section| section.lane == lane) {
             Some(section) => section.least = section.least.into_iter().chain([offset]).min(),
@@ -68,7 +68,7 @@ pub(super) struct Packet {
     pub(super) sent: Duration,
     pub(super) bytes: usize,
     pub(super) values: Vec<Sent>,
-    pub(super) sections: Vec<Section>,
+    pub(super) sections: Few<Section>,
     /// Another with the same values, of which one suffices.
     pub(super) twin: Option<u64>,
 }
@@ -130,20 +130,16 @@ pub(super) struct Record {
     spares: Spares,
 }
 
-/// Lists of packets that are done with, empty, for later ones.
+/// Lists of values of packets that are done with, empty, for later ones.
 #[derive(Debug, Default)]
-struct Spares(Vec<Lists>);
-
-/// What a packet has, and what it says of each channel.
-pub(super) type Lists = (Vec<Sent>, Vec<Section>);
+struct Spares(Vec<Vec<Sent>>);
 
 impl Spares {
     fn keep(&mut self, packet: Packet) {
-        let (mut values, mut sections) = (packet.values, packet.sections);
+        let mut values = packet.values;
         if self.0.len() < SPARES && values.capacity() <= SPARE_VALUES {
             values.clear();
-            sections.clear();
-            self.0.push((values, sections));
+            self.0.push(values);
         }
     }
 }
@@ -211,7 +207,7 @@ impl Record {
     /// The least offset under way, of every channel that has any.
     pub(super) fn leasts(&self) -> HashMap<LaneId, Offset> {
         let mut leasts = HashMap::new();
-        for section in self.packets.iter().flatten().flat_map(|packet| &packet.sections) {
+        for section in self.packets.iter().flatten().flat_map(|packet| packet.sections.iter()) {
             if let Some(offset) = section.least {
                 leasts
                     .entry(section.lane)
@@ -224,7 +220,7 @@ impl Record {
 
     /// The least offset of a channel's values that are under way.
     pub(super) fn least(&self, lane: LaneId) -> Option<Offset> {
-        let sections = self.packets.iter().flatten().flat_map(|packet| &packet.sections);
+        let sections = self.packets.iter().flatten().flat_map(|packet| packet.sections.iter());
         sections.filter(|section| section.lane == lane).filter_map(|section| section.least).min()
     }
 
@@ -248,8 +244,8 @@ impl Record {
         }
     }
 
-    /// Empty lists for a packet.
-    pub(super) fn lists(&mut self) -> Lists {
+    /// An empty list for the values of a packet.
+    pub(super) fn list(&mut self) -> Vec<Sent> {
         self.spares.0.pop().unwrap_or_default()
     }
 
@@ -344,7 +340,7 @@ mod tests {
     }
 
     fn packet(sent: Duration) -> Packet {
-        Packet { sent, bytes: 100, values: Vec::new(), sections: Vec::new(), twin: None }
+        Packet { sent, bytes: 100, values: Vec::new(), sections: Few::None, twin: None }
     }
 
     fn lost(record: &mut Record, now: Duration) -> usize {

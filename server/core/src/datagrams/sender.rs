@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::{
     Effects, Pace, Path, Source,
+    few::Few,
     lane::{Lane, LaneId, Lanes, Lost, Pending, Pieces},
     packing::{Fit, Packing, choose},
     record::{Packet, Record, Section},
@@ -33,6 +34,8 @@ pub struct Sender {
     more: bool,
     /// As many values wait as may, so that no log is read on.
     full: bool,
+    /// When something of what is under way will be lost: what only a flush and an acknowledgement change.
+    losses: Option<Duration>,
     /// The round-trip time that the last flush was told.
     rtt: Duration,
     /// The channels of a flush and their low-water offsets, in memory that the next has again.
@@ -76,20 +79,21 @@ impl Sender {
 
     /// Takes in an acknowledgement that came by datagram. Whether [`flush`](Self::flush) has something to do because of it.
     pub fn acknowledge(&mut self, ack: Ack, now: Duration) -> bool {
-        let before = self.record.deadline(self.rtt);
+        let before = self.losses;
         let (lanes, mut arrived) = (&mut self.lanes, false);
         self.record.acknowledge(ack, now, |packet| {
             arrived = true;
-            for section in &packet.sections {
+            for section in packet.sections.iter() {
                 if let Some(lane) = lanes.get_mut(section.lane) {
                     lane.told = lane.told.max(section.low);
                     lane.settle();
                 }
             }
         });
+        self.losses = self.record.deadline(self.rtt);
         // One packet that has arrived can make others late.
         let sooner = |deadline| before.is_none_or(|before| deadline < before);
-        arrived && (self.blocked || self.record.deadline(self.rtt).is_some_and(sooner))
+        arrived && (self.blocked || self.losses.is_some_and(sooner))
     }
 
     /// Takes in an acknowledgement that came on a stream: its frames up to `number` have arrived. The tags of channels that
@@ -178,6 +182,7 @@ impl Sender {
             self.more = false;
         }
         self.send_twins(now, path, source, out);
+        self.losses = self.record.deadline(self.rtt);
     }
 
     /// Makes packets of what is due, as far as there is room.
@@ -235,13 +240,12 @@ impl Sender {
         if self.more {
             return Some(Duration::ZERO);
         }
-        let losses = self.record.deadline(self.rtt);
         let twins = self.twins.first().map(|(due, _)| *due);
         let lanes = self.lanes.iter().map(|(_, lane)| lane);
         // What is blocked goes on when something arrives or is lost.
         let positions = lanes.clone().filter_map(|lane| lane.position_due);
         let work = lanes.filter(|lane| !self.blocked && lane.has_work(!self.full)).map(|lane| lane.ready);
-        losses.into_iter().chain(twins).chain(positions).chain(work).min()
+        self.losses.into_iter().chain(twins).chain(positions).chain(work).min()
     }
 
     /// The next frame for a stream, of low-water offsets and of values of its channels that fit no datagram: of about `budget`
@@ -347,7 +351,7 @@ impl Sender {
             }
             let next = self.record.next();
             let mut writer = ValuesWriter::datagram(Vec::new(), next, path.prefix, path.room);
-            let (mut sent, mut sections) = self.record.lists();
+            let (mut sent, mut sections) = (self.record.list(), Few::default());
             // Of what is still the newest, all has to be in it: one of the two suffices.
             let mut whole = true;
             for value in values {
@@ -377,6 +381,9 @@ impl Sender {
             if let Some(first) = self.record.get_mut(number) {
                 first.twin = Some(next);
             }
+        }
+        if self.twins.is_empty() {
+            return;
         }
         // Those whose packets are done with.
         let record = &mut self.record;

@@ -5,12 +5,13 @@ mod tests;
 
 use std::{
     cell::Cell,
-    future::Future,
+    future::{Future, poll_fn},
     pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -21,6 +22,7 @@ use fulmar_core::{
     datagrams::Path,
     webtransport::capsule::{self, Capsule, Capsules},
 };
+use futures_util::FutureExt as _;
 use http::{HeaderValue, Response};
 use tokio::{task::AbortHandle, time};
 use tokio_util::sync::CancellationToken;
@@ -221,9 +223,11 @@ impl Session {
     /// Sends state and signals by datagram until its task is aborted. A task of its own, since whatever wakes a task makes it look at
     /// all that it waits for.
     pub(super) async fn send_datagrams(self: Arc<Self>, feed: Feed) {
-        let mut known = Known::default();
+        let (mut known, mut waiting) = (Known::default(), feed.wait());
         // Moved from one deadline to the next, which costs much less than a new one for each.
         let mut alarm = pin!(time::sleep(Duration::ZERO));
+        // Whether it will wake this task, which it knows until it has gone off.
+        let mut armed = false;
         loop {
             let mut batch = BATCH.take().unwrap_or_default();
             let path = |now, under_way| self.path(&mut known, now, under_way);
@@ -231,7 +235,11 @@ impl Session {
                 self.connection.read_datagrams(&feed, path, ReadBudget(DATAGRAM_BATCH), &mut batch);
             // Before the signals, which may wait for room: what was put into packets would age.
             for packet in batch.effects.packets.drain(..) {
-                match self.send_datagram(packet).await {
+                let sent = match self.send_at_once(packet) {
+                    Ok(sent) => sent,
+                    Err(packet) => Box::pin(self.send_datagram(packet)).await,
+                };
+                match sent {
                     Ok(()) => {}
                     // The path has shrunk since its size was asked for. What was in it will be missed, and comes anew.
                     Err(quinn::SendDatagramError::TooLarge) => known = Known::default(),
@@ -240,22 +248,28 @@ impl Session {
                 }
             }
             if !batch.signals.is_empty() {
-                self.send_signals(&mut batch.signals).await;
+                Box::pin(self.send_signals(&mut batch.signals)).await;
             }
             BATCH.set(Some(batch));
             if end == FeedEnd::More {
                 continue;
             }
-            let Some(next) = next else {
-                feed.ready().await;
-                continue;
-            };
-            alarm.as_mut().reset(self.connection.hub().instant(next));
-            tokio::select! {
-                biased;
-                () = feed.ready() => {}
-                () = &mut alarm => {}
+            if let Some(next) = next {
+                armed &= !alarm.is_elapsed();
+                alarm.as_mut().reset(self.connection.hub().instant(next));
             }
+            poll_fn(|cx| {
+                if waiting.poll(cx.waker()).is_ready() {
+                    return Poll::Ready(());
+                }
+                if next.is_none() || armed && !alarm.is_elapsed() {
+                    return Poll::Pending;
+                }
+                let gone_off = alarm.as_mut().poll(cx);
+                armed = gone_off.is_pending();
+                gone_off
+            })
+            .await;
         }
     }
 
@@ -336,6 +350,12 @@ impl Session {
                 counters.signals_expired.add(count);
             }
         }
+    }
+
+    /// Sends a datagram, or gives it back where there is no room yet.
+    fn send_at_once(&self, packet: Bytes) -> Result<Result<(), quinn::SendDatagramError>, Bytes> {
+        let same = packet.clone();
+        self.send_datagram(packet).now_or_never().ok_or(same)
     }
 
     /// Waits for room instead of pushing out what waits already.
