@@ -6,12 +6,18 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import puppeteer from 'puppeteer-core';
 import { BROWSERS } from '../parity/peers.mjs';
+import { launchWebKit } from './webkit.mjs';
 
 const run = promisify(execFile);
 const DEADLINE = 30_000;
 
-/** The browsers to test in: both, or those of them that FULMAR_PEERS names. */
-export const wanted = Object.keys(BROWSERS).filter((name) => (process.env.FULMAR_PEERS ?? name).split(',').includes(name));
+const isWanted = (name) => (process.env.FULMAR_PEERS ?? name).split(',').includes(name);
+/** The browsers to test in: those that have WebTransport, or those of them that FULMAR_PEERS names. */
+export const wanted = Object.keys(BROWSERS).filter(isWanted);
+/** These, and Safari's engine, which has none here. */
+export const engines = [...wanted, ...['webkit'].filter(isWanted)];
+/** The best transport that each has. */
+export const best = (name) => (name === 'webkit' ? 'websocket' : 'webtransport');
 
 /** Waits for something that must come. */
 export async function within(what, promise, deadline = DEADLINE) {
@@ -34,9 +40,13 @@ export async function until(what, ask, good, deadline = DEADLINE) {
 
 /**
  * @param {string} name @param {{root?: string, args?: string[], prefs?: Record<string, unknown>}} how `root`: a file with a
- * certificate in PEM that the browser trusts; `args` for Chromium, `prefs` for Firefox
+ * certificate in PEM that the browser trusts; `args` for Chromium and WebKit, `prefs` for Firefox
  */
 export async function launch(name, { root, args = [], prefs = {} } = {}) {
+  if (name === 'webkit') {
+    const browser = await launchWebKit(args);
+    return { browser, close: browser.close };
+  }
   const folder = await mkdtemp(join(tmpdir(), `fulmar-${name}-`));
   // Chromium on Linux has its users' certificates in their home, Firefox in the profile.
   const database = name === 'chromium' ? join(folder, '.pki', 'nssdb') : folder;

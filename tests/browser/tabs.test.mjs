@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { Server } from '../parity/server.mjs';
-import { launch, until, wanted, within } from './browsers.mjs';
+import { engines, launch, until, within } from './browsers.mjs';
 
 /** More than the connections that a browser has to one server over HTTP/1.1. */
 const TABS = 8;
@@ -13,7 +13,7 @@ describe('tabs', () => {
   before(async () => { server = await Server.start(); });
   after(() => server.stop());
 
-  for (const name of wanted) {
+  for (const name of engines) {
     for (const transport of ['sse', 'poll']) {
       test(`${name}: ${TABS} tabs share one ${transport}`, async () => {
         const { browser, close } = await launch(name);

@@ -148,8 +148,10 @@ function helpers() {
 
 /** One server, what is published on it, and one page that reads it. */
 export class World {
-  static async start(browser, { host = '127.0.0.1', ...options } = {}) {
+  /** @param {{host?: string, best?: string}} [how] `best`: the transport to begin with; more is for `connect` */
+  static async start(browser, { host = '127.0.0.1', best = 'webtransport', ...options } = {}) {
     const world = new World();
+    world.best = best;
     world.server = await Server.start();
     world.feed = new Feed(world.server.base);
     world.http = new URL(world.server.base).port;
@@ -179,7 +181,7 @@ export class World {
   }
 
   /** A page whose client has its transport and is being told numbers. */
-  async begin(transport = 'webtransport') {
+  async begin(transport = this.best) {
     await this.open();
     this.feed.start();
     return this.reach({ transport, count: 5 });

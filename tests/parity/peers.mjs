@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import puppeteer from 'puppeteer-core';
+import { launchWebKit } from '../browser/webkit.mjs';
 import { createAgent } from './agent.mjs';
 
 const CALL_DEADLINE = 120_000;
@@ -24,7 +25,8 @@ const IN_PYTHON = [
   { transport: 'sse', http: '3' },
   { transport: 'poll', wait: 20, http: '3' },
 ];
-const IN_BROWSERS = [{ transport: 'webtransport' }, ...IN_NODE.filter(({ label }) => label !== 'poll')];
+const IN_WEBKIT = IN_NODE.filter(({ label }) => label !== 'poll');
+const IN_BROWSERS = [{ transport: 'webtransport' }, ...IN_WEBKIT];
 
 export function labelOf({ transport, encoding, label, http }) {
   return label ?? [transport, encoding, http && `over HTTP/${http}`].filter(Boolean).join(' ');
@@ -111,8 +113,8 @@ export class LinesPeer extends Peer {
 }
 
 class BrowserPeer extends Peer {
-  constructor(name, base, browser, page) {
-    super(name, IN_BROWSERS, base);
+  constructor(name, transports, base, browser, page) {
+    super(name, transports, base);
     this.browser = browser;
     this.page = page;
   }
@@ -150,7 +152,7 @@ export const BROWSERS = {
 };
 
 async function openBrowser(name, base) {
-  const browser = await puppeteer.launch({ headless: true, ...BROWSERS[name], protocolTimeout: CALL_DEADLINE });
+  const browser = name === 'webkit' ? await launchWebKit() : await puppeteer.launch({ headless: true, ...BROWSERS[name], protocolTimeout: CALL_DEADLINE });
   try {
     const page = await browser.newPage();
     // A page of the server's own origin that opens no connection by itself.
@@ -159,16 +161,16 @@ async function openBrowser(name, base) {
       const handle = (${createAgent})(await import('/client/fulmar.js'));
       window.agent = async (text) => JSON.stringify(await handle(JSON.parse(text)));
     })()`);
-    return new BrowserPeer(name, base, browser, page);
+    return new BrowserPeer(name, name === 'webkit' ? IN_WEBKIT : IN_BROWSERS, base, browser, page);
   } catch (error) {
     await browser.close();
     throw error;
   }
 }
 
-/** Processes and both browsers; FULMAR_PEERS=node,chromium names fewer while working on a test. */
+/** Processes and browsers; FULMAR_PEERS=node,chromium names fewer while working on a test. */
 export async function startPeers(base) {
-  const wanted = (process.env.FULMAR_PEERS ?? 'node,rust,python,chromium,firefox').split(',');
+  const wanted = (process.env.FULMAR_PEERS ?? 'node,rust,python,chromium,firefox,webkit').split(',');
   const peers = [];
   try {
     for (const name of wanted) peers.push(LINES[name]?.(base) ?? (await openBrowser(name, base)));
