@@ -14,20 +14,30 @@ import { setTimeout as delay } from 'node:timers/promises';
 
 const DISPLAY = 'Xvfb';
 const DRIVER = 'WebKitWebDriver';
-/** For the display and the driver to be there, and for a script in a page, in ms. */
-const START_DEADLINE = 15_000, SCRIPT_DEADLINE = 120_000;
+/** For the display and the driver to be there, for a page to come, and for a script in it, in ms. */
+const START_DEADLINE = 15_000, PAGE_DEADLINE = 30_000, SCRIPT_DEADLINE = 120_000;
 const OPTIONS = 'webkitgtk:browserOptions';
 const BINARY = process.env.WEBKIT ?? '/usr/lib/x86_64-linux-gnu/webkit2gtk-4.1/MiniBrowser';
 
-/** A process that goes with this one. */
+/** Processes that go with this one, however it ends. @type {Set<import('node:child_process').ChildProcess>} */
+const helpers = new Set();
+const endHelpers = () => { for (const child of helpers) child.kill(); };
+process.once('exit', endHelpers);
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
+  process.once(signal, () => {
+    endHelpers();
+    // As it would have without this.
+    process.kill(process.pid, signal);
+  });
+}
+
 function helper(command, args, options) {
   const child = spawn(command, args, options);
-  const end = () => child.kill('SIGKILL');
-  process.once('exit', end);
+  helpers.add(child);
   const ended = new Promise((resolve) => {
     child.once('exit', resolve);
     child.once('error', resolve);
-  }).finally(() => process.off('exit', end));
+  }).finally(() => helpers.delete(child));
   return { child, ended, stop: () => (child.kill(), ended) };
 }
 
@@ -119,7 +129,7 @@ async function openSession(display, args) {
   };
   try {
     await inTime(DRIVER, listening(), driver.ended);
-    const capabilities = { alwaysMatch: { timeouts: { script: SCRIPT_DEADLINE }, [OPTIONS]: { binary: BINARY, args: ['--automation', ...args] } } };
+    const capabilities = { alwaysMatch: { timeouts: { pageLoad: PAGE_DEADLINE, script: SCRIPT_DEADLINE }, [OPTIONS]: { binary: BINARY, args: ['--automation', ...args] } } };
     const { sessionId } = await inTime('a session', session.ask('POST', '/session', { capabilities }), driver.ended);
     session.id = sessionId;
     const first = await session.ask('GET', `/session/${sessionId}/window`);
