@@ -72,10 +72,10 @@ class Feed {
   }
 }
 
-/** What runs in the page. */
-function helpers() {
+/** What runs in the page, or in a worker. */
+export function helpers() {
   window.begin = async (channels, options) => {
-    const { connect } = await import('/client/fulmar.js');
+    const { connect } = await import(`${location.origin}/client/fulmar.js`);
     const began = performance.now();
     const client = (window.client = connect(location.origin, options));
     /** @type {Set<() => void>} */
@@ -148,10 +148,13 @@ function helpers() {
 
 /** One server, what is published on it, and one page that reads it. */
 export class World {
-  /** @param {{host?: string, best?: string}} [how] `best`: the transport to begin with; more is for `connect` */
-  static async start(browser, { host = '127.0.0.1', best = 'webtransport', ...options } = {}) {
+  /**
+   * @param {{host?: string, best?: string, prepare?: (page) => Promise<unknown>}} [how] `best`: the transport to begin
+   * with; `prepare` gives a page what is called there; more is for `connect`
+   */
+  static async start(browser, { host = '127.0.0.1', best = 'webtransport', prepare = (page) => page.evaluate(helpers), ...options } = {}) {
     const world = new World();
-    world.best = best;
+    Object.assign(world, { best, prepare });
     world.server = await Server.start();
     world.feed = new Feed(world.server.base);
     world.http = new URL(world.server.base).port;
@@ -175,7 +178,7 @@ export class World {
     this.context = await this.browser.createBrowserContext();
     this.page = await this.context.newPage();
     await this.page.goto(`${this.origin}/healthz`);
-    await this.page.evaluate(helpers);
+    await this.prepare(this.page);
     await this.page.evaluate((channels, options) => window.begin(channels, options), this.feed.channels, this.options);
     return this.page;
   }
