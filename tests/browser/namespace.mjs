@@ -49,6 +49,11 @@ export async function cut(protocol, port, ways = ['up', 'down']) {
   return () => command('nft', `flush chain ip cuts ${name}; delete chain ip cuts ${name}`);
 }
 
+/** Ends the connections of pages to a server's port, and tells both sides. @param {number | string} port */
+export async function reset(port) {
+  await command('ss', '--kill', '--tcp', 'src', '127.0.0.1', 'and', 'dport', '=', `:${port}`);
+}
+
 /** The link that browsers look at. @param {'up' | 'down'} state */
 export async function setLink(state) {
   await command('ip', 'link', 'set', 'world', state);

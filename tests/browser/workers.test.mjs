@@ -73,8 +73,8 @@ describe('workers', { concurrency: true }, () => {
       }
     };
 
-    function assertWhole({ first, last, count, lost, repeated, gaps, ends }) {
-      assert.deepEqual({ lost, repeated, gaps, ends }, { lost: 0, repeated: 0, gaps: 0, ends: [] });
+    function assertWhole({ first, last, count, lost, repeated, disordered, gaps, ends }) {
+      assert.deepEqual({ lost, repeated, disordered, gaps, ends }, { lost: 0, repeated: 0, disordered: 0, gaps: 0, ends: [] });
       assert.equal(count, last - first + 1);
     }
 

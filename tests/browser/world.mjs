@@ -2,14 +2,24 @@
 import { once } from 'node:events';
 import http from 'node:http';
 import { setTimeout as delay } from 'node:timers/promises';
+import { open } from '../../client/js/fulmar.js';
 import { Server, channelIn } from '../parity/server.mjs';
+import { QuietWebSocket } from '../parity/websocket.mjs';
 import { until, within } from './browsers.mjs';
 import { PUBLISHER, cut } from './namespace.mjs';
 
 const EVERY_MS = 50;
 const KEYS = 5;
+/** Events that are published at once in a rush, and those that a history is sure to hold. */
+const RUSH = 50, MOST = 9000;
 /** For whatever has to come; more than any of it takes on a machine that is busy. */
 const DEADLINE = 28_000;
+
+class FromPublisher extends QuietWebSocket {
+  constructor(url, protocols) {
+    super(url, protocols, { localAddress: PUBLISHER });
+  }
+}
 
 /**
  * Numbers from 0, in the order of their publishing: each as an event, and as the value of a key of state. They come
@@ -22,9 +32,12 @@ class Feed {
   /** @type {NodeJS.Timeout | undefined} */
   #timer;
   #running = Promise.resolve();
+  /** The newest of each key. @type {Map<string, number>} */
+  #values = new Map();
 
-  constructor(base) {
+  constructor(base, every) {
     this.base = base;
+    this.every = every;
   }
 
   async ask(path, body) {
@@ -41,14 +54,32 @@ class Feed {
   async publish() {
     const data = this.next++;
     await this.ask('/api/publish', { channel: this.channels.event, data });
-    await this.ask('/api/publish', { channel: this.channels.state, key: `k${data % KEYS}`, data });
+    const key = `k${data % KEYS}`;
+    this.#values.set(key, data);
+    await this.ask('/api/publish', { channel: this.channels.state, key, data });
   }
 
   start() {
     this.#timer = setInterval(() => {
       this.#running = this.#running.then(() => this.publish());
       this.#running.catch(() => clearInterval(this.#timer));
-    }, EVERY_MS);
+    }, this.every);
+  }
+
+  /** Publishes as fast as it can until something has come about: of events only. @param {Promise<unknown>} coming */
+  rush(coming) {
+    let rushing = true;
+    const end = () => { rushing = false; };
+    coming.then(end, end);
+    this.#running = this.#running.then(async () => {
+      const publisher = await open('websocket', { base: this.base, encoding: 'bin', WebSocket: FromPublisher });
+      while (rushing && this.next < MOST) {
+        const some = Array.from({ length: RUSH }, () => publisher.publish(this.channels.event, { data: this.next++ }));
+        await within('a rush', Promise.all(some));
+      }
+      publisher.close();
+    });
+    return coming;
   }
 
   /** @returns {Promise<number>} the last number that was published */
@@ -64,11 +95,14 @@ class Feed {
     this.#agent.destroy();
   }
 
+  /** The server is another, and has none of it. */
+  forget() {
+    this.#values.clear();
+  }
+
   /** What the state has to be in the end. */
   get state() {
-    const keys = Math.min(KEYS, this.next);
-    const newest = Array.from({ length: keys }, (_, i) => this.next - 1 - i);
-    return Object.fromEntries(newest.map((n) => [`k${n % KEYS}`, n]).sort());
+    return Object.fromEntries([...this.#values].sort());
   }
 }
 
@@ -80,17 +114,23 @@ export function helpers() {
     const client = (window.client = connect(location.origin, options));
     /** @type {Set<() => void>} */
     const looking = new Set();
+    /** All that have come. */
+    const numbers = new Set();
     const look = () => { for (const each of looking) each(); };
-    const seen = (window.seen = { taken: false, first: null, last: null, count: 0, lost: 0, repeated: 0, gaps: 0, told: 0, transports: [], errors: [], ends: [] });
+    const seen = (window.seen = { taken: false, first: null, last: null, count: 0, lost: 0, repeated: 0, disordered: 0, gaps: 0, told: 0, transports: [], errors: [], ends: [] });
     const subscription = client.subscribe(channels.event, {
       onPublication({ data }) {
-        if (seen.last !== null && data <= seen.last) seen.repeated++;
-        else {
+        seen.first ??= data;
+        seen.count++;
+        if (numbers.has(data) || data < seen.first) seen.repeated++;
+        else if (data < seen.last) {
+          seen.disordered++;
+          seen.lost--;
+        } else {
           if (seen.last !== null) seen.lost += data - seen.last - 1;
           seen.last = data;
         }
-        seen.first ??= data;
-        seen.count++;
+        numbers.add(data);
         look();
       },
       onGap() {
@@ -149,14 +189,16 @@ export function helpers() {
 /** One server, what is published on it, and one page that reads it. */
 export class World {
   /**
-   * @param {{host?: string, best?: string, prepare?: (page) => Promise<unknown>}} [how] `best`: the transport to begin
-   * with; `prepare` gives a page what is called there; more is for `connect`
+   * @param {{host?: string, best?: string, every?: number, prepare?: (page) => Promise<unknown>}} [how] `best`: the
+   * transport to begin with; `every`: ms from one number to the next; `prepare` gives a page what is called there; more
+   * is for `connect`
    */
-  static async start(browser, { host = '127.0.0.1', best = 'webtransport', prepare = (page) => page.evaluate(helpers), ...options } = {}) {
+  static async start(browser, how = {}) {
+    const { host = '127.0.0.1', best = 'webtransport', every = EVERY_MS, prepare = (page) => page.evaluate(helpers), ...options } = how;
     const world = new World();
     Object.assign(world, { best, prepare });
     world.server = await Server.start();
-    world.feed = new Feed(world.server.base);
+    world.feed = new Feed(world.server.base, every);
     world.http = new URL(world.server.base).port;
     await world.#find();
     world.options = options;
@@ -252,6 +294,7 @@ export class World {
   async restart(signal) {
     this.server.process.kill(signal);
     await within('the end of the server', this.server.ended);
+    this.feed.forget();
     this.server = await Server.start([], { http: `127.0.0.1:${this.http}`, quic: `127.0.0.1:${this.quic}` });
     await this.#find();
   }

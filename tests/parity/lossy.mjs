@@ -15,7 +15,7 @@ const MAX_CLIENTS = 8;
 const SOCKET_BUFFER = 1 << 20;
 
 /** Numbers from 0 to 1 (mulberry32). */
-function generator(seed) {
+export function generator(seed) {
   let state = seed >>> 0;
   return () => {
     state = (state + 0x6d2b79f5) >>> 0;
