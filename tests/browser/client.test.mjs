@@ -65,6 +65,21 @@ for (const name of engines) {
         assert.deepEqual(moved, [null, 'websocket', 'webtransport']);
       }));
 
+      test('UDP comes back when the first handshake has been given up', { skip: !hasWebTransport }, inWorld(browser, { best: 'websocket' }, async (world, t) => {
+        const mend = await world.cut('udp');
+        await world.begin();
+        const attempt = () => world.page.evaluate(() => window.client.attempts.find(({ transport }) => transport === 'webtransport'));
+        const { ms } = await until('the end of the handshake', () => delay(50).then(attempt), ({ outcome }) => outcome === 'failed');
+        const { now } = await world.page.evaluate(() => window.report());
+        await mend();
+        const risen = await world.reach({ transport: 'webtransport', moves: 1 });
+        t.diagnostic(`given up after ${Math.round(ms)} ms, WebTransport ${since(risen, now, 'webtransport')} ms after UDP was back`);
+        await world.reach({ count: risen.count + 20 });
+        const report = await world.settle();
+        assertWhole(report);
+        assert.deepEqual(report.transports.map(([transport]) => transport), ['websocket', 'webtransport']);
+      }));
+
       for (const [how, signal] of [['ends', 'SIGTERM'], ['is killed', 'SIGKILL']]) {
         test(`the server ${how}, and another has its place and another certificate`, inWorld(browser, { best: transport }, async (world, t) => {
           await world.begin();
@@ -173,7 +188,7 @@ for (const name of engines) {
       assertWhole(await world.settle());
     }));
 
-    test(`${TABS} tabs on one server`, async (t) => {
+    test(`${TABS} tabs on one server, opened at once`, async (t) => {
       const world = await World.start(browser(), { best: transport });
       const began = performance.now();
       try {
@@ -185,6 +200,8 @@ for (const name of engines) {
         const last = await world.feed.stop();
         const reports = await world.reachAll({ last, state: world.feed.state });
         t.diagnostic(`and all ${last + 1} events of each ${Math.round(performance.now() - opened)} ms later`);
+        const took = reports.map(({ transports: [[, at]] }) => at).sort((a, b) => a - b);
+        t.diagnostic(`each within ${took[TABS / 2]} ms of its beginning in the middle, ${took.at(-1)} ms at most`);
         const risen = reports.filter((report) => report.transport === transport).length;
         t.diagnostic(`${risen} of them over ${transport}`);
         assert.equal(reports.length, TABS);

@@ -232,10 +232,7 @@ export class World {
     return this.reach({ transport, count: 5 });
   }
 
-  /**
-   * One page with so many frames of the server's origin, each with a client as a page of its own would have it. Ten are
-   * opened at a time: a hundred handshakes at once are too many for two cores.
-   */
+  /** One page with so many frames of the server's origin, opened at once, each with a client as a page of its own would have it. */
   async openFrames(count) {
     this.context = await this.browser.createBrowserContext();
     this.page = await this.context.newPage();
@@ -257,11 +254,7 @@ export class World {
         await tab.reach({ status: 'open', taken: true }, 60_000);
         window.ready++;
       };
-      let begun = 0;
-      const some = async () => {
-        while (begun++ < count) await open();
-      };
-      for (let i = 0; i < 10; i++) some();
+      for (let i = 0; i < count; i++) open();
     }, count, String(helpers), this.feed.channels, this.options);
     const ready = () => delay(100).then(() => this.page.evaluate(() => window.ready));
     await until(`${count} frames`, ready, (n) => n === count, 60_000).catch(async (error) => {
