@@ -61,6 +61,30 @@ async def test_a_fresh_attach_is_its_client_without_its_subscriptions(server, tr
 
 
 @TRANSPORTS
+async def test_what_was_subscribed_to_before_a_fresh_attach_goes_on(server, transport):
+    channel, other, mine = name(), name(), name()
+    secret, identity = minted()
+    async with server.http() as http, over(server, transport) as before, over(server, transport) as after:
+        assert await become(before, secret) == (identity, False)
+        first = await before.ask(type="publish", channel=mine, data="once", id="mine")
+        await before.subscribe(other)
+        await after.subscribe(channel)
+        await publish(http, channel, "as its own")
+        await after.publications(1)
+        assert await become(after, secret) == (identity, True)
+        close = await before.until("close")
+        assert close["code"] == 4900, close
+        await publish(http, other, "to nobody")
+        await publish(http, channel, "as that of the secret")
+        assert [p["data"] for p in await after.publications(1)] == ["as that of the secret"]
+        assert not [m for m in after.kept if m.get("channel") == other]
+        again = await after.ask(type="publish", channel=mine, data="once", id="mine")
+        assert at(again) == at(first), "it is the same publisher"
+        assert (await send(http, {"secret": secret}, type="subscribe", channel=other)).status_code == 200
+        assert "ref" not in await after.until("subscribed", channel=other)
+
+
+@TRANSPORTS
 async def test_a_secret_that_the_client_made_up_has_a_session(server, transport):
     secret, session = minted()
     async with server.http() as http, over(server, transport) as first, over(server, transport) as second, over(server, transport) as third:
@@ -120,7 +144,7 @@ async def test_what_cannot_be_told_of_a_fresh_attach_is_refused(server):
             answer = await ws.until("attached", "error")
             assert answer["type"] == "error" and answer["error"]["code"] == code, (wrong, answer)
         await ws.subscribe(name())
-        answer = await ws.ask(type="attach", secret=session["secret"], fresh=True)
+        answer = await ws.ask(type="attach", id=session["id"], secret=session["secret"])
         assert answer["type"] == "error" and answer["error"]["code"] == "bad_message", "it has subscribed"
 
 
@@ -206,8 +230,12 @@ async def test_an_attach_that_is_refused_or_not_sent_holds_up_nothing_more(serve
         assert (await stream.until("subscribed", "error", ref=1))["type"] == "subscribed"
         await publish(http, channel, "on a session of its own")
         await stream.publications(1)
-        answer = await control.ask(type="attach", secret=minted()[0], fresh=True)
+        secret, identity = minted()
+        answer = await control.ask(type="attach", secret=secret, id=identity)
         assert answer["error"]["code"] == "bad_message", "it has subscribed"
+        assert await become(control, secret) == (identity, False)
+        await publish(http, channel, "on that of the secret")
+        await stream.publications(1)
 
 
 async def test_streams_do_not_wait_for_ever(server):

@@ -77,8 +77,8 @@ pub enum Adopt {
     AsKnown,
     /// Channels are read on from where the client has got to, whether the session is still known or not.
     After(Positions),
-    /// They end: the client makes those that it wants anew. Only the session's identity is taken over, whether it is still
-    /// known or not.
+    /// They end, and those that the connection has go on in their stead. Only the session's identity is taken over, whether it is
+    /// still known or not.
     Fresh,
 }
 

@@ -353,6 +353,27 @@ impl<T: Clone> Registry<T> {
         Ok(Resumed { handle, attachment, known: false, ended })
     }
 
+    /// Whether this is the session of a connection alone, which nobody can resume.
+    pub fn is_bare(&self, id: SessionId) -> bool {
+        self.sessions.get(&id).is_some_and(|entry| !entry.resumable)
+    }
+
+    /// Makes a bare session, with its connection, the one of `id`, which a secret proves and which is no bare one. Gives back the
+    /// handle of what had that id before, which ends; its tickets go on. There are never more sessions because of it.
+    pub fn assume(&mut self, bare: SessionId, id: SessionId) -> Option<T> {
+        let entry = self.sessions.remove(&bare)?;
+        let before = self.sessions.remove(&id);
+        if let Some(before) = &before {
+            if let Some(stay) = before.detached {
+                self.detached.remove(id, stay);
+            }
+            self.unattached -= usize::from(before.attachment.is_none());
+        }
+        let tickets = before.as_ref().map_or(0, |before| before.tickets);
+        self.sessions.insert(id, Entry { resumable: true, tickets, ..entry });
+        before.map(|before| before.handle)
+    }
+
     /// A ticket for the session.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::{
     iter, option,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -86,7 +86,7 @@ impl Connection {
 
     fn on(hub: &Arc<Hub>, session: Arc<Session>, attachment: Attachment, ready: &Arc<Ready>) -> Self {
         let signal = Arc::default();
-        session.attach(&signal, ready, &Adopt::AsKnown, hub.now());
+        session.attach(&signal, ready, &Adopt::AsKnown);
         let it = Self {
             hub: hub.clone(),
             attached: Mutex::new(Attached { session, attachment }),
@@ -270,10 +270,7 @@ impl Connection {
         // Held throughout, before the registry's: of two attaches at once on streams of a connection, that which the registry knows
         // as the last has to be the last here too.
         let mut attached = lock(&self.attached);
-        if self.signal.has_begun() {
-            return Err(Problem::new(Code::BadMessage, "attach before you subscribe"));
-        }
-        let (now, known) = self.take_over(feed, id, secret, adopt)?;
+        let (now, known) = self.take_over(&attached, feed, id, secret, adopt)?;
         let session = now.session.clone();
         let before = std::mem::replace(&mut *attached, now);
         drop(attached);
@@ -287,6 +284,7 @@ impl Connection {
     /// known.
     fn take_over(
         &self,
+        before: &Attached,
         feed: &FeedHandle,
         id: &str,
         secret: &str,
@@ -297,20 +295,68 @@ impl Connection {
         if self.hub.is_stopping() {
             return Err(shutting_down());
         }
-        let named = !id.is_empty() || *adopt != Adopt::Fresh;
-        if registry.identify(secret)?.to_string() != id && named {
+        let fresh = *adopt == Adopt::Fresh;
+        // What this connection has subscribed to goes on under another name, but not with the subscriptions of another session.
+        if self.signal.has_begun() && !(fresh && registry.is_bare(before.session.id())) {
+            return Err(Problem::new(Code::BadMessage, "attach before you subscribe"));
+        }
+        let named = !id.is_empty() || !fresh;
+        let proven = registry.identify(secret)?;
+        if (proven.to_string() != id && named) || registry.is_bare(proven) {
             return Err(Problem::new(Code::UnknownSession, "no such session; make one with POST /session"));
+        }
+        if fresh {
+            return self.assume(registry, before, feed, proven);
         }
         let Resumed { handle: session, attachment, known, ended } =
             self.claim(&mut registry, secret, adopt)?;
-        session.attach(&self.signal, &feed.ready, adopt, self.hub.now());
+        session.attach(&self.signal, &feed.ready, adopt);
         drop(registry);
         self.hub.end_session(ended);
         Ok((Attached { session, attachment }, known))
     }
 
-    /// Has the registry attach this connection to the session of a secret. Only a client that knows its positions, or needs none,
-    /// can go on with one that is not known.
+    /// Makes this connection's own session the one of `id`, with the subscriptions that it has. Whether there was one of that id,
+    /// which ends.
+    fn assume(
+        &self,
+        mut registry: MutexGuard<'_, Registry<Arc<Session>>>,
+        attached: &Attached,
+        feed: &FeedHandle,
+        id: SessionId,
+    ) -> Result<(Attached, bool), Problem> {
+        self.once()?;
+        let (mut own, mut ended) = (attached.clone(), None);
+        if !registry.is_bare(own.session.id()) {
+            // It has attached another before, and leaves it.
+            let session = Session::new(SessionId::from_entropy(entropy()));
+            let (attachment, gone) = registry.insert_bare(session.id(), session.clone())?;
+            session.attach(&self.signal, &feed.ready, &Adopt::AsKnown);
+            attached.session.detach(&self.signal);
+            (own, ended) = (Attached { session, attachment }, gone);
+        }
+        let before = registry.assume(own.session.id(), id);
+        own.session.assume(id, &feed.ready);
+        self.identified.store(true, Ordering::Relaxed);
+        drop(registry);
+        self.hub.end_session(ended);
+        if let Some(before) = &before {
+            before.end(CloseCode::Replaced, self.hub.now());
+        }
+        Ok((own, before.is_some()))
+    }
+
+    /// Else one connection could fill the registry, and its replies.
+    fn once(&self) -> Result<(), Problem> {
+        if self.identified.load(Ordering::Relaxed) {
+            let message = "this connection was attached with positions, or fresh, before; open another";
+            return Err(Problem::new(Code::BadMessage, message));
+        }
+        Ok(())
+    }
+
+    /// Has the registry attach this connection to the session of a secret. Only a client that knows its positions can go on with one
+    /// that is not known.
     fn claim(
         &self,
         registry: &mut Registry<Arc<Session>>,
@@ -321,11 +367,7 @@ impl Connection {
             let (_, handle, attachment) = registry.attach(secret)?;
             return Ok(Resumed { handle, attachment, known: true, ended: None });
         }
-        // Else one connection could fill the registry, and its replies.
-        if self.identified.load(Ordering::Relaxed) {
-            let message = "this connection was attached with positions, or fresh, before; open another";
-            return Err(Problem::new(Code::BadMessage, message));
-        }
+        self.once()?;
         let resumed = registry.resume(secret, Session::new)?;
         self.identified.store(true, Ordering::Relaxed);
         Ok(resumed)

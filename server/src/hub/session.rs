@@ -29,7 +29,10 @@ use super::{
 /// One session of the registry.
 #[derive(Debug)]
 pub(super) struct Session {
+    /// As which it began.
     id: SessionId,
+    /// What it was made by its owner's secret. Set under the registry's lock.
+    assumed: OnceLock<SessionId>,
     state: Mutex<State>,
 }
 
@@ -139,16 +142,24 @@ impl CloseSignal {
 
 impl Session {
     pub(super) fn new(id: SessionId) -> Arc<Self> {
-        Arc::new(Self { id, state: Mutex::default() })
+        Arc::new(Self { id, assumed: OnceLock::new(), state: Mutex::default() })
     }
 
     pub(super) fn id(&self) -> SessionId {
-        self.id
+        self.assumed.get().copied().unwrap_or(self.id)
     }
 
-    /// A connection takes over: what was attached is told, and every subscription ends, or is read through `ready`, on from where
-    /// the client says that it has got to.
-    pub(super) fn attach(&self, signal: &Arc<CloseSignal>, ready: &Arc<Ready>, adopt: &Adopt, now: Now) {
+    /// It is that of a secret from now on, and nothing else changes for its connection, which reads through `ready` what it has not
+    /// subscribed to.
+    pub(super) fn assume(&self, id: SessionId, ready: &Arc<Ready>) {
+        // Once: it is no bare one any more.
+        let _ = self.assumed.set(id);
+        lock(&self.state).main = ready.clone();
+    }
+
+    /// A connection takes over: what was attached is told, and every subscription is read through `ready`, on from where the client
+    /// says that it has got to.
+    pub(super) fn attach(&self, signal: &Arc<CloseSignal>, ready: &Arc<Ready>, adopt: &Adopt) {
         let mut state = lock(&self.state);
         state.main = ready.clone();
         let before = state.attached.replace(signal.clone());
@@ -156,11 +167,6 @@ impl Session {
             before.fire(CloseCode::Replaced);
         }
         state.drop_lanes();
-        if *adopt == Adopt::Fresh {
-            for subscription in state.subscriptions.drain() {
-                subscription.channel.unsubscribe(subscription.slot, now);
-            }
-        }
         if !state.subscriptions.is_empty() {
             signal.begin();
         }

@@ -35,6 +35,10 @@ fn channel(name: &str) -> ChannelName {
     ChannelName::parse(name).expect("a name")
 }
 
+fn subscribe(name: &str) -> ClientMessage {
+    ClientMessage::Subscribe { r#ref: None, channel: channel(name), start: StartRequest::Afresh }
+}
+
 async fn publish(hub: &Hub, name: &str) -> Position {
     hub.publish("test", channel(name), Draft::new(Payload::text("x"))).await.expect("published")
 }
@@ -271,9 +275,91 @@ async fn a_fresh_attach_makes_the_session_of_a_secret_that_the_client_made() {
     assert_eq!(again.publish("event:c", "once").await, ["published 1"], "its ids are the channel's");
     assert_eq!(Client::new(&hub).attach_fresh("", own).await, ["attached true"], "the secret tells the id");
     assert_eq!(again.connection.close_code(), Some(CloseCode::Replaced));
-    let late = Client::new(&hub);
-    late.subscribe("event:a", StartRequest::Afresh).await;
-    assert_eq!(late.attach_fresh("", &minted).await, ["bad_message"], "it has subscribed");
+}
+
+#[tokio::test]
+async fn a_fresh_attach_behind_subscriptions_keeps_them() {
+    let hub = hub();
+    let (id, secret) = session(&hub);
+    let (mut old, mut new) = (Client::new(&hub), Client::new(&hub));
+    assert_eq!(old.attach_fresh("", &secret).await, ["attached true"]);
+    assert_eq!(old.publish("event:c", "once").await, ["published 1"]);
+    assert_eq!(old.subscribe("event:b", StartRequest::Afresh).await, ["subscribed 0 None"]);
+    hub.execute_for(&secret, subscribe("event:d")).await.expect("subscribed");
+
+    assert_eq!(new.subscribe("event:a", StartRequest::Afresh).await, ["subscribed 0 None"]);
+    publish(&hub, "event:a").await;
+    assert_eq!(new.attach_fresh("another", &secret).await, ["unknown_session"]);
+    assert_eq!((new.attach(&(id.clone(), secret.clone()), None)).await, ["bad_message"], "it has subscribed");
+    assert_eq!(new.attach_fresh(&id, &secret).await, ["attached true"]);
+    assert_eq!(new.attach_fresh(&id, &secret).await, ["bad_message"], "once on a connection");
+    assert_eq!(hub.census().0, 1, "its own has become that of the secret");
+    assert_eq!(old.connection.close_code(), Some(CloseCode::Replaced));
+    for name in ["event:a", "event:b", "event:d"] {
+        publish(&hub, name).await;
+    }
+    assert_eq!((old.read(), new.read()), (vec![], vec!["event:a 1".to_owned(), "event:a 2".to_owned()]));
+    assert_eq!(old.subscribe("event:e", StartRequest::Afresh).await, ["unknown_session"]);
+    assert_eq!(new.publish("event:c", "once").await, ["published 1"], "it is the same publisher");
+    hub.execute_for(&secret, subscribe("event:e")).await.expect("it is its session now");
+    assert_eq!(new.read(), ["event:e subscribed 0 None"]);
+
+    old.connection.end_feed(&old.feed);
+    drop(old);
+    publish(&hub, "event:a").await;
+    assert_eq!(new.read(), ["event:a 3"], "the end of the connection before is none of its own");
+    drop(new);
+    assert_eq!((hub.census().0, hub.detached_subscriptions()), (1, 2), "it stays, as any that has a secret");
+    let mut again = Client::new(&hub);
+    assert_eq!(again.attach(&(id, secret), None).await, ["attached true"]);
+    assert_eq!(again.read().len(), 3, "two subscriptions, and a gap where something was given");
+}
+
+#[tokio::test]
+async fn a_fresh_attach_behind_another_attach_leaves_that_session() {
+    let hub = hub();
+    let (first, second) = (session(&hub), session(&hub));
+    for secret in [&second.1, &first.1] {
+        for (_, secret) in [&first, &second] {
+            hub.ensure_session(secret).expect("room");
+        }
+        let mut client = Client::new(&hub);
+        assert_eq!(client.attach(&first, None).await, ["attached true"]);
+        assert_eq!(client.attach_fresh("", secret).await, ["attached true"]);
+        assert_eq!(client.connection.close_code(), None, "it has replaced nobody else");
+        assert_eq!(client.subscribe("event:a", StartRequest::Afresh).await.len(), 1);
+        publish(&hub, "event:a").await;
+        assert_eq!(client.read().len(), 1);
+        drop(client);
+        assert_eq!((hub.census().0, hub.detached_subscriptions()), (2, 1));
+        hub.maintain();
+        assert_eq!(hub.census().0, 0, "sessions without a connection are reaped");
+    }
+    hub.ensure_session(&first.1).expect("room");
+    hub.execute_for(&first.1, subscribe("event:a")).await.expect("subscribed");
+    let client = Client::new(&hub);
+    assert_eq!(client.attach(&first, None).await, ["attached true"]);
+    assert_eq!(client.attach_fresh("", &second.1).await, ["bad_message"], "it has that one's subscriptions");
+}
+
+#[tokio::test]
+async fn a_fresh_attach_behind_subscriptions_needs_no_room_and_no_stopping_server_takes_it() {
+    let capacity = Capacity { sessions: 2, detached_subscriptions: 10 };
+    let namespaces = Namespaces::new([("event".to_owned(), Namespace::open(fulmar_core::Class::Event))]);
+    let hub = Hub::with_capacity(namespaces, Duration::ZERO, capacity);
+    let (first, second) = (Client::new(&hub), Client::new(&hub));
+    let secrets = [1, 2].map(|n| {
+        let secret = Secret::from_entropy([n; 24]);
+        secret.reveal(secret.session(sha256))
+    });
+    assert!(Connection::open(&hub).is_err(), "the node is full");
+    assert_eq!(first.subscribe("event:a", StartRequest::Afresh).await, ["subscribed 0 None"]);
+    assert_eq!(first.attach_fresh("", &secrets[0]).await, ["attached false"]);
+    hub.drain();
+    assert_eq!(second.attach_fresh("", &secrets[1]).await, ["shutting_down"]);
+    hub.close_all(CloseCode::GoingAway);
+    let codes = [&first, &second].map(|client| client.connection.close_code());
+    assert_eq!(codes, [Some(CloseCode::GoingAway); 2], "it is told under its new name too");
 }
 
 #[tokio::test]
@@ -327,10 +413,6 @@ async fn what_sessions_without_a_connection_hold_together_is_bounded() {
     let capacity = Capacity { sessions: 20, detached_subscriptions: 3 };
     let namespaces = Namespaces::new([("event".to_owned(), Namespace::open(fulmar_core::Class::Event))]);
     let hub = Hub::with_capacity(namespaces, Duration::from_secs(30), capacity);
-    let subscribe = |name| {
-        let start = StartRequest::Afresh;
-        ClientMessage::Subscribe { r#ref: None, channel: channel(name), start }
-    };
     let (one, other) = (session(&hub), session(&hub));
     for name in ["event:a", "event:b"] {
         hub.execute_for(&one.1, subscribe(name)).await.expect("subscribed");
@@ -421,9 +503,45 @@ async fn a_connection_that_has_had_subscriptions_attaches_no_more() {
     assert_eq!(client.attach(&second, None).await, ["attached true"], "there was no subscription");
 }
 
+/// On connections of their own.
+#[test]
+fn of_two_fresh_attaches_at_once_one_is_replaced() {
+    let hub = hub();
+    let secret = session(&hub).1;
+    for _ in 0..1_000 {
+        let clients = [Client::new(&hub), Client::new(&hub)];
+        let there = AtomicUsize::new(0);
+        let attach = |client: &Client| {
+            let subscribed = client.subscribe("event:a", StartRequest::Afresh).now_or_never();
+            assert_eq!(subscribed.expect("it waits for nothing").len(), 1);
+            there.fetch_add(1, Ordering::SeqCst);
+            while there.load(Ordering::SeqCst) < 2 {
+                hint::spin_loop();
+            }
+            client.attach_fresh("", &secret).now_or_never().expect("it waits for nothing");
+        };
+        thread::scope(|scope| {
+            let attach = &attach;
+            for client in &clients {
+                scope.spawn(move || attach(client));
+            }
+        });
+        let replaced = clients.each_ref().map(|it| it.connection.close_code() == Some(CloseCode::Replaced));
+        assert_ne!(replaced[0], replaced[1], "one of them");
+        let [first, second] = clients;
+        let (lost, kept) = if replaced[0] { (first, second) } else { (second, first) };
+        drop(lost);
+        assert_eq!((hub.census().0, hub.detached_subscriptions()), (1, 0));
+        drop(kept);
+        assert_eq!((hub.census().0, hub.detached_subscriptions()), (1, 1));
+        hub.maintain();
+        assert_eq!(hub.census().0, 0, "sessions without a connection are reaped");
+    }
+}
+
 /// On streams of one connection.
 #[test]
-fn of_two_attaches_at_once_both_the_registry_and_the_connection_know_the_same_as_the_last() {
+fn of_two_attaches_attaches_at_once_both_the_registry_and_the_connection_know_the_same_as_the_last() {
     let hub = hub();
     for _ in 0..1_000 {
         let session = session(&hub);

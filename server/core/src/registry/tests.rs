@@ -188,6 +188,40 @@ fn tickets_end_with_their_session() {
 }
 
 #[test]
+fn a_bare_session_becomes_that_of_a_secret() {
+    let mut registry = registry(3);
+    let secrets = [1, 2].map(|n| Secret::from_entropy([n; 24]).reveal(SessionId::from_entropy([n; 16])));
+    let ids = secrets.each_ref().map(|secret| registry.identify(secret).expect("a secret"));
+    let enter = |registry: &mut Registry<_>, n, handle| {
+        let id = SessionId::from_entropy([n; 16]);
+        (id, registry.insert_bare(id, handle).expect("room").0)
+    };
+    let (first, attachment) = enter(&mut registry, 8, "first");
+    assert!(registry.is_bare(first));
+    assert_eq!(registry.assume(first, ids[0]), None, "it was not known");
+    assert!(!registry.is_bare(ids[0]) && registry.len() == 1);
+    assert_eq!(registry.assume(first, ids[1]), None);
+    assert_eq!(registry.len(), 1, "it is no longer here under the name that it had");
+    registry.detach(ids[0], attachment, 4, Now::from_millis(0));
+    assert_eq!(registry.detached_subscriptions(), 4, "it can be resumed");
+
+    let ticket = Ticket::from_entropy([1; 16]);
+    registry.issue(ids[0], ticket, Now::from_millis(0)).expect("issued");
+    let (second, _) = enter(&mut registry, 9, "second");
+    registry.insert_resumable(ids[1], "never attached", Now::from_millis(0)).expect("room");
+    assert_eq!(registry.assume(second, ids[0]), Some("first"));
+    assert_eq!((registry.len(), registry.detached_subscriptions()), (2, 0));
+    assert_eq!(registry.redeem(&ticket.reveal(), Now::from_millis(0)).map(|it| it.1), Ok("second"));
+    let (third, _) = enter(&mut registry, 7, "third");
+    assert_eq!(registry.assume(third, ids[1]), Some("never attached"));
+    assert_eq!(registry.reap(Now::from_millis(60_000)), [""; 0], "both have connections");
+    assert_eq!(registry.authenticate(&secrets[1]).map(|it| it.1), Ok("third"));
+    registry
+        .insert_resumable(SessionId::from_entropy([6; 16]), "more", Now::from_millis(0))
+        .expect("none waits");
+}
+
+#[test]
 fn where_the_node_is_full_those_without_a_connection_give_way() {
     let mut registry = registry(3);
     let id = |n| SessionId::from_entropy([n; 16]);
