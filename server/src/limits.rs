@@ -228,6 +228,10 @@ pub const FRAME_DEADLINE: Duration = Duration::from_secs(10);
 pub const ATTACH_DEADLINE: Duration = Duration::from_secs(10);
 /// For how long a path is taken to be as it was, while less than half of what may be under way is.
 pub const PATH_KNOWN: Duration = Duration::from_millis(100);
+/// Subscriptions that a client may ask for with its CONNECT.
+pub const EARLY_SUBSCRIPTIONS: usize = 16;
+/// What names them in its URL, in characters.
+pub const EARLY_TEXT: usize = 4096;
 /// How much of a congestion window datagrams may have, in eighths: streams have the rest at least.
 pub const DATAGRAM_WINDOW_EIGHTHS: usize = 7;
 

@@ -27,7 +27,7 @@ def take(item):
 
 
 class Stream:
-    """A bidirectional stream of a session, opened by this client."""
+    """A bidirectional stream of a session."""
 
     def __init__(self, session, stream_id):
         self.session, self.id = session, stream_id
@@ -125,6 +125,7 @@ class Session:
         self.loses = lambda data: False
         self.came = asyncio.Event()
         self.streams = {}
+        self.opened = asyncio.Queue()
         self.datagrams = asyncio.Queue()
         self.early = []
         self.capsules = b""
@@ -142,6 +143,11 @@ class Session:
         stream = self.streams[stream_id] = self.client.streams[stream_id] = Stream(self, stream_id)
         self.client.transmit()
         return stream
+
+    async def stream_of_server(self):
+        """The next stream that the server opens for this session."""
+        async with within(DEADLINE, "a stream that the server opens"):
+            return take(await self.opened.get())
 
     def send_datagram(self, payload, session_id=None):
         self.client.h3.send_datagram(self.id if session_id is None else session_id, payload)
@@ -241,6 +247,7 @@ class Client(QuicConnectionProtocol):
         self.quic = self._quic
         self.h3 = H3Connection(self._quic, enable_webtransport=True)
         self.streams, self.sessions = {}, {}
+        self.heads = {}
         self.stopped = {}
         self.terminated = None
         self.failure = None
@@ -250,7 +257,7 @@ class Client(QuicConnectionProtocol):
             self._handle(event)
         except Exception as error:  # a failed check must reach the test, not the event loop's log
             self.failure = self.failure or error
-            for inbox in [s.inbox for s in self.streams.values()] + [s.datagrams for s in self.sessions.values()]:
+            for inbox in [s.inbox for s in self.streams.values()] + [q for s in self.sessions.values() for q in (s.datagrams, s.opened)]:
                 inbox.put_nowait(error)
 
     def _handle(self, event):
@@ -271,6 +278,9 @@ class Client(QuicConnectionProtocol):
             elif isinstance(event, StreamReset):
                 stream._received(b"", True)
             return
+        if isinstance(event, StreamDataReceived) and event.stream_id % 4 == 1:
+            self._opened(event)
+            return
         if isinstance(event, StreamReset) and event.stream_id in self.sessions:
             self.sessions[event.stream_id]._gone("the CONNECT stream was reset")
         for event in self.h3.handle_event(event):
@@ -285,6 +295,20 @@ class Client(QuicConnectionProtocol):
                 session._received(event.data, event.stream_ended)
             elif isinstance(event, DatagramReceived):
                 session._datagram(event.data)
+
+    def _opened(self, event):
+        """A stream of the server's own says first whose it is."""
+        head = fulmar_bin.Reader(self.heads.pop(event.stream_id, b"") + event.data)
+        try:
+            kind, of = head.varint(), head.varint()
+        except fulmar_bin.Malformed:
+            self.heads[event.stream_id] = head.raw
+            return
+        session = self.sessions[of]
+        assert kind == 0x41 and session.headers.done() and session.status() == 200, f"a stream of {kind:#x} before the session"
+        stream = session.streams[event.stream_id] = self.streams[event.stream_id] = Stream(session, event.stream_id)
+        session.opened.put_nowait(stream)
+        stream._received(head.rest(), event.end_stream)
 
     async def request(self, method, path, authority, protocol=None, headers=(), end=True):
         """Sends a request; returns the Session that collects what comes back on it."""
@@ -313,7 +337,7 @@ class Client(QuicConnectionProtocol):
 
 
 @contextlib.asynccontextmanager
-async def quic(server, **options):
+async def quic(server, protocol=Client, **options):
     """A QUIC connection to the address that /connect names; `options` are of its configuration."""
     async with server.http() as http:
         url = urlsplit((await http.get("/connect")).json()["webtransport"]["url"])
@@ -322,7 +346,7 @@ async def quic(server, **options):
     configuration.verify_mode = ssl.CERT_NONE
     async with contextlib.AsyncExitStack() as stack:
         async with within(DEADLINE, "the QUIC handshake"):
-            connecting = connect(url.hostname, url.port, configuration=configuration, create_protocol=Client)
+            connecting = connect(url.hostname, url.port, configuration=configuration, create_protocol=protocol)
             client = await stack.enter_async_context(connecting)
         client.authority = url.netloc
         client.certificate = client.quic.tls._peer_certificate

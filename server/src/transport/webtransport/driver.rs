@@ -21,6 +21,7 @@ use h3::{
 use http::Request;
 use quinn::Incoming;
 use tokio::{
+    sync::oneshot,
     task::{AbortHandle, JoinSet},
     time,
 };
@@ -28,6 +29,7 @@ use tokio::{
 use super::{
     Shared,
     backend::{Backend, BidiStream, SessionStream, quic_code},
+    early,
     requests::{self, RequestStream, Stopped},
     session::{Connect, Sending, Session},
 };
@@ -259,10 +261,11 @@ impl Driver {
             return;
         }
         let opened = requests::check(&request, &self.shared.access)
-            .and_then(|()| self.has_room())
-            .and_then(|()| Connection::open(&self.shared.hub));
-        let connection = match opened {
-            Ok(connection) => connection,
+            .and_then(|()| early::subscriptions(request.uri().query()))
+            .and_then(|early| self.has_room().map(|()| early))
+            .and_then(|early| Ok((Connection::open(&self.shared.hub)?, early)));
+        let (connection, early) = match opened {
+            Ok(opened) => opened,
             Err(problem) => {
                 self.tasks.spawn(async move {
                     requests::refuse(stream, &problem).await;
@@ -285,10 +288,23 @@ impl Driver {
         }
         let sending = session.clone().send_datagrams(datagrams);
         let sending = Sending(self.tasks.spawn(sending.map(|()| Done::Datagrams)));
+        let (accepted, begins) = oneshot::channel();
+        if let Some(frames) = early {
+            self.streams += 1;
+            let session = session.clone();
+            self.tasks.spawn(async move {
+                // Behind the answer to the CONNECT: nothing says what a browser makes of a stream before it.
+                if begins.await.is_ok() {
+                    session.serve_early(frames).await;
+                }
+                Done::Stream
+            });
+        }
         let mut connect = Connect::new(stream);
         self.tasks.spawn(async move {
             let _ended = session.ended.clone().drop_guard();
             if connect.accept().await {
+                let _ = accepted.send(());
                 session.run(connect, sending).await;
             }
             Done::Session(id)

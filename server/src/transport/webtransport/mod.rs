@@ -6,6 +6,7 @@
 mod backend;
 mod congestion;
 mod driver;
+mod early;
 mod requests;
 mod session;
 mod stream;

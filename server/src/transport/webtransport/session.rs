@@ -40,6 +40,7 @@ const DATAGRAM_BATCH: usize = 4 * 1024;
 /// A session of a QUIC connection.
 #[derive(Debug)]
 pub(super) struct Session {
+    pub(super) id: u64,
     pub(super) quic: quinn::Connection,
     pub(super) connection: Connection,
     /// What each of its datagrams begins with: a quarter of the session's id. RFC 9297, section 2.1.
@@ -154,7 +155,8 @@ impl Session {
         let unfinished = Budget::new(limits::SESSION_UNFINISHED_BYTES);
         let (controlled, told, ended) = Default::default();
         let attached = attaches.then(CancellationToken::new);
-        let session = Self { quic, connection, prefix, unfinished, controlled, attached, told, ended, stop };
+        let session =
+            Self { id, quic, connection, prefix, unfinished, controlled, attached, told, ended, stop };
         (Arc::new(session), datagrams)
     }
 

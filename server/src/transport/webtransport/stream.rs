@@ -1,6 +1,12 @@
 //! A session's streams: frames of `fulmar.v1.bin`, each after its length.
 
-use std::{collections::VecDeque, future::Future as _, pin::Pin, sync::Arc, task::Poll};
+use std::{
+    collections::VecDeque,
+    future::{Future as _, pending},
+    pin::Pin,
+    sync::Arc,
+    task::Poll,
+};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use fulmar_core::{
@@ -20,7 +26,7 @@ use super::{
     session::Session,
 };
 use crate::{
-    budget::{Budget, Reserved},
+    budget::Reserved,
     hub::{Feed, Order},
     limits,
     transport::duplex::{self, Duplex, End, Gone, Heartbeat, Incoming},
@@ -29,7 +35,22 @@ use crate::{
 impl Session {
     /// Serves a stream that the client opened.
     pub(super) async fn serve(self: Arc<Self>, stream: Box<SessionStream>, control: bool) {
-        let SessionStream { send, recv, .. } = *stream;
+        self.serve_from(*stream, control, Beginning::default()).await;
+    }
+
+    /// Opens the stream for what the client has asked for with its CONNECT, and serves it as one that the client has opened and has
+    /// sent these frames on. Waits for credit, which every client gives for a stream at least.
+    pub(super) async fn serve_early(self: Arc<Self>, frames: Bytes) {
+        let opened = tokio::select! {
+            opened = SessionStream::open(&self.quic, self.id) => opened,
+            () = self.ended.cancelled() => return,
+        };
+        let Ok((stream, sent)) = opened else { return };
+        self.serve_from(stream, false, Beginning { sent, received: frames }).await;
+    }
+
+    async fn serve_from(&self, stream: SessionStream, control: bool, beginning: Beginning) {
+        let SessionStream { send, recv, .. } = stream;
         let heartbeat = if control { Heartbeat::Server } else { Heartbeat::Elsewhere };
         if control {
             let _ = send.set_priority(1);
@@ -37,34 +58,25 @@ impl Session {
         let feed = Feed::new(Order::BesideDatagrams);
         let mut feed = if control { feed } else { feed.apart() };
         let duplex = Duplex::new(&self.connection, Encoding::Binary, heartbeat, &[]);
-        let mut source = Frames::new(recv, &self.unfinished);
-        source.answered = self.attached.as_ref().filter(|_| control);
-        let mut sink = Outgoing { send, pending: BytesMut::new() };
-        let run = async {
-            if let Some(attached) = self.attached.as_ref().filter(|_| !control)
-                && let Err(code) = Box::pin(self.turn(attached)).await
-            {
-                return End::Server(code);
-            }
-            duplex.run(&mut feed, &mut source, &mut sink).await
-        };
+        let mut source = Frames::new(recv, self, &beginning.received);
+        match &self.attached {
+            Some(attached) if control => source.answered = Some(attached),
+            attached => source.waits = attached.as_ref(),
+        }
+        let mut sink = Outgoing { send, pending: BytesMut::from(beginning.sent.as_slice()) };
         let end = tokio::select! {
-            end = run => end,
+            end = duplex.run(&mut feed, &mut source, &mut sink) => end,
             () = self.ended.cancelled() => End::Server(CloseCode::SessionExpired),
         };
         Box::pin(self.finish(end, control, &feed, &mut source, &mut sink)).await;
     }
 
-    /// Waits until the control stream's first frame has been answered, and reads nothing meanwhile.
-    async fn turn(&self, attached: &CancellationToken) -> Result<(), CloseCode> {
-        tokio::select! {
-            () = attached.cancelled() => Ok(()),
-            code = self.connection.closed() => Err(code),
-            // Its packets may have been lost on a bad path: it is for the client to come back.
-            () = time::sleep(limits::ATTACH_DEADLINE) => {
-                self.connection.close(CloseCode::NoHeartbeat);
-                Err(CloseCode::NoHeartbeat)
-            }
+    /// Waits until the control stream's first frame has been answered. If that does not come, the session closes.
+    async fn turn(&self, attached: &CancellationToken) {
+        // Its packets may have been lost on a bad path: it is for the client to come back.
+        if time::timeout(limits::ATTACH_DEADLINE, attached.cancelled()).await.is_err() {
+            self.connection.close(CloseCode::NoHeartbeat);
+            pending().await
         }
     }
 
@@ -121,11 +133,20 @@ impl Session {
     }
 }
 
+/// What went over a stream before it is served, as far as both sides are concerned.
+#[derive(Default)]
+struct Beginning {
+    /// Sent, or to be sent before all else.
+    sent: Vec<u8>,
+    /// Received, in whole frames.
+    received: Bytes,
+}
+
 /// Reads length-prefixed frames off a stream.
 struct Frames<'a> {
     recv: RecvStream<QuicRecv, Bytes>,
     splitter: Splitter,
-    unfinished: &'a Budget,
+    session: &'a Session,
     /// What the present frame has of the budget. Small frames need nothing of it.
     reserved: Option<Reserved>,
     /// When the present frame has to be whole.
@@ -138,6 +159,8 @@ struct Frames<'a> {
     answered: Option<&'a CancellationToken>,
     /// The first frame has been asked for.
     begun: bool,
+    /// Told that the stream may be read.
+    waits: Option<&'a CancellationToken>,
 }
 
 /// What a buffer says of the frame at its front.
@@ -149,17 +172,20 @@ enum Front {
 }
 
 impl<'a> Frames<'a> {
-    fn new(recv: QuicRecv, unfinished: &'a Budget) -> Self {
+    fn new(recv: QuicRecv, session: &'a Session, received: &[u8]) -> Self {
+        let mut splitter = Splitter::new(core_limits::MESSAGE_BYTES);
+        splitter.push(received);
         Self {
             recv: RecvStream::new(h3::stream::BufRecvStream::new(recv)),
-            splitter: Splitter::new(core_limits::MESSAGE_BYTES),
-            unfinished,
+            splitter,
+            session,
             reserved: None,
             deadline: None,
             broken: false,
             late: false,
             answered: None,
             begun: false,
+            waits: None,
         }
     }
 
@@ -173,6 +199,9 @@ impl<'a> Frames<'a> {
 
     /// Reads on. `false` when nothing more comes, or not in time.
     async fn read(&mut self) -> bool {
+        if let Some(attached) = self.waits.take() {
+            Box::pin(self.session.turn(attached)).await;
+        }
         let begun = !self.splitter.is_empty();
         if begun && self.deadline.is_none() {
             self.deadline = Some(Box::pin(time::sleep(limits::FRAME_DEADLINE)));
@@ -217,7 +246,7 @@ impl duplex::Source for Frames<'_> {
                     return Incoming::Message(Err(Rejection::from(problem)));
                 }
                 Front::Begun(Some(length)) if length > limits::SMALL_FRAME && self.reserved.is_none() => {
-                    self.reserved = Some(Box::pin(self.unfinished.reserve(length)).await);
+                    self.reserved = Some(Box::pin(self.session.unfinished.reserve(length)).await);
                 }
                 Front::Begun(_) => {}
             }

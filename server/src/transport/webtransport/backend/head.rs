@@ -15,7 +15,7 @@ use super::quic_code;
 use crate::limits;
 
 /// What a bidirectional stream of a session begins with, before the session's id.
-const WEBTRANSPORT_STREAM: u64 = 0x41;
+pub(super) const WEBTRANSPORT_STREAM: u64 = 0x41;
 /// What a unidirectional one begins with.
 pub(super) const WEBTRANSPORT_UNI_STREAM: u64 = 0x54;
 /// What a stream of pushed responses begins with. RFC 9114, section 6.2.2.

@@ -33,7 +33,7 @@ pub(super) use self::{
     stream::{BidiStream, RecvStream, SendStream, varint as quic_code},
 };
 use self::{
-    head::{Decision, Head, PUSH_STREAM, Undecided, WEBTRANSPORT_UNI_STREAM},
+    head::{Decision, Head, PUSH_STREAM, Undecided, WEBTRANSPORT_STREAM, WEBTRANSPORT_UNI_STREAM},
     stream::{connection_error, never_ends},
 };
 
@@ -53,7 +53,7 @@ pub(super) struct Backend {
     session_streams: VecDeque<SessionStream>,
 }
 
-/// A stream that a client opened for a session.
+/// A stream of a session.
 pub(super) struct SessionStream {
     pub(super) session: u64,
     pub(super) send: quinn::SendStream,
@@ -61,6 +61,18 @@ pub(super) struct SessionStream {
 }
 
 impl SessionStream {
+    /// Opens one, once the client gives credit for it, and what has to be written on it before all else.
+    pub(super) async fn open(
+        quic: &quinn::Connection,
+        session: u64,
+    ) -> Result<(Self, Vec<u8>), quinn::ConnectionError> {
+        let (send, recv) = quic.open_bi().await?;
+        let mut head = Vec::new();
+        varint::write(&mut head, WEBTRANSPORT_STREAM);
+        varint::write(&mut head, session);
+        Ok((Self { session, send, recv: RecvStream::new(Bytes::new(), recv) }, head))
+    }
+
     /// Refuses a stream of a session that is not here. draft-ietf-webtrans-http3-02, section 4.4.
     pub(super) fn refuse(&mut self) {
         let code = quic_code(error_code::BUFFERED_STREAM_REJECTED);
