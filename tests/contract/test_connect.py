@@ -3,13 +3,14 @@
 import base64
 import datetime
 import hashlib
+import json
 from urllib.parse import urlsplit
 
 import wt
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
-from server import within
+from server import check_error, within
 
 LOOPBACK = {"127.0.0.1", "localhost"}
 
@@ -76,3 +77,19 @@ async def test_the_named_urls_work(server):
                 assert stream.status_code == 200
     async with wt.open_wt(server) as session:
         await session.open_stream().barrier()
+
+
+async def test_the_module_beside_the_clients_says_the_same(server):
+    """For a page that the server serves, whatever name it is asked by; and to nobody who may not ask."""
+    async with server.http() as http:
+        for host in ("127.0.0.1", "localhost"):
+            headers = {"host": f"{host}:{server.port}"}
+            module = await http.get("/client/place.js", headers=headers)
+            assert module.status_code == 200 and module.headers["content-type"].startswith("text/javascript"), module.headers
+            assert module.headers["cache-control"] == "no-store", "certificates are renewed"
+            said, rest = module.text.removeprefix("export default ").rsplit(";", 1)
+            assert json.loads(said) == await discovery(server, **headers) and rest == "\n", module.text
+            assert f"{host}:{server.port}" in said
+        check_error(await http.get("/client/place.js", headers={"host": "elsewhere.example"}), 421, "misdirected")
+        check_error(await http.get("/client/place.js", headers={"sec-fetch-site": "cross-site"}), 403, "forbidden_origin")
+        check_error(await http.post("/client/place.js", json={}), 405, "method_not_allowed")

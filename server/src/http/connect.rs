@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use axum::{
     extract::{Request, State},
     http::{HeaderValue, Uri, Version, header, uri::Authority},
-    response::Response,
+    response::{IntoResponse, Response},
 };
 use serde_json::json;
 
@@ -34,10 +34,22 @@ impl Directory {
     }
 }
 
+/// The module by which a client that this server serves knows the place without asking for it.
+pub(super) const PLACE: &str = "/client/place.js";
+
 pub(super) async fn connect(State(app): State<Arc<App>>, request: Request) -> Result<Response, Failure> {
-    let directory = &app.directory;
+    Ok(json_response(answer(&app.directory, &request)))
+}
+
+pub(super) async fn place(State(app): State<Arc<App>>, request: Request) -> Response {
+    let headers =
+        [(header::CONTENT_TYPE, "text/javascript; charset=utf-8"), (header::CACHE_CONTROL, "no-store")];
+    (headers, format!("export default {};\n", answer(&app.directory, &request))).into_response()
+}
+
+fn answer(directory: &Directory, request: &Request) -> String {
     // The guard has seen to it that this is a name of ours.
-    let mut authority = authority(&request).unwrap_or_else(|| "localhost".to_owned());
+    let mut authority = authority(request).unwrap_or_else(|| "localhost".to_owned());
     if request.version() == Version::HTTP_3 {
         // Asked by way of QUIC's port; the other transports are at the sidecar's.
         authority = format!("{}:{}", host_of(&authority), directory.http.port());
@@ -58,7 +70,7 @@ pub(super) async fn connect(State(app): State<Arc<App>>, request: Request) -> Re
         "sse": {"url": format!("{http}://{authority}/sse")},
         "poll": {"url": format!("{http}://{authority}/poll")},
     });
-    Ok(json_response(answer.to_string()))
+    answer.to_string()
 }
 
 fn authority(request: &Request) -> Option<String> {

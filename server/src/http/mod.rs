@@ -93,7 +93,12 @@ pub fn router(app: Arc<App>, assets: Vec<Asset>) -> Router {
     // Of two assets with one path the later one stands.
     let assets: HashMap<_, _> = assets.into_iter().map(|asset| (asset.path.clone(), asset)).collect();
     for (path, asset) in assets {
-        router = router.route(&path, get(move || serve_asset(asset.clone())));
+        let served = if path == connect::PLACE {
+            get(connect::place)
+        } else {
+            get(move || serve_asset(asset.clone()))
+        };
+        router = router.route(&path, served);
     }
     router
         .fallback(|| async { Failure::from(Problem::new(Code::NotFound, "nothing is here")) })
