@@ -139,13 +139,13 @@ class Client(QuicConnectionProtocol):
             data += frame(DATA, body)
         return self.stream(data, end=end)
 
-    def connect_request(self):
+    def connect_request(self, path="/wt"):
         """An extended CONNECT for WebTransport; not awaited."""
-        fields = [(":method", "CONNECT"), (":scheme", "https"), (":authority", self.authority), (":path", "/wt"), (":protocol", "webtransport")]
+        fields = [(":method", "CONNECT"), (":scheme", "https"), (":authority", self.authority), (":path", path), (":protocol", "webtransport")]
         return self.stream(head(*fields, ("sec-webtransport-http3-draft02", "1")))
 
-    async def session(self):
-        stream = self.connect_request()
+    async def session(self, path="/wt"):
+        stream = self.connect_request(path)
         await stream.until(lambda it: it.status() is not None, "the answer to CONNECT")
         assert stream.status() == 200, (stream.status(), self.fate())
         return stream
