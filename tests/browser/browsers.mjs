@@ -10,6 +10,8 @@ import { launchWebKit } from './webkit.mjs';
 
 const run = promisify(execFile);
 const DEADLINE = 30_000;
+/** More than any wait in a page. */
+const PROTOCOL_DEADLINE = 120_000;
 
 const isWanted = (name) => (process.env.FULMAR_PEERS ?? name).split(',').includes(name);
 /** The browsers to test in: those that have WebTransport, or those of them that FULMAR_PEERS names. */
@@ -60,7 +62,7 @@ export async function launch(name, { root, args = [], prefs = {} } = {}) {
       await run('certutil', ['-N', '-d', `sql:${database}`, '--empty-password']);
       await run('certutil', ['-A', '-d', `sql:${database}`, '-n', 'root of a test', '-t', 'C,,', '-i', root]);
     }
-    const browser = await puppeteer.launch({ headless: true, ...known, ...own, protocolTimeout: DEADLINE });
+    const browser = await puppeteer.launch({ headless: true, ...known, ...own, protocolTimeout: PROTOCOL_DEADLINE });
     return { browser, close: () => browser.close().finally(() => rm(folder, { recursive: true, force: true })) };
   } catch (error) {
     await rm(folder, { recursive: true, force: true });

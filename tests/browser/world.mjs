@@ -1,11 +1,10 @@
 /** A server whose ports stay its own, who publishes on it, and pages with a client whose every event is counted. */
 import { once } from 'node:events';
 import http from 'node:http';
-import { setTimeout as delay } from 'node:timers/promises';
 import { open } from '../../client/js/fulmar.js';
 import { Server, channelIn } from '../parity/server.mjs';
 import { QuietWebSocket } from '../parity/websocket.mjs';
-import { until, within } from './browsers.mjs';
+import { within } from './browsers.mjs';
 import { PUBLISHER, cut } from './namespace.mjs';
 
 const EVERY_MS = 50;
@@ -14,6 +13,8 @@ const KEYS = 5;
 const RUSH = 50, MOST = 9000;
 /** For whatever has to come; more than any of it takes on a machine that is busy. */
 const DEADLINE = 28_000;
+/** For a hundred frames, each of which loads all modules of the client. */
+const FRAMES_DEADLINE = 100_000;
 
 class FromPublisher extends QuietWebSocket {
   constructor(url, protocols) {
@@ -237,8 +238,7 @@ export class World {
     this.context = await this.browser.createBrowserContext();
     this.page = await this.context.newPage();
     await this.page.goto(`${this.origin}/healthz`);
-    await this.page.evaluate((count, source, channels, options) => {
-      window.ready = 0;
+    await this.page.evaluate((count, deadline, source, channels, options) => {
       window.tabs = [];
       window.each = (run) => Promise.all(window.tabs.map(run));
       const open = async () => {
@@ -251,13 +251,12 @@ export class World {
         window.tabs.push(tab);
         tab.eval(`(${source})()`);
         await tab.begin(channels, options);
-        await tab.reach({ status: 'open', taken: true }, 60_000);
-        window.ready++;
+        await tab.reach({ status: 'open', taken: true }, deadline);
       };
-      for (let i = 0; i < count; i++) open();
-    }, count, String(helpers), this.feed.channels, this.options);
-    const ready = () => delay(100).then(() => this.page.evaluate(() => window.ready));
-    await until(`${count} frames`, ready, (n) => n === count, 60_000).catch(async (error) => {
+      window.opened = Promise.all(Array.from({ length: count }, open));
+    }, count, FRAMES_DEADLINE, String(helpers), this.feed.channels, this.options);
+    const opened = this.page.evaluate(() => window.opened.then(() => true));
+    await within(`${count} frames`, opened, FRAMES_DEADLINE).catch(async (error) => {
       const stuck = () => window.tabs.map((tab) => tab.report?.()).filter((report) => !(report?.taken && report.status === 'open'));
       error.message += ` ${JSON.stringify(await this.page.evaluate(stuck))}`;
       throw error;
