@@ -92,8 +92,8 @@ impl Lanes {
     ) -> Option<Duration> {
         self.sender.flush(now.monotonic, path, &mut Logs(subscriptions), effects);
         let counts = std::mem::take(&mut effects.counts);
+        counters.deliveries.add(counts.values);
         let counted = [
-            (&counters.deliveries, counts.values),
             (&counters.datagrams_lost, counts.lost),
             (&counters.repairs, counts.repaired),
             (&counters.duplicated_bytes, counts.duplicated),
