@@ -62,7 +62,30 @@ for (const name of engines) {
     after(() => launched?.close());
     const browser = () => launched.browser;
 
+    // Others do not without a window, and are told of the network by the test.
+    const looksAtLinks = name === 'chromium';
+    const goesAndIsBack = inWorld(browser, { best: transport }, async (world, t) => {
+      const { now: goneAt } = await world.begin();
+      const cuts = await Promise.all([world.cut('udp'), world.cut('tcp')]);
+      if (looksAtLinks) await setLink('down');
+      const gone = await world.reach({ transport: null });
+      t.diagnostic(`not connected ${gone.now - goneAt} ms after the network went`);
+      if (looksAtLinks) await world.reach({ online: false });
+      await Promise.all(cuts.map((mend) => mend()));
+      if (looksAtLinks) await setLink('up').then(() => world.reach({ online: true }));
+      else await world.page.evaluate(() => window.dispatchEvent(new Event('online')));
+      const { now: backAt } = await world.page.evaluate(() => window.report());
+      const back = await world.reach({ status: 'open' });
+      t.diagnostic(`${back.transport} ${back.now - backAt} ms after the browser knew of the network`);
+      assert.ok(back.now - backAt < 3000, 'at once');
+      const risen = await world.reach({ transport });
+      await world.reach({ count: risen.count + 20 });
+      assertWhole(await world.settle());
+    });
+
     describe('while others do', { concurrency: true }, () => {
+      if (!looksAtLinks) test('the network goes, and is back', goesAndIsBack);
+
       test('UDP is cut off in mid-session, and comes back', { skip: !hasWebTransport }, inWorld(browser, { best: transport }, async (world, t) => {
         const { now: cutAt } = await world.begin();
         const mend = await world.cut('udp');
@@ -181,26 +204,8 @@ for (const name of engines) {
       }));
     });
 
-    test('the network goes, and is back', inWorld(browser, { best: transport }, async (world, t) => {
-      const { now: goneAt } = await world.begin();
-      const cuts = await Promise.all([world.cut('udp'), world.cut('tcp')]);
-      await setLink('down');
-      const gone = await world.reach({ transport: null });
-      t.diagnostic(`not connected ${gone.now - goneAt} ms after the network went`);
-      // Firefox without a window does not look at links, so its page is told of the network by the test.
-      if (name === 'chromium') await world.reach({ online: false });
-      await Promise.all(cuts.map((mend) => mend()));
-      await setLink('up');
-      if (name === 'chromium') await world.reach({ online: true });
-      else await world.page.evaluate(() => window.dispatchEvent(new Event('online')));
-      const { now: backAt } = await world.page.evaluate(() => window.report());
-      const back = await world.reach({ status: 'open' });
-      t.diagnostic(`${back.transport} ${back.now - backAt} ms after the browser knew of the network`);
-      assert.ok(back.now - backAt < 3000, 'at once');
-      const risen = await world.reach({ transport });
-      await world.reach({ count: risen.count + 20 });
-      assertWhole(await world.settle());
-    }));
+    // Pages of other tests would know of it too.
+    if (looksAtLinks) test('the network goes, and is back', goesAndIsBack);
 
     test(`${TABS} tabs on one server, opened at once`, async (t) => {
       const world = await World.start(browser(), { best: transport });

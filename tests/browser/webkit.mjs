@@ -125,12 +125,15 @@ async function openSession(display, args) {
   const stop = () => driver.stop().then(() => rm(folder, { recursive: true, force: true, maxRetries: 5 }));
   const session = new Session(`http://127.0.0.1:${port}`);
   const listening = async () => {
-    while (!(await session.ask('GET', '/status').catch(() => null))) await delay(20);
+    while (helpers.has(driver.child) && !(await session.ask('GET', '/status').catch(() => null))) await delay(20);
   };
   try {
     await inTime(DRIVER, listening(), driver.ended);
-    const capabilities = { alwaysMatch: { timeouts: { pageLoad: PAGE_DEADLINE, script: SCRIPT_DEADLINE }, [OPTIONS]: { binary: BINARY, args: ['--automation', ...args] } } };
-    const { sessionId } = await inTime('a session', session.ask('POST', '/session', { capabilities }), driver.ended);
+    const alwaysMatch = {
+      timeouts: { pageLoad: PAGE_DEADLINE, script: SCRIPT_DEADLINE },
+      [OPTIONS]: { binary: BINARY, args: ['--automation', ...args] },
+    };
+    const { sessionId } = await inTime('a session', session.ask('POST', '/session', { capabilities: { alwaysMatch } }), driver.ended);
     session.id = sessionId;
     const first = await session.ask('GET', `/session/${sessionId}/window`);
     return {
