@@ -4,9 +4,7 @@ import { malformed } from './errors.js';
 /** @param {Uint8Array} bytes */
 export function toBase64(bytes) {
   let binary = '';
-  for (let at = 0; at < bytes.length; at += 0x8000) {
-    binary += String.fromCharCode(...bytes.subarray(at, at + 0x8000));
-  }
+  for (const byte of bytes) binary += String.fromCharCode(byte);
   return btoa(binary);
 }
 
@@ -23,7 +21,7 @@ export function parseJson(text) {
   try {
     return JSON.parse(text);
   } catch (cause) {
-    throw malformed('this is not JSON', cause);
+    throw malformed('JSON', cause);
   }
 }
 

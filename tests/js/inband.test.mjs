@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { buildCursor, open } from '../../client/js/fulmar.js';
-import { FrameSplitter, prefixed, splitDatagram } from '../../client/js/framing.js';
+import { createSplitter, prefixed, splitDatagram } from '../../client/js/framing.js';
 import { fromJson, toJson } from '../../client/js/json.js';
 import { PART } from '../../client/js/values.js';
 import { encodeClient } from '../../client/js/wire.js';
@@ -25,7 +25,7 @@ async function until(holds, what) {
 /** A stream as the page sees it, and what the server does with it. */
 class FakeStream {
   got = [];
-  #splitter = new FrameSplitter();
+  #splitter = createSplitter();
   constructor(answer) {
     this.readable = new ReadableStream({ start: (controller) => (this.controller = controller) });
     this.writable = new WritableStream({
