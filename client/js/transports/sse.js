@@ -56,7 +56,7 @@ async function run(connection, signal, joined) {
   const listen = () => {
     clearTimeout(silence);
     silence = setTimeout(() => connection.finish(closeFor(
-      new FulmarError('held_back', 'Something on the way holds the event stream back: poll instead.'))), SILENCE_MS);
+      new FulmarError('held_back', 'Something on the way is holding it back: poll instead.'))), SILENCE_MS);
   };
   const parser = createSseParser();
   /** @type {import('../connection.js').Close | null} */
