@@ -469,7 +469,7 @@ export class Client extends EventTarget {
     if (this.#end) return;
     this.#suspended = true;
     // As lost: a WebSocket says that it was closed when the page is back, and by then it must not be taken for goodbye.
-    this.#connection?.lost('The page was put away.');
+    this.#connection?.lost('It was put away.');
   }
 
   // ---- the end ------------------------------------------------------------------------------------------------------

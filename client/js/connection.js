@@ -91,7 +91,7 @@ export class Connection {
   }
 
   /** It is of no use any more, and whoever uses it comes back by another. */
-  lost(reason = 'The server was not heard any more.') {
+  lost(reason = 'The server is silent.') {
     this.finish({ code: CloseCode.LOST, reason });
     this.close();
   }
@@ -106,13 +106,13 @@ export class Connection {
 
   /** Throws where nothing can be asked any more. @protected */
   mustBeOpen() {
-    if (!this.open) throw new FulmarError('closed', 'The connection is closed: open another.');
+    if (!this.open) throw new FulmarError('closed', 'The connection is closed.');
   }
 
   /** Throws where the channel cannot be subscribed to. @protected @param {string} channel */
   mustLack(channel) {
     this.mustBeOpen();
-    if (this.has(channel)) throw new FulmarError('already_subscribed', `The connection has ${channel}: unsubscribe first.`);
+    if (this.has(channel)) throw new FulmarError('already_subscribed', `It has ${channel}.`);
   }
 
   /** @protected @param {Message} message */

@@ -48,7 +48,7 @@ export function parseCursor(cursor) {
   });
   const isBad = entries.some(({ offset, base = 0 }) => !Number.isSafeInteger(offset) || !Number.isSafeInteger(base));
   if (isBad || entries.length > MAX_CURSOR_CHANNELS || cursor.length > MAX_CURSOR_BYTES) {
-    throw new FulmarError('bad_cursor', 'This is no cursor: hand over one that a connection gave, or none.');
+    throw new FulmarError('bad_cursor', 'This is no cursor.');
   }
   return entries;
 }

@@ -2,18 +2,22 @@
 
 /**
  * An error with the protocol's code. The server's own come with its reason as the message (PROTOCOL.md, section 6); these are
- * made here:
+ * made here, with a message that says little more than the code:
  *
- * | code                | what it says, and what to do                                                               |
- * |---------------------|--------------------------------------------------------------------------------------------|
- * | `unsupported`       | the platform lacks the transport: use another, or hand one in                              |
- * | `unreachable`       | no server answered, or somebody on the way did: try again later; `cause` may say more      |
- * | `closed`            | the connection or client ended, with the code and the reason: connect anew                 |
- * | `malformed`         | what came is not of this protocol: the versions of client and server do not go together    |
- * | `held_back`         | an event stream does not come through: poll                                                |
- * | `unanswered`        | a publication was sent and may have been made: look before it is published again           |
- * | `too_many_pending`  | publications wait for their answers: wait for some before publishing more                  |
- * | `message_too_large` | more than the server takes in one message: publish less at a time                          |
+ * | code                 | what it says, and what to do                                                              |
+ * |----------------------|-------------------------------------------------------------------------------------------|
+ * | `unsupported`        | the platform lacks the transport (pages have WebTransport over https only): use another, or hand one in |
+ * | `unreachable`        | no server answered, or somebody on the way did (a proxy, a login page), or the server does not allow this page's origin, or a publication was not sent: try again later; `cause` may say more |
+ * | `closed`             | the connection or client ended, with the code and the reason: connect anew                |
+ * | `malformed`          | what came is not of this protocol: the versions of client and server do not go together   |
+ * | `held_back`          | an event stream does not come through: poll                                               |
+ * | `unanswered`         | a publication was sent and may have been made: look before it is published again          |
+ * | `too_many_pending`   | publications wait for their answers: wait for some before publishing more                 |
+ * | `bad_id`             | a publication with this id waits for its answer: give another id, or wait                 |
+ * | `bad_cursor`         | what was handed over as a cursor is none: hand over one that a connection gave, or none   |
+ * | `message_too_large`  | more than the server takes in one message: publish less at a time                         |
+ * | `already_subscribed` | the connection has the channel: unsubscribe first                                         |
+ * | `too_many_channels`  | more than SSE and polling can read: unsubscribe from some                                 |
  */
 export class FulmarError extends Error {
   name = 'FulmarError';
@@ -83,7 +87,7 @@ export async function answerOf(response, count) {
     answer = JSON.parse(text);
     if (!ok) error = new FulmarError(answer.error.code, answer.error.message, more);
   } catch (cause) {
-    error = new FulmarError('unreachable', `The answer was ${status}, and not a Fulmar server's: is a proxy on the way?`, { ...more, cause });
+    error = new FulmarError('unreachable', `The answer was ${status}, not a Fulmar server's.`, { ...more, cause });
   }
   if (error) throw error;
   return answer;

@@ -19,7 +19,7 @@ export function urlOf(base, path, { channels = [], after, wait } = {}) {
  */
 export async function ask({ base, fetch = globalThis.fetch }, path, init, query) {
   const response = await fetch(urlOf(base, path, query), { cache: 'no-store', ...init }).catch((cause) => {
-    throw unreachable(`No answer from ${base}: is it up, and does it allow this page's origin?`, cause);
+    throw unreachable(`No answer from ${base}: does it allow this origin?`, cause);
   });
   if (!response.ok) await answerOf(response);
   return response;
@@ -65,7 +65,7 @@ export class PostingConnection extends Connection {
 
   /** @param {string} channel @param {import('./connection.js').Content} content @param {number} turn */
   async #publish(channel, content, turn) {
-    if (turn !== this.#turn) throw unreachable('One before it did not arrive: publish it again.');
+    if (turn !== this.#turn) throw unreachable('One before it did not arrive.');
     this.mustBeOpen();
     const message = toJson({ type: 'publish', channel, ...content });
     for (let known = this.#session; ; known = null) {

@@ -42,10 +42,10 @@ export class Publisher {
    */
   async publish(channel, content) {
     if (this.#pending.size >= MAX_PENDING) {
-      throw new FulmarError('too_many_pending', `${MAX_PENDING} publications have no answer yet: wait for some.`);
+      throw new FulmarError('too_many_pending', `${MAX_PENDING} have no answer yet.`);
     }
     const id = content.id ?? `${this.#prefix}.${(this.#count++).toString(36)}`;
-    if (this.#pending.has(id)) throw new FulmarError('bad_id', 'One with this id has no answer yet: wait for it.');
+    if (this.#pending.has(id)) throw new FulmarError('bad_id', 'One of this id has no answer yet.');
     const { promise, ...settle } = /** @type {typeof deferred<{epoch: string, offset: number}>} */ (deferred)();
     const timer = setTimeout(() => this.#expire(id), REPEAT_MS);
     const pending = { channel, content: { ...content, id }, ...settle, timer, sent: false };
@@ -94,8 +94,8 @@ export class Publisher {
   #expire(id) {
     const pending = this.#take(id);
     pending?.reject(pending.sent
-      ? new FulmarError('unanswered', 'It was sent, and not answered: look before you publish it again.')
-      : unreachable('There was no connection to publish it on: publish it again.'));
+      ? new FulmarError('unanswered', 'It was not answered.')
+      : unreachable('There was no connection.'));
   }
 
   /** @param {Error} error for all that wait */

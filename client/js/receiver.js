@@ -34,7 +34,7 @@ export const ASSEMBLY_BYTES = 256 * 1024;
 export const REMEMBERED_KEYS = 1 << 18;
 
 /** What is to be remembered would be too much. @param {string} of */
-export const noRoom = (of) => unreachable(`There is no room for more ${of}.`);
+export const noRoom = (of) => unreachable(`There is no room for ${of}.`);
 
 /**
  * @param {import('./wire.js').Aliases} aliases of the connection

@@ -55,7 +55,7 @@ const MAX_MESSAGE = 1 << 17;
  */
 export function bounded(message) {
   if (message.length > MAX_MESSAGE) {
-    throw new FulmarError('message_too_large', `${message.length} bytes are more than ${MAX_MESSAGE}: publish less at a time.`);
+    throw new FulmarError('message_too_large', `${message.length} of ${MAX_MESSAGE} bytes.`);
   }
   return message;
 }

@@ -56,7 +56,7 @@ async function run(connection, signal, joined) {
   const listen = () => {
     clearTimeout(silence);
     silence = setTimeout(() => connection.finish(closeFor(
-      new FulmarError('held_back', 'Something on the way is holding it back: poll instead.'))), SILENCE_MS);
+      new FulmarError('held_back', 'Something is holding it back.'))), SILENCE_MS);
   };
   const parser = createSseParser();
   /** @type {import('../connection.js').Close | null} */
@@ -68,7 +68,7 @@ async function run(connection, signal, joined) {
     listen();
     if (status === 204) {
       joined();
-      return { code: CloseCode.REFUSED, reason: 'The server asks not to come back.' };
+      return { code: CloseCode.REFUSED, reason: 'It asks not to come back.' };
     }
     const decoder = new TextDecoder();
     const reader = /** @type {ReadableStream<Uint8Array>} an event stream has one */ (body).getReader();

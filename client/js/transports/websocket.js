@@ -42,7 +42,8 @@ function createBinary() {
 /** @param {import('../fulmar.js').Placed} options */
 export async function openWebSocket(options) {
   const { base, encoding = 'json', timeout = 8000, WebSocket = globalThis.WebSocket } = options;
-  if (!WebSocket) throw new FulmarError('unsupported', 'There is no WebSocket here: hand one in.');
+  if (!['json', 'bin'].includes(encoding)) throw new TypeError(`no such encoding: ${encoding}`);
+  if (!WebSocket) throw new FulmarError('unsupported', 'There is no WebSocket here.');
   const socket = new WebSocket(urlOf(base, '/ws').replace(/^http/, 'ws'), [`fulmar.v1.${encoding}`]);
   socket.binaryType = 'arraybuffer';
   // It closes then too; but where there are no pages an error that nobody listens to ends the process.
@@ -50,7 +51,7 @@ export async function openWebSocket(options) {
   try {
     await within(timeout, new Promise((resolve, reject) => {
       socket.onopen = resolve;
-      socket.onclose = ({ reason }) => reject(unreachable(reason || 'The WebSocket could not be opened.'));
+      socket.onclose = ({ reason }) => reject(unreachable(reason || 'It could not be opened.'));
     }));
   } catch (error) {
     socket.close();

@@ -150,7 +150,7 @@ function createLink(connection, session, first) {
         return await session.createBidirectionalStream();
       } catch (cause) {
         if (!connection.open) throw closedError(await connection.closed);
-        if (ms > MAX_STREAM_PAUSE_MS) throw unreachable('No stream could be opened: unsubscribe from some channels.', cause);
+        if (ms > MAX_STREAM_PAUSE_MS) throw unreachable('No stream could be opened.', cause);
         await pause(ms);
       }
     }
@@ -328,14 +328,14 @@ async function openSession(WebTransport, { url, certificate_hashes: hashes = [] 
     } catch {
       // It never opened.
     }
-    throw unreachable(`No WebTransport session with ${url} over UDP.`, cause);
+    throw unreachable(`No session with ${url}.`, cause);
   }
 }
 
 /** @param {import('../fulmar.js').Placed} options */
 export async function openWebTransport(options) {
   const { base, timeout = 8000, attach = false, WebTransport = globalThis.WebTransport } = options;
-  if (!WebTransport) throw new FulmarError('unsupported', 'There is no WebTransport here (pages have it over https only).');
+  if (!WebTransport) throw new FulmarError('unsupported', 'There is no WebTransport here.');
 
   const ask = async () => (await discover(options)).webtransport;
   const dial = (/** @type {Place} */ to) => openSession(WebTransport, to, attach, timeout);
