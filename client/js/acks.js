@@ -1,7 +1,5 @@
 /** What a receiver acknowledges of numbered frames, and when (PROTOCOL.md, section 9). Times are in ms, of any clock. */
-
-/** How long a frame waits for others to be acknowledged with it, how many do not wait for more, and the shortest time from one to the next. */
-export const ACK_DELAY_MS = 20, ACK_FRAMES = 4, ACK_PAUSE_MS = 4;
+import { ACK_DELAY_MS, ACK_FRAMES, ACK_PAUSE_MS } from './limits.js';
 
 const BITS = 62;
 const MASK = (1n << BigInt(BITS)) - 1n;

@@ -1,12 +1,10 @@
 /** Bytes of `fulmar.v1.bin`: integers, strings and payloads, which all frames are made of (PROTOCOL.md, section 5). */
+export { HAS_ID, HAS_KEY, KIND, REMOVED } from './codes.js';
+export { MAX_INTEGER } from './limits.js';
+import { BINARY, JSON_VALUE, TEXT } from './codes.js';
+import { MAX_INTEGER } from './limits.js';
 import { malformed } from './errors.js';
 import { parseJson } from './json.js';
-
-export const MAX_INTEGER = Number.MAX_SAFE_INTEGER;
-
-const BINARY = 0, TEXT = 1, JSON_VALUE = 2;
-/** Flags of a publication: the bits of its payload's kind, and what it has. */
-export const KIND = 0x03, HAS_KEY = 0x04, REMOVED = 0x08, HAS_ID = 0x10;
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });

@@ -7,8 +7,9 @@
  * @typedef {import('./subscription.js').Subscription} Subscription
  * @typedef {import('./fulmar.js').AnyConnection} AnyConnection
  */
+import { MAX_AHEAD } from './limits.js';
 import { formatCursor } from './cursor.js';
-import { MAX_AHEAD, StateView } from './state.js';
+import { StateView } from './state.js';
 
 /**
  * @typedef {object} Owner what a channel asks of its client

@@ -16,22 +16,19 @@
  * @property {typeof WebSocket} [WebSocket] likewise (node 20 has none)
  * @property {any} [WebTransport] likewise
  */
-import { FIRST_PAUSE_MS, MAX_PAUSE_MS, STABLE_MS, pause } from './backoff.js';
+import { NORMAL, REPLACED, SESSION_EXPIRED } from './codes.js';
+import { FIRST_CLIMB_MS, FIRST_PAUSE_MS, MAX_CLIMB_MS, MAX_PAUSE_MS, MAX_TIMER_MS, STABLE_MS } from './limits.js';
+import { pause } from './backoff.js';
 import { Channel } from './channel.js';
 import { entryOf, formatCursor } from './cursor.js';
 import { Dialler } from './dial.js';
-import { CloseCode, FulmarError, advice, closeFor, closedError, deferred, isPassing } from './errors.js';
+import { FulmarError, advice, closeFor, closedError, deferred, isPassing } from './errors.js';
 import { Heartbeat } from './heartbeat.js';
 import { toBase64 } from './json.js';
 import { LiveState } from './live.js';
 import { Publisher } from './publisher.js';
 import { Meter } from './stats.js';
 import { Subscription } from './subscription.js';
-
-/** A timer cannot wait for longer. */
-const MAX_TIMER_MS = 2 ** 31 - 1;
-/** When better transports are dialled behind a fallback: soon at first, then ever less often, in ms. */
-const FIRST_CLIMB_MS = 5000, MAX_CLIMB_MS = 5 * 60_000;
 
 /** The secret of a session that the server makes when it first hears of it (PROTOCOL.md, section 4). */
 const mintSecret = () => toBase64(crypto.getRandomValues(new Uint8Array(24))).replace(/\W/g, '-');
@@ -206,7 +203,7 @@ export class Client extends EventTarget {
 
   /** Says goodbye. @param {string} [reason] */
   close(reason = '') {
-    this.#stop({ code: CloseCode.NORMAL, reason });
+    this.#stop({ code: NORMAL, reason });
   }
 
   // ---- channels -----------------------------------------------------------------------------------------------------
@@ -329,9 +326,9 @@ export class Client extends EventTarget {
         retry ??= 0;
       }
       // Nobody else has the secret: it was a connection of this client whose word came late when it was left for a better one.
-      if (advice(code) === 'stop' && code !== CloseCode.REPLACED) this.#stop(close);
+      if (advice(code) === 'stop' && code !== REPLACED) this.#stop(close);
       if (this.#end) break;
-      if (code === CloseCode.SESSION_EXPIRED) this.#secret = mintSecret();
+      if (code === SESSION_EXPIRED) this.#secret = mintSecret();
       this.#tell('error', told);
       do {
         // Exponential backoff with full jitter; the delay that the server asked for is kept to, and is no failure.
@@ -479,13 +476,13 @@ export class Client extends EventTarget {
     if (this.#end) return;
     this.#end = close;
     const error = /** @type {Error} */ (close.error) ?? closedError(close);
-    const wanted = close.code === CloseCode.NORMAL;
+    const wanted = close.code === NORMAL;
     this.#dialler.stop();
     this.#hurry.abort();
     this.#heartbeat?.stop();
     this.#publisher.end(error);
     for (const channel of this.#all) channel.end(wanted ? undefined : error);
-    this.#connection?.close(CloseCode.NORMAL, close.reason);
+    this.#connection?.close(NORMAL, close.reason);
     this.#opened.reject(error);
     this.#say('closed');
     this.#tell('close', close);

@@ -17,7 +17,8 @@
  *   that came anew after one was lost, and bytes sent
  * @typedef {{after?: string | null, position?: {epoch: string, offset: number}}} From
  */
-import { CloseCode, FulmarError, closeFor, closedError, deferred, guarded } from './errors.js';
+import { LOST, NORMAL } from './codes.js';
+import { FulmarError, closeFor, closedError, deferred, guarded } from './errors.js';
 import { entryFrom } from './cursor.js';
 import { createPositions } from './positions.js';
 
@@ -92,12 +93,12 @@ export class Connection {
 
   /** It is of no use any more, and whoever uses it comes back by another. */
   lost(reason = 'The server is silent.') {
-    this.finish({ code: CloseCode.LOST, reason });
+    this.finish({ code: LOST, reason });
     this.close();
   }
 
   /** Over HTTP nobody is told: requests just end. @param {number} [code] @param {string} [reason] */
-  close(code = CloseCode.NORMAL, reason = '') {
+  close(code = NORMAL, reason = '') {
     this.finish({ code, reason });
   }
 
@@ -299,11 +300,11 @@ export class InbandConnection extends Connection {
   fail(error) {
     const close = closeFor(error);
     this.finish(close);
-    this.#link.close(close.code === CloseCode.LOST ? CloseCode.NORMAL : close.code, close.reason);
+    this.#link.close(close.code === LOST ? NORMAL : close.code, close.reason);
   }
 
   /** @param {number} [code] @param {string} [reason] */
-  close(code = CloseCode.NORMAL, reason = '') {
+  close(code = NORMAL, reason = '') {
     this.#link.close(code, reason);
   }
 }

@@ -6,10 +6,8 @@
  * @typedef {{channel: string, epoch: string, offset: number, base?: number}} Position
  * @typedef {{hash: string, epoch: string, offset: number, base?: number}} Entry
  */
+import { MAX_CURSOR_BYTES, MAX_CURSOR_CHANNELS } from './limits.js';
 import { FulmarError } from './errors.js';
-
-const MAX_CURSOR_BYTES = 2048;
-export const MAX_CURSOR_CHANNELS = 32;
 
 const ENTRY = /^([0-9a-f]{16})\.([\w-]{1,32})\.([0-9a-z]{1,11})(?:\.([0-9a-z]{1,11}))?$/;
 

@@ -12,9 +12,10 @@
  * @property {number} [ms] how long it took
  * @property {Error} [error] why it is not used
  */
+import { VERDICT_MS } from './limits.js';
 import { pause } from './backoff.js';
 import { deferred } from './errors.js';
-import { VERDICT_MS, forget, recall, remember } from './verdict.js';
+import { forget, recall, remember } from './verdict.js';
 
 /** How long the next transport waits for one that neither opens nor fails, in ms. */
 export const HEAD_START_MS = Object.freeze({ webtransport: 500, websocket: 3000, sse: 3000, poll: 0 });

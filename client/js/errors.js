@@ -1,4 +1,5 @@
 /** What can go wrong, and what a close code advises. */
+import { FELL_BEHIND, GOING_AWAY, LOST, NORMAL, NO_HEARTBEAT, PROTOCOL_ERROR, REFUSED, REPLACED, SESSION_EXPIRED } from './codes.js';
 
 /**
  * An error with the protocol's code. The server's own come with its reason as the message (PROTOCOL.md, section 6); these are
@@ -45,16 +46,16 @@ export const malformed = (what, cause) => new FulmarError('malformed', `Not of t
 export const unreachable = (message, cause) => new FulmarError('unreachable', message, { cause });
 
 export const CloseCode = Object.freeze({
-  NORMAL: 1000,
+  NORMAL,
   /** Never sent: the connection was lost without a close. */
-  LOST: 1006,
-  GOING_AWAY: 4000,
-  NO_HEARTBEAT: 4001,
-  SESSION_EXPIRED: 4500,
-  FELL_BEHIND: 4501,
-  REPLACED: 4900,
-  PROTOCOL_ERROR: 4901,
-  REFUSED: 4902,
+  LOST,
+  GOING_AWAY,
+  NO_HEARTBEAT,
+  SESSION_EXPIRED,
+  FELL_BEHIND,
+  REPLACED,
+  PROTOCOL_ERROR,
+  REFUSED,
 });
 
 /**
@@ -63,7 +64,7 @@ export const CloseCode = Object.freeze({
  * @returns {'resume' | 'afresh' | 'stop'}
  */
 export function advice(code) {
-  if (code === CloseCode.NORMAL || (code >= 4900 && code < 5000)) return 'stop';
+  if (code === NORMAL || (code >= 4900 && code < 5000)) return 'stop';
   return code >= 4500 && code < 4900 ? 'afresh' : 'resume';
 }
 
@@ -95,10 +96,10 @@ export async function answerOf(response, count) {
 
 /** What errors stand for a close. @type {Map<unknown, number>} */
 const CLOSES = new Map([
-  ['bad_cursor', CloseCode.SESSION_EXPIRED],
-  ['fell_behind', CloseCode.FELL_BEHIND],
-  ['replaced', CloseCode.REPLACED],
-  ['malformed', CloseCode.PROTOCOL_ERROR],
+  ['bad_cursor', SESSION_EXPIRED],
+  ['fell_behind', FELL_BEHIND],
+  ['replaced', REPLACED],
+  ['malformed', PROTOCOL_ERROR],
 ]);
 
 /**
@@ -110,7 +111,7 @@ export function closeFor(error) {
   const { code, status = 0, retry, message: reason = String(error) } = error;
   // A status without the server's own code is somebody's on the way.
   const refused = status >= 400 && status < 500 && !isPassing(error);
-  return { code: CLOSES.get(code) ?? (refused ? CloseCode.REFUSED : CloseCode.LOST), reason, error, retry };
+  return { code: CLOSES.get(code) ?? (refused ? REFUSED : LOST), reason, error, retry };
 }
 
 const PASSING = ['closed', 'unreachable', 'shutting_down', 'replaced', 'unknown_session', 'node_full', 'too_many_sessions'];

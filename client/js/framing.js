@@ -1,7 +1,7 @@
 /** Frames preceded by their length: on WebTransport streams and inside datagrams. */
+import { MAX_FRAME } from './limits.js';
 import { Reader, join, pack } from './bytes.js';
 import { malformed } from './errors.js';
-import { MAX_FRAME } from './wire.js';
 
 /** @param {Uint8Array} frame @returns {Uint8Array} the frame behind its length */
 export const prefixed = (frame) => pack([frame.length, frame]);

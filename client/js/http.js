@@ -1,6 +1,7 @@
 /** What SSE and poll share: one request for all channels, and the server's cursor. */
+import { MAX_CURSOR_CHANNELS } from './limits.js';
 import { FulmarError, closeFor, closedError, deferred } from './errors.js';
-import { MAX_CURSOR_CHANNELS, cursorFor, entryFrom, entryOf } from './cursor.js';
+import { cursorFor, entryFrom, entryOf } from './cursor.js';
 import { PostingConnection, ask } from './posting.js';
 
 /**

@@ -2,14 +2,8 @@
  * What a client publishes: each publication has an id, by which the server knows a repeat, so one whose answer was lost
  * with its connection is sent again on the next and still applied once (PROTOCOL.md, section 7).
  */
+import { AGAIN_MS, MAX_PENDING, REPEAT_MS } from './limits.js';
 import { FulmarError, deferred, isPassing, unreachable } from './errors.js';
-
-/** Publications that may wait for their answers. */
-export const MAX_PENDING = 1000;
-/** For how long a publication is sent again: the server knows its id for 2 min, and has to get it before. */
-export const REPEAT_MS = 100_000;
-/** When they are sent again over HTTP, after a request that came to nothing. */
-const AGAIN_MS = 1000;
 
 /**
  * @typedef {import('./connection.js').Content} Content

@@ -2,6 +2,7 @@
  * The receiving side of state over WebTransport (PROTOCOL.md, section 9): what of the `values` frames is new, what a
  * channel's position is, and what is acknowledged. It reads no clock and sends nothing.
  */
+import { ASSEMBLY_BYTES, REMEMBERED_KEYS } from './limits.js';
 import { createAcks } from './acks.js';
 import { unpackPayload } from './bytes.js';
 import { malformed, unreachable } from './errors.js';
@@ -27,11 +28,6 @@ import { PART } from './values.js';
  * @typedef {'taken' | 'early' | 'refused'} Verdict on a frame. `early`: it names a channel that is not there yet, so it is
  *   worth another try when one is; `refused`: there was no room for all of it. Neither is acknowledged
  */
-
-/** Payloads that are coming together in parts, in bytes, over all channels. */
-export const ASSEMBLY_BYTES = 256 * 1024;
-/** Keys remembered because they changed above their channel's floor, over all channels. */
-export const REMEMBERED_KEYS = 1 << 18;
 
 /** What is to be remembered would be too much. @param {string} of */
 export const noRoom = (of) => unreachable(`There is no room for ${of}.`);

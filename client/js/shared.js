@@ -17,13 +17,11 @@
  * @typedef {{is: 'lost', close: import('./connection.js').Close, why?: Refusal}} Lost
  * @typedef {Want | Leave | Reading | Joined | Told | Alive | Lost} Word
  */
+import { ALIVE_MS } from './limits.js';
 import { cursorFor, entryFrom, entryOf, formatCursor } from './cursor.js';
 import { FulmarError, answerOf, closedError, deferred } from './errors.js';
 import { PostingConnection, ask } from './posting.js';
 import { messagesOf } from './transports/poll.js';
-
-/** The reading tab says so often that the server is heard, in ms. */
-const ALIVE_MS = 5000;
 
 /** Whether tabs have to share, and can. @param {string} base of the server @returns {boolean} */
 export const shares = (base) => base.startsWith('http:')

@@ -4,6 +4,7 @@
  * A snapshot replaces what is held value by value, so that no key is missing for a moment: what a `reset` forgets is
  * shown on until the snapshot has brought its key anew, or has come to its end without it.
  */
+import { MAX_AHEAD, MAX_REMOVED } from './limits.js';
 
 /**
  * @typedef {object} Value
@@ -21,11 +22,6 @@
  * @property {number} removed how many of the values are removals
  * @property {import('./wire.js').Publication[]} ahead
  */
-
-/** Removed keys that are remembered in a channel, so that an older value that was overtaken does not bring them back. */
-const MAX_REMOVED = 1024;
-/** Publications of an epoch of which the reset has yet to come: datagrams overtake it. */
-export const MAX_AHEAD = 64;
 
 export class StateView {
   /** @type {Map<string, Held>} */

@@ -12,10 +12,8 @@
  * @property {(error: Error) => void} [onError] the server does not let this channel be read (any more)
  */
 
+import { HIGH_WATER, LOW_WATER } from './limits.js';
 import { FulmarError, deferred, guarded } from './errors.js';
-
-/** Publications that wait for their iterator: above the first the channel pauses, below the second it goes on. */
-export const HIGH_WATER = 256, LOW_WATER = 64;
 
 /** @implements {AsyncIterable<Publication>} */
 export class Subscription {

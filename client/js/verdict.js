@@ -1,6 +1,5 @@
 /** What worked here last, remembered for a while: the next page does not wait once more for what does not come through. */
-
-export const VERDICT_MS = 5 * 60_000;
+import { VERDICT_MS } from './limits.js';
 
 /** The network that the device is in. How good it is just now makes it no other one. */
 const network = () => /** @type {any} */ (globalThis.navigator)?.connection?.type;

@@ -40,14 +40,14 @@
  * @typedef {PublicationFrame | SyncedFrame | ((Subscribed | Gap | Reset) & {alias: number})} Aliased
  * @typedef {Aliased | Exclude<Message, {type: Aliased['type']}>} Frame a message of a server as a frame bears it
  */
-import { HAS_ID, HAS_KEY, KIND, REMOVED, Reader, pack, packPayload, unpackPayload } from './bytes.js';
+import {
+  ACK, ATTACH, FRESH, FROM_CURSOR, FROM_NOTHING, FROM_POSITION, HAS_ID, HAS_KEY, HAS_PRIORITY, HAS_TTL, KIND, MADE_AGAIN, NOT_RECOVERED,
+  PING, PONG, PUBLICATION, PUBLISH, RECOVERED, REMOVED, SUBSCRIBE, UNSUBSCRIBE, VALUES,
+} from './codes.js';
+import { MAX_MESSAGE } from './limits.js';
+import { Reader, pack, packPayload, unpackPayload } from './bytes.js';
 import { FulmarError, malformed } from './errors.js';
 import { readValues } from './values.js';
-
-/** No frame of a server is longer than this. It bounds what a stream can make a client hold. */
-export const MAX_FRAME = 1 << 20;
-/** The longest message that a server takes. */
-const MAX_MESSAGE = 1 << 17;
 
 /**
  * A server that is sent more closes the connection.
@@ -60,37 +60,20 @@ export function bounded(message) {
   return message;
 }
 
-/** The first byte of what a client sends. */
-const CODES = {
-  ping: 0x09, pong: 0x0a, subscribe: 0x21, unsubscribe: 0x22, publish: 0x23, attach: 0x24, ack: 0x25,
-};
-const PUBLICATION = 0x01, VALUES = 0x0d;
-/** The other frames of a server by their first byte: the type, and the fields that all of the type have, in their order. */
-const FRAMES = /** @type {Record<number, string>} */ ({
-  0x02: 'subscribed ref alias channel epoch offset',
-  0x03: 'unsubscribed ref channel',
-  0x04: 'gap alias channel epoch offset',
-  0x05: 'reset alias channel epoch offset',
-  0x06: 'synced alias offset',
-  0x07: 'published ref channel epoch offset',
-  0x08: 'error ref',
-  0x09: 'ping ref',
-  0x0a: 'pong ref',
-  0x0b: 'close code reason',
-  0x0c: 'attached ref session',
-});
-/** Those of the fields that are integers; the others are strings. */
-const INTEGERS = new Set(['ref', 'alias', 'offset', 'code']);
-
-/** Flags of a publish besides those of a publication. */
-const HAS_TTL = 0x20, HAS_PRIORITY = 0x40;
-const FROM_NOTHING = 0, FROM_CURSOR = 1, FROM_POSITION = 2;
-/** What `subscribed` says of the position that was asked from. */
-const RECOVERED = 1, NOT_RECOVERED = 2;
-/** What `attached` says of a session that was no longer known. */
-const MADE_AGAIN = 0;
-/** What `attach` says behind no positions where the session's subscriptions end. */
-const FRESH = 1;
+/** The other frames of a server from 0x02 on: the type, and the fields that all of the type have, in their order. */
+const FRAMES = [
+  'subscribed ref alias channel epoch offset',
+  'unsubscribed ref channel',
+  'gap alias channel epoch offset',
+  'reset alias channel epoch offset',
+  'synced alias offset',
+  'published ref channel epoch offset',
+  'error ref',
+  'ping ref',
+  'pong ref',
+  'close code reason',
+  'attached ref session',
+];
 
 /** What is published where. @param {Publish} message */
 function publishFields({ channel, key, id, ttl_ms: ttl, priority, removed, data }) {
@@ -122,27 +105,28 @@ function readContent(reader, message) {
  * @returns {Uint8Array<ArrayBuffer>} its frame, without a length
  */
 export function encodeClient(message) {
-  return bounded(pack([CODES[message.type], ...clientFields(message)]));
+  return bounded(pack(clientFields(message)));
 }
 
 /** @param {ClientMessage} message */
 function clientFields(message) {
-  if (message.type === 'ack') return [message.newest, message.bitmap];
+  const { type } = message;
+  if (type === 'ack') return [ACK, message.newest, message.bitmap];
   const { ref = 0 } = message;
-  switch (message.type) {
+  switch (type) {
     case 'subscribe': {
       const { channel, position, after } = message;
-      if (position) return [ref, channel, FROM_POSITION, position.epoch, position.offset];
-      return [ref, channel, ...(after === undefined ? [FROM_NOTHING] : [FROM_CURSOR, after])];
+      const from = after === undefined ? [FROM_NOTHING] : [FROM_CURSOR, after];
+      return [SUBSCRIBE, ref, channel, ...(position ? [FROM_POSITION, position.epoch, position.offset] : from)];
     }
-    case 'unsubscribe': return [ref, message.channel];
-    case 'publish': return [ref, ...publishFields(message)];
+    case 'unsubscribe': return [UNSUBSCRIBE, ref, message.channel];
+    case 'publish': return [PUBLISH, ref, ...publishFields(message)];
     case 'attach': {
       const { id = '', secret, fresh, positions } = message;
-      const held = positions ? [positions.length, ...positions.flatMap(({ channel, epoch, offset }) => [channel, epoch, offset])] : [];
-      return [ref, id, secret, ...(fresh ? [0, FRESH] : held)];
+      const held = positions?.flatMap(({ channel, epoch, offset }) => [channel, epoch, offset]);
+      return [ATTACH, ref, id, secret, ...(fresh ? [0, FRESH] : held ? [held.length / 3, ...held] : [])];
     }
-    default: return [ref];
+    default: return [type === 'ping' ? PING : PONG, ref];
   }
 }
 
@@ -170,10 +154,10 @@ function readServer(reader) {
     readContent(reader, message);
     return message;
   }
-  const [type, ...fields] = FRAMES[frame]?.split(' ') ?? [];
+  const [type, ...fields] = FRAMES[frame - 2]?.split(' ') ?? [];
   /** @type {any} */
   const message = { type };
-  for (const field of fields) message[field] = INTEGERS.has(field) ? reader.integer() : reader.string();
+  for (const field of fields) message[field] = /ref|alias|offset|code/.test(field) ? reader.integer() : reader.string();
   if (!message.ref) delete message.ref;
   switch (type) {
     case undefined: throw malformed(`frame ${frame}`);

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { MAX_PAUSE_MS } from '../../client/js/backoff.js';
+import { MAX_PAUSE_MS } from '../../client/js/limits.js';
 import { buildCursor } from '../../client/js/cursor.js';
 import { Client } from '../../client/js/client.js';
 import { FulmarError } from '../../client/js/errors.js';

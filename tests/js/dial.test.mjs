@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import { VERDICT_MS } from '../../client/js/limits.js';
 import { Dialler, HEAD_START_MS } from '../../client/js/dial.js';
 import { FulmarError } from '../../client/js/errors.js';
-import { VERDICT_MS, forget, recall, remember } from '../../client/js/verdict.js';
+import { forget, recall, remember } from '../../client/js/verdict.js';
 import { Line, clock, settled } from './memory.mjs';
 
 const ALL = ['webtransport', 'websocket', 'sse', 'poll'];

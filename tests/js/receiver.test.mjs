@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { ACK_DELAY_MS, ACK_FRAMES, ACK_PAUSE_MS, createAcks } from '../../client/js/acks.js';
+import { ACK_DELAY_MS, ACK_FRAMES, ACK_PAUSE_MS, ASSEMBLY_BYTES, REMEMBERED_KEYS } from '../../client/js/limits.js';
+import { createAcks } from '../../client/js/acks.js';
 import { splitDatagram } from '../../client/js/framing.js';
-import { ASSEMBLY_BYTES, createReceiver, REMEMBERED_KEYS } from '../../client/js/receiver.js';
+import { createReceiver } from '../../client/js/receiver.js';
 import { StateView } from '../../client/js/state.js';
 import { PART } from '../../client/js/values.js';
 import { createAliases, decodeServer } from '../../client/js/wire.js';

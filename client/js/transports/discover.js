@@ -1,9 +1,7 @@
+import { KNOWN_MS } from '../limits.js';
 import { ask } from '../posting.js';
 import { answerOf } from '../errors.js';
 import { recall, remember } from '../verdict.js';
-
-/** For how long WebTransport is dialled where it opened before, without asking. */
-export const KNOWN_MS = 24 * 60 * 60_000;
 
 /**
  * @typedef {object} Discovery

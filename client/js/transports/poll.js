@@ -1,6 +1,7 @@
 /** Long-polling, and plain polling where `wait` is 0. */
+import { GOING_AWAY, NORMAL } from '../codes.js';
 import { pause } from '../backoff.js';
-import { CloseCode, answerOf, retryAfter } from '../errors.js';
+import { answerOf, retryAfter } from '../errors.js';
 import { HttpConnection } from '../http.js';
 import { fromJson } from '../json.js';
 
@@ -24,11 +25,11 @@ export async function openPoll(options) {
       connection.cursor = answer.cursor;
       joined();
       const retry = retryAfter(response);
-      if (retry !== undefined) return { code: CloseCode.GOING_AWAY, reason: 'The server is stopping.', retry };
+      if (retry !== undefined) return { code: GOING_AWAY, reason: 'The server is stopping.', retry };
       patience = wait;
       if (!answer.more && interval) await pause(interval, signal);
     }
-    return { code: CloseCode.NORMAL, reason: '' };
+    return { code: NORMAL, reason: '' };
   });
   poll.quiet = wait * 1000 + 10_000;
   return poll;

@@ -1,13 +1,9 @@
 /** Server-sent events, read by a streaming fetch: the same code in pages and in node, and the cursor in our hands. */
-import { CloseCode, FulmarError, closeFor, malformed } from '../errors.js';
+import { LOST, NORMAL, REFUSED } from '../codes.js';
+import { MAX_LINE, SILENCE_MS } from '../limits.js';
+import { FulmarError, closeFor, malformed } from '../errors.js';
 import { HttpConnection } from '../http.js';
 import { fromJson, parseJson } from '../json.js';
-
-/** A line longer than this is not of a Fulmar server. */
-const MAX_LINE = 1 << 20;
-
-/** An event stream of which nothing comes for so long does not come through, in ms. */
-const SILENCE_MS = 3000;
 
 /** @typedef {{event: string, data: string, id: string}} SseEvent */
 
@@ -68,7 +64,7 @@ async function run(connection, signal, joined) {
     listen();
     if (status === 204) {
       joined();
-      return { code: CloseCode.REFUSED, reason: 'It asks not to come back.' };
+      return { code: REFUSED, reason: 'It asks not to come back.' };
     }
     const decoder = new TextDecoder();
     const reader = /** @type {ReadableStream<Uint8Array>} an event stream has one */ (body).getReader();
@@ -78,7 +74,7 @@ async function run(connection, signal, joined) {
       clearTimeout(silence);
       connection.count(value);
       for (const { event, data, id } of parser.push(decoder.decode(value, { stream: true }))) {
-        if (signal.aborted) return { code: CloseCode.NORMAL, reason: '' };
+        if (signal.aborted) return { code: NORMAL, reason: '' };
         const message = fromJson(parseJson(data), event === 'message' ? 'publication' : event);
         if (message.type === 'close') close = { code: message.code, reason: message.reason };
         else connection.deliver(message);
@@ -92,7 +88,7 @@ async function run(connection, signal, joined) {
   } finally {
     clearTimeout(silence);
   }
-  return { ...(close ?? { code: CloseCode.LOST, reason: 'The event stream ended.' }), retry: parser.retry };
+  return { ...(close ?? { code: LOST, reason: 'The event stream ended.' }), retry: parser.retry };
 }
 
 /** @param {import('../fulmar.js').Placed} options */

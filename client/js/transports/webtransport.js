@@ -1,6 +1,8 @@
 /** WebTransport: a control stream, a stream for each subscription, and datagrams for the newest state and signals. */
+import { LOST } from '../codes.js';
+import { EARLY_MS, GRACE_MS, INCOMING_DATAGRAMS, KNOWN_PATIENCE_MS, MAX_ACKS_UNDER_WAY, MAX_EARLY, MAX_STREAM_PAUSE_MS, TURN_MS } from '../limits.js';
 import { pause } from '../backoff.js';
-import { CloseCode, FulmarError, closedError, malformed, unreachable, within } from '../errors.js';
+import { FulmarError, closedError, malformed, unreachable, within } from '../errors.js';
 import { InbandConnection } from '../connection.js';
 import { createSplitter, prefixed, splitDatagram } from '../framing.js';
 import { fromBase64 } from '../json.js';
@@ -15,23 +17,6 @@ import { discover, know, known } from './discover.js';
  * @typedef {WebTransportDatagramDuplexStream & {createWritable(): WritableStream, incomingMaxBufferedDatagrams?: number}
  *   } Datagrams with the standard's names, which come with the ones before them or in their stead
  */
-
-/** Datagrams that may wait in the browser while the page is busy. What is pushed out of state comes again. */
-const INCOMING_DATAGRAMS = 512;
-/** Messages in datagrams kept because they came before the `subscribed` of a channel that they name, and for how long. */
-const MAX_EARLY = 64;
-const EARLY_MS = 3000;
-/** Acknowledgements that the browser has not sent yet. One that comes later says more. */
-const MAX_ACKS_UNDER_WAY = 4;
-/** How long reading goes on before the page gets its turn. */
-const TURN_MS = 6;
-/** How long a stream's end waits for the session's own, which tells the reason. */
-const GRACE_MS = 1000;
-/** The longest of the pauses between attempts to open a stream. */
-const MAX_STREAM_PAUSE_MS = 1000;
-
-/** How long it may take to open where it did before until the server is asked: Firefox does not notice that nobody is at a port. */
-const KNOWN_PATIENCE_MS = 1000;
 
 /**
  * A client-opened stream, or the datagrams: messages out. What is written is never waited for: an error ends the session
@@ -249,8 +234,8 @@ function createLink(connection, session, first) {
   connection.patience = 3000;
   connection.closed.then(acknowledger.stop);
   session.closed.then(
-    ({ closeCode, reason = '' }) => connection.finish({ code: closeCode || CloseCode.LOST, reason }),
-    (error) => connection.finish({ code: CloseCode.LOST, reason: describe(error), error }),
+    ({ closeCode, reason = '' }) => connection.finish({ code: closeCode || LOST, reason }),
+    (error) => connection.finish({ code: LOST, reason: describe(error), error }),
   );
   const control = follow(first, () => true);
   read(session.datagrams.readable, (datagram) => {
