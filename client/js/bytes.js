@@ -25,10 +25,10 @@ export function join(chunks) {
  * @param {number | bigint} value below 2^53, and as a bigint below 2^62
  */
 function integerBytes(value) {
-  if (value < 0 || value > (typeof value === 'number' ? MAX_INTEGER : value)) throw new RangeError(`not a count: ${value}`);
+  if (value < 0 || (value > MAX_INTEGER && typeof value === 'number')) throw new RangeError(`${value}`);
   const log = value < 0x40 ? 0 : value < 0x4000 ? 1 : value < 0x40000000 ? 2 : 3;
   const bytes = new Uint8Array(8);
-  new DataView(bytes.buffer).setBigUint64(0, BigInt(value) | (BigInt(log) << BigInt((8 << log) - 2)));
+  new DataView(bytes.buffer).setBigUint64(0, BigInt(value) + BigInt(log * 2 ** ((8 << log) - 2)));
   return bytes.subarray(-1 << log);
 }
 

@@ -10,7 +10,6 @@
  *
  * @typedef {object} ClientOptions
  * @property {readonly TransportName[]} [transports] those that may be used, the best first
- * @property {'json' | 'bin'} [encoding] on WebSocket. Default `bin`
  * @property {number} [wait] poll: seconds the server may wait. Default 25
  * @property {typeof fetch} [fetch] another one than the platform's
  * @property {typeof WebSocket} [WebSocket] likewise (node 20 has none)

@@ -6,7 +6,7 @@
  * @typedef {{channel: string, epoch: string, offset: number, base?: number}} Position
  * @typedef {{hash: string, epoch: string, offset: number, base?: number}} Entry
  */
-import { MAX_CURSOR_BYTES, MAX_CURSOR_CHANNELS } from './limits.js';
+import { MAX_CURSOR_BYTES, MAX_CURSOR_CHANNELS, MAX_INTEGER } from './limits.js';
 import { FulmarError } from './errors.js';
 
 const ENTRY = /^([0-9a-f]{16})\.([\w-]{1,32})\.([0-9a-z]{1,11})(?:\.([0-9a-z]{1,11}))?$/;
@@ -44,7 +44,7 @@ export function parseCursor(cursor) {
     if (base) entry.base = parseInt(base, 36);
     return entry;
   });
-  const isBad = entries.some(({ offset, base = 0 }) => !Number.isSafeInteger(offset) || !Number.isSafeInteger(base));
+  const isBad = entries.some(({ offset, base = 0 }) => !(Math.max(offset, base) <= MAX_INTEGER));
   if (isBad || entries.length > MAX_CURSOR_CHANNELS || cursor.length > MAX_CURSOR_BYTES) {
     throw new FulmarError('bad_cursor', 'This is no cursor.');
   }

@@ -18,7 +18,7 @@ import { deferred } from './errors.js';
 import { forget, recall, remember } from './verdict.js';
 
 /** How long the next transport waits for one that neither opens nor fails, in ms. */
-export const HEAD_START_MS = Object.freeze({ webtransport: 500, websocket: 3000, sse: 3000, poll: 0 });
+export const HEAD_START_MS = { webtransport: 500, websocket: 3000, sse: 3000, poll: 0 };
 
 export class Dialler {
   /** By transport, in the order in which they are preferred. @type {Map<TransportName, Attempt>} */

@@ -40,7 +40,7 @@ export class FulmarError extends Error {
 }
 
 /** What came is not of the protocol. @param {string} what @param {unknown} [cause] */
-export const malformed = (what, cause) => new FulmarError('malformed', `Not of this protocol: ${what}`, { cause });
+export const malformed = (what, cause) => new FulmarError('malformed', what, { cause });
 
 /** @param {string} message @param {unknown} [cause] */
 export const unreachable = (message, cause) => new FulmarError('unreachable', message, { cause });
@@ -88,7 +88,7 @@ export async function answerOf(response, count) {
     answer = JSON.parse(text);
     if (!ok) error = new FulmarError(answer.error.code, answer.error.message, more);
   } catch (cause) {
-    error = new FulmarError('unreachable', `The answer was ${status}, not a Fulmar server's.`, { ...more, cause });
+    error = new FulmarError('unreachable', `The answer was ${status}: no server's.`, { ...more, cause });
   }
   if (error) throw error;
   return answer;
@@ -114,13 +114,13 @@ export function closeFor(error) {
   return { code: CLOSES.get(code) ?? (refused ? REFUSED : LOST), reason, error, retry };
 }
 
-const PASSING = ['closed', 'unreachable', 'shutting_down', 'replaced', 'unknown_session', 'node_full', 'too_many_sessions'];
+const PASSING = /^(closed|unreachable|shutting_down|replaced|unknown_session|node_full)$/;
 
 /** Whether it says nothing about what was asked for: it is worth asking again, on another connection or later. @param {FulmarError} error */
-export const isPassing = ({ code, status }) => PASSING.includes(code) || status === 429 || status === 408;
+export const isPassing = ({ code, status }) => PASSING.test(code) || status === 429 || status === 408;
 
 /** What is left of a request when its connection closes. @param {{code: number, reason: string}} close */
-export const closedError = ({ code, reason }) => new FulmarError('closed', `Closed: ${code} ${reason}. Connect anew.`);
+export const closedError = ({ code, reason }) => new FulmarError('closed', `Connect anew: ${code} ${reason}`);
 
 /**
  * The application's mistake is the application's to see, and must not stop the reading.

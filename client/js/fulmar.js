@@ -33,7 +33,6 @@
  * @typedef {'webtransport' | 'websocket' | 'sse' | 'poll'} TransportName
  * @typedef {object} Options
  * @property {string} [base] where the server's HTTP is; by default where the page came from
- * @property {'json' | 'bin'} [encoding] on WebSocket; WebTransport is binary, SSE and poll are JSON
  * @property {number} [wait] poll: seconds the server may wait for something to tell; 0 is plain polling. Default 25
  * @property {number} [interval] poll: ms between one answer and the next request. Default 0, or 1000 if `wait` is 0
  * @property {number} [timeout] WebTransport and WebSocket: ms the handshake may take. Default 8000
@@ -79,7 +78,7 @@ export const TRANSPORTS = /* @__PURE__ */ Object.freeze(/** @type {TransportName
  */
 export function connect(base, options = {}) {
   const { transports = TRANSPORTS } = options;
-  const all = placed({ encoding: 'bin', ...options, base, attach: true });
+  const all = placed({ ...options, base, attach: true });
   for (const transport of transports) named(transport);
   if (!transports.length) throw new TypeError('no transport');
   const client = new Client(all.base, transports, async (transport) => {

@@ -163,5 +163,5 @@ export class HttpConnection extends PostingConnection {
   }
 }
 
-/** Whether one channel is the reason of a refusal. @param {unknown} error */
-const isOfChannel = (error) => error instanceof FulmarError && (error.code === 'bad_channel' || error.code === 'forbidden');
+/** Whether one channel is the reason of a refusal. @param {any} error */
+const isOfChannel = (error) => /^(bad_channel|forbidden)$/.test(error.code);

@@ -1,7 +1,7 @@
 /** Requests over HTTP, and publishing by them with the secret of a session. */
 import { FulmarError, answerOf, isPassing, unreachable } from './errors.js';
 import { Connection } from './connection.js';
-import { toJson } from './json.js';
+import { toBase64 } from './json.js';
 
 /** @typedef {{channels?: Iterable<string>, after?: string | null, wait?: number}} Query */
 
@@ -67,7 +67,9 @@ export class PostingConnection extends Connection {
   async #publish(channel, content, turn) {
     if (turn !== this.#turn) throw unreachable('One before it did not arrive.');
     this.mustBeOpen();
-    const message = toJson({ type: 'publish', channel, ...content });
+    const { data, key, ...rest } = content;
+    const payload = data instanceof Uint8Array ? { b64: toBase64(data) } : { data };
+    const message = { type: 'publish', channel, ...rest, ...payload, key: key || undefined };
     for (let known = this.#session; ; known = null) {
       try {
         // The secret makes the same session again, and with it the ids of what it has published.

@@ -80,7 +80,7 @@ function publishFields({ channel, key, id, ttl_ms: ttl, priority, removed, data 
   const [kind, payload] = removed ? [REMOVED, new Uint8Array(0)] : packPayload(data);
   const flags = kind | (key ? HAS_KEY : 0) | (id === undefined ? 0 : HAS_ID)
     | (ttl === undefined ? 0 : HAS_TTL) | (priority === undefined ? 0 : HAS_PRIORITY);
-  if (priority !== undefined && (!priority || (priority & 255) !== priority)) throw new RangeError(`not a priority: ${priority}`);
+  if (priority !== undefined && (!priority || (priority & 255) !== priority)) throw new RangeError(`${priority}`);
   return [
     Uint8Array.of(flags), channel, key || [], id ?? [], ttl ?? [], priority === undefined ? [] : Uint8Array.of(priority), payload,
   ].flat();

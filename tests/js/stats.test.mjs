@@ -193,7 +193,7 @@ test('bytes are those of messages, both ways', async () => {
     }
     close() {}
   }
-  const connection = await open('websocket', { base: 'http://h', encoding: 'bin', WebSocket: Socket });
+  const connection = await open('websocket', { base: 'http://h', WebSocket: Socket });
   await connection.ping();
   await connection.publish('event:a', { data: 'x'.repeat(500) });
   assert.ok(sent > 500);

@@ -3,8 +3,9 @@ import { readFileSync } from 'node:fs';
 import { describe, test } from 'node:test';
 import { buildCursor, cursorFor, entryFrom, entryOf, fnv1a64, parseCursor } from '../../client/js/cursor.js';
 import { createSplitter, prefixed, splitDatagram } from '../../client/js/framing.js';
-import { fromJson, toJson } from '../../client/js/json.js';
+import { fromJson as fromServer } from '../../client/js/json.js';
 import { createAliases, decodeServer, encodeClient } from '../../client/js/wire.js';
+import { fromJson, toJson } from './json.mjs';
 import { decodeClient, encodeServer } from './peer.mjs';
 
 const vectors = JSON.parse(readFileSync(new URL('../vectors/frames.json', import.meta.url), 'utf8'));
@@ -28,6 +29,7 @@ describe('golden frames', () => {
         assert.deepEqual(decodeClient(unhex(bin)), message);
         return;
       }
+      assert.deepEqual(fromServer(json), message, 'as SSE and polling bring it');
       assert.equal(hex(encodeServer(alias === undefined ? message : { ...message, alias })), bin);
       const decoded = decodeServer(unhex(bin));
       assert.equal(decoded.alias, alias);

@@ -1,50 +1,15 @@
-/** WebSocket, in both subprotocols. */
+/** WebSocket, in the binary subprotocol. */
 import { FulmarError, malformed, unreachable, within } from '../errors.js';
 import { InbandConnection } from '../connection.js';
-import { fromJson, parseJson, toJson } from '../json.js';
-import { bounded, createAliases, decodeServer, encodeClient } from '../wire.js';
+import { createAliases, decodeServer, encodeClient } from '../wire.js';
 import { urlOf } from '../posting.js';
 import { discover } from './discover.js';
 
-/** @typedef {import('../wire.js').ClientMessage} ClientMessage */
-
-/**
- * @typedef {object} Codec
- * @property {(message: ClientMessage) => string | Uint8Array<ArrayBuffer>} encode
- * @property {(data: any) => any} decode
- */
-
-/** @returns {Codec} */
-const createJson = () => ({
-  encode(message) {
-    const text = JSON.stringify(toJson(message));
-    bounded(new TextEncoder().encode(text));
-    return text;
-  },
-  decode: (text) => fromJson(parseJson(text)),
-});
-
-/** @returns {Codec} */
-function createBinary() {
-  const aliases = createAliases();
-  return {
-    encode: encodeClient,
-    decode(data) {
-      if (typeof data === 'string') throw malformed('text');
-      // Values do not come here, and are passed over as all that is not known.
-      const message = aliases.resolve(/** @type {import('../wire.js').Frame} */ (decodeServer(new Uint8Array(data))));
-      if (!message) throw malformed('alias');
-      return message;
-    },
-  };
-}
-
 /** @param {import('../fulmar.js').Placed} options */
 export async function openWebSocket(options) {
-  const { base, encoding = 'json', timeout = 8000, WebSocket = globalThis.WebSocket } = options;
-  if (!['json', 'bin'].includes(encoding)) throw new TypeError(`no such encoding: ${encoding}`);
+  const { base, timeout = 8000, WebSocket = globalThis.WebSocket } = options;
   if (!WebSocket) throw new FulmarError('unsupported', 'There is no WebSocket here.');
-  const socket = new WebSocket(urlOf(base, '/ws').replace(/^http/, 'ws'), [`fulmar.v1.${encoding}`]);
+  const socket = new WebSocket(urlOf(base, '/ws').replace(/^http/, 'ws'), ['fulmar.v1.bin']);
   socket.binaryType = 'arraybuffer';
   // It closes then too; but where there are no pages an error that nobody listens to ends the process.
   socket.onerror = () => {};
@@ -59,13 +24,16 @@ export async function openWebSocket(options) {
     await discover(options);
     throw error;
   }
-  const { encode, decode } = encoding === 'json' ? createJson() : createBinary();
-  return new InbandConnection('websocket', encoding, (connection) => {
+  const aliases = createAliases();
+  return new InbandConnection('websocket', 'bin', (connection) => {
     socket.onmessage = ({ data }) => {
       if (!connection.open) return;
-      connection.received.bytes += data.length ?? data.byteLength;
+      connection.received.bytes += data.byteLength;
       try {
-        connection.receive(decode(data));
+        // Values do not come here, and are passed over as all that is not known.
+        const message = aliases.resolve(/** @type {import('../wire.js').Frame} */ (decodeServer(new Uint8Array(data))));
+        if (!message) throw malformed('alias');
+        connection.receive(message);
       } catch (error) {
         connection.fail(error);
       }
@@ -73,7 +41,7 @@ export async function openWebSocket(options) {
     socket.onclose = ({ code, reason }) => connection.finish({ code, reason });
     return {
       send(message) {
-        const data = encode(message);
+        const data = encodeClient(message);
         connection.received.sent += data.length;
         socket.send(data);
       },

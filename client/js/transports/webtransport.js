@@ -2,7 +2,7 @@
 import { LOST } from '../codes.js';
 import { EARLY_MS, GRACE_MS, INCOMING_DATAGRAMS, KNOWN_PATIENCE_MS, MAX_ACKS_UNDER_WAY, MAX_EARLY, MAX_STREAM_PAUSE_MS, TURN_MS } from '../limits.js';
 import { pause } from '../backoff.js';
-import { FulmarError, closedError, malformed, unreachable, within } from '../errors.js';
+import { FulmarError, closeFor, closedError, malformed, unreachable, within } from '../errors.js';
 import { InbandConnection } from '../connection.js';
 import { createSplitter, prefixed, splitDatagram } from '../framing.js';
 import { fromBase64 } from '../json.js';
@@ -235,7 +235,7 @@ function createLink(connection, session, first) {
   connection.closed.then(acknowledger.stop);
   session.closed.then(
     ({ closeCode, reason = '' }) => connection.finish({ code: closeCode || LOST, reason }),
-    (error) => connection.finish({ code: LOST, reason: describe(error), error }),
+    (error) => connection.finish(closeFor(error)),
   );
   const control = follow(first, () => true);
   read(session.datagrams.readable, (datagram) => {
@@ -282,9 +282,6 @@ function nextTurn() {
     port2.postMessage(null);
   });
 }
-
-/** @param {unknown} error */
-const describe = (error) => (error instanceof Error && error.message ? error.message : 'The connection was lost.');
 
 /** @typedef {import('./discover.js').Discovery['webtransport']} Place */
 
@@ -347,8 +344,7 @@ export async function openWebTransport(options) {
 
   const datagrams = /** @type {Datagrams} */ (session.datagrams);
   // The name in the standard, and the one before it.
-  if ('incomingMaxBufferedDatagrams' in datagrams) datagrams.incomingMaxBufferedDatagrams = INCOMING_DATAGRAMS;
-  else if ('incomingHighWaterMark' in datagrams) datagrams.incomingHighWaterMark = INCOMING_DATAGRAMS;
+  datagrams.incomingMaxBufferedDatagrams = datagrams.incomingHighWaterMark = INCOMING_DATAGRAMS;
 
   const control = await session.createBidirectionalStream();
   const connection = new InbandConnection('webtransport', 'bin', (inner) => createLink(inner, session, control));
