@@ -176,12 +176,12 @@ describe('a client', () => {
     assert.equal(client.status, 'open');
   });
 
-  test('a refusal that says nothing of the channel is asked again on the next connection', async (context) => {
+  for (const code of ['shutting_down', 'unreachable']) test(`${code} says nothing of the channel, which is asked for again on the next connection`, async (context) => {
     const { time, server, client } = connected(context);
     let refusals = 0;
     server.intercept = (line, { type, ref }) => {
       if (type !== 'subscribe' || refusals++) return false;
-      line.say({ type: 'error', ref, error: { code: 'shutting_down', message: 'Come back.' } });
+      line.say({ type: 'error', ref, error: { code, message: 'Come back.' } });
       return true;
     };
     const { got } = listen(client, 'event:a');
@@ -343,6 +343,22 @@ describe('coming back', () => {
     await settled();
     assert.equal(client.status, 'open');
     assert.equal(dialled.length, 2);
+  });
+
+  test('a sign of hope while it dials cuts the next wait short, and no other', async (context) => {
+    let fail;
+    const { time, client, line, dialled } = connected(context, { open: (_, attempt) => (
+      attempt === 1 && new Promise((_, reject) => (fail = () => reject(new FulmarError('unreachable', 'No.'))))) });
+    await settled();
+    client.wake();
+    fail();
+    await settled();
+    assert.deepEqual([client.status, dialled.length], ['open', 2]);
+    await time.pass(20_000, 1000);
+    client.wake();
+    line().end({ code: 1006, reason: 'cut off' });
+    await settled();
+    assert.equal(client.status, 'waiting', 'it was asked for a connection that was there');
   });
 
   test('a page that is put away has no connection until it is back', async (context) => {

@@ -201,6 +201,13 @@ describe('the verdict', () => {
       if (before) Object.defineProperty(globalThis, 'navigator', before);
       else delete globalThis.navigator;
     }
+    Object.defineProperty(globalThis, 'navigator', { value: { connection: { effectiveType: '3g' } }, configurable: true });
+    try {
+      assert.equal(recall('k', at), 'sse', 'how good it is makes it no other network');
+    } finally {
+      if (before) Object.defineProperty(globalThis, 'navigator', before);
+      else delete globalThis.navigator;
+    }
     forget('k');
     assert.equal(recall('k', at), null);
   });

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { buildCursor } from '../../client/js/cursor.js';
 import { createPositions } from '../../client/js/positions.js';
+import { MAX_AHEAD } from '../../client/js/limits.js';
 import { StateView } from '../../client/js/state.js';
 
 const channel = 'state:room';
@@ -92,6 +93,25 @@ describe('StateView', () => {
     made.apply(control('synced', 1, 'e2'));
     assert.deepEqual(held(made), { a: 'new' });
     assert.equal(made.apply(put('b', 10, 'straggler')), false);
+  });
+
+  test('what overtakes the reset of a new epoch is kept for it, and what lies below that is not', () => {
+    const told = [];
+    const made = view(put('a', 9, 'old'), control('synced', 9));
+    for (const message of [put('a', 3, 'new', 'e2'), put('b', 2, 'in the snapshot', 'e2'), control('reset', 2, 'e2'), put('c', 1, 'c', 'e2')]) {
+      made.apply(message, (key) => told.push(key));
+    }
+    made.apply(control('synced', 2, 'e2'));
+    assert.deepEqual(held(made), { a: 'new', c: 'c' });
+    assert.deepEqual(told, ['a', 'c']);
+  });
+
+  test('of what is told of another epoch no more is kept than is worth it', () => {
+    const made = view(put('a', 1, 1));
+    for (let i = 1; i <= 1000; i++) made.apply(put(`k${i}`, i, i, 'e2'));
+    made.apply(control('reset', 0, 'e2'));
+    made.apply(control('synced', 0, 'e2'));
+    assert.equal(Object.keys(held(made)).length, MAX_AHEAD);
   });
 
   test('what one epoch forgot does not come back with an older one', () => {

@@ -16,7 +16,7 @@ export async function openWebSocket(options) {
   try {
     await within(timeout, new Promise((resolve, reject) => {
       socket.onopen = resolve;
-      socket.onclose = ({ reason }) => reject(unreachable(reason || 'It could not be opened.'));
+      socket.onclose = ({ reason }) => reject(unreachable(reason || 'The WebSocket could not be opened.'));
     }));
   } catch (error) {
     socket.close();
