@@ -30,7 +30,8 @@ test('it has that value when the snapshot has come without it', async (t) => {
 });
 
 test('it has that value too where the channel was subscribed to before it was asked for as state', async (t) => {
-  const connection = silent();
+  let answer;
+  const connection = { ...silent(), subscribe: () => new Promise((resolve) => (answer = resolve)) };
   const client = new Client('http://early', ['webtransport'], async () => connection);
   t.after(() => client.close());
   client.run();
@@ -39,6 +40,7 @@ test('it has that value too where the channel was subscribed to before it was as
   const at = { channel: 'state:x', epoch: 'e' };
   await setImmediate();
   connection.onmessage({ type: 'publication', ...at, offset: 1, time: 1, key: 'early', removed: false, data: 'by datagram' });
+  answer({});
   await subscription.ready;
   connection.onmessage({ type: 'publication', ...at, offset: 2, time: 1, key: 'later', removed: false, data: 'behind the answer' });
   const state = client.state('state:x');
