@@ -1,13 +1,10 @@
 /** What a receiver acknowledges of numbered frames, and when (PROTOCOL.md, section 9). Times are in ms, of any clock. */
-import { ACK_DELAY_MS, ACK_FRAMES, ACK_PAUSE_MS } from './limits.js';
-
-const BITS = 62;
-const MASK = (1n << BigInt(BITS)) - 1n;
+import { ACK_BITS, ACK_DELAY_MS, ACK_FRAMES, ACK_PAUSE_MS } from './limits.js';
 
 export function createAcks() {
   let newest = 0;
-  // Bit i: `newest - 1 - i` was taken in.
-  let bitmap = 0n;
+  // Those that were taken in, of the newest and as many before it as can be told.
+  const taken = new Set();
   let dueAt = Infinity;
   // When the first of those was taken in that are not yet acknowledged, and how many there are.
   let first = 0, owed = 0;
@@ -29,21 +26,16 @@ export function createAcks() {
     hurry,
     due,
 
-    /** Whether this frame was taken in; of one too old to be named it is not known. @param {number} number */
-    has(number) {
-      const before = newest - number;
-      if (before <= 0) return before === 0;
-      return before <= BITS && ((bitmap >> BigInt(before - 1)) & 1n) === 1n;
-    },
+    /** Whether this frame was taken in; of one too old to be named it is not known. @param {number} number @returns {boolean} */
+    has: (number) => taken.has(number),
 
     /** A frame was taken in, or came once more. @param {number} number @param {number} now */
     take(number, now) {
       const ahead = number - newest;
-      if (ahead < -BITS) return;
-      if (ahead < 0) bitmap |= 1n << BigInt(-ahead - 1);
-      else if (ahead > BITS || !newest) bitmap = 0n;
-      else if (ahead) bitmap = (((bitmap << 1n) | 1n) << BigInt(ahead - 1)) & MASK;
+      if (ahead < -ACK_BITS) return;
       newest = Math.max(newest, number);
+      taken.add(number);
+      for (const one of taken) if (one < newest - ACK_BITS) taken.delete(one);
       if (!owed++) first = now;
       if (ahead > 1) hurry(now);
       else if (hurried) return;
@@ -58,6 +50,9 @@ export function createAcks() {
       owed = 0;
       hurried = false;
       last = now;
+      // Bit i: `newest - 1 - i` was taken in.
+      let bitmap = 0n;
+      for (const number of taken) if (number < newest) bitmap |= 1n << BigInt(newest - 1 - number);
       return { newest, bitmap };
     },
   };

@@ -82,8 +82,7 @@ export class Channel {
     const { entry } = this;
     // Whole state begins with a snapshot: it may have been lost behind the answer that precedes it.
     if (!entry || (this.live.size && !this.view?.synced(this.name))) return {};
-    const { epoch, offset, base } = entry;
-    return base === undefined ? { position: { epoch, offset } } : { after: formatCursor([entry]) };
+    return { after: formatCursor([entry]) };
   }
 
   /**

@@ -42,7 +42,7 @@ export class FulmarError extends Error {
 /** What came is not of the protocol. @param {string} what @param {unknown} [cause] */
 export const malformed = (what, cause) => new FulmarError('malformed', what, { cause });
 
-/** @param {string} message @param {unknown} [cause] */
+/** Nobody was there, or nothing was. @param {string} message @param {unknown} [cause] */
 export const unreachable = (message, cause) => new FulmarError('unreachable', message, { cause });
 
 export const CloseCode = Object.freeze({

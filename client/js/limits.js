@@ -31,6 +31,8 @@ export const HIGH_WATER = 256, LOW_WATER = 64;
 export const INCOMING_DATAGRAMS = 512;
 /** Messages in datagrams kept because they came before the `subscribed` of a channel that they name, and for how long. */
 export const MAX_EARLY = 64, EARLY_MS = 3000;
+/** Frames before the newest that an acknowledgement can name. */
+export const ACK_BITS = 62;
 /** Acknowledgements that the browser has not sent yet. One that comes later says more. */
 export const MAX_ACKS_UNDER_WAY = 4;
 

@@ -15,7 +15,7 @@ import { PART } from './values.js';
  * @typedef {import('./wire.js').Message} Message
  * @typedef {import('./wire.js').Publication} Publication
  * @typedef {{type: 'settled', channel: string, epoch: string, offset: number}} Settled where a channel has got to
- * @typedef {{offset: number, bytes: Uint8Array, have: number, missing: number}} Assembly
+ * @typedef {{offset: number, bytes: Uint8Array, have: Set<number>}} Assembly
  *
  * @typedef {object} Channel of a subscription that was answered
  * @property {string} name
@@ -103,14 +103,13 @@ export function createReceiver(aliases, emit, counts = { late: 0, lost: 0, repai
       drop(channel, key, offset);
       if (reserved + length > ASSEMBLY_BYTES) return null;
       reserved += length;
-      assembly = { offset, bytes: new Uint8Array(length), have: 0, missing: Math.ceil(length / PART) };
+      assembly = { offset, bytes: new Uint8Array(length), have: new Set() };
       assemblies.set(key, assembly);
     }
     if (length !== assembly.bytes.length) throw malformed('length');
-    if (assembly.have & (1 << index)) return undefined;
-    assembly.have |= 1 << index;
+    assembly.have.add(index);
     assembly.bytes.set(bytes, index * PART);
-    if (--assembly.missing) return undefined;
+    if (assembly.have.size * PART < length) return undefined;
     drop(channel, key, offset);
     return assembly.bytes;
   }

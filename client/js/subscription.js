@@ -81,7 +81,7 @@ export class Subscription {
     if (this.#ended) return;
     this.#ended = true;
     this.#error = error ?? null;
-    this.#taken.reject(error ?? new FulmarError('closed', 'The subscription was ended.'));
+    this.#taken.reject(error ?? new FulmarError('closed', 'It was ended.'));
     if (error) guarded(this.#handlers.onError, error);
     this.#wake();
   }

@@ -86,16 +86,21 @@ function publishFields({ channel, key, id, ttl_ms: ttl, priority, removed, data 
   ].flat();
 }
 
-/** @param {Reader} reader @param {Content} message */
-function readContent(reader, message) {
+/** @param {Reader} reader @returns {PublicationFrame} */
+function readPublication(reader) {
+  /** @type {PublicationFrame} */
+  const message = {
+    type: 'publication', alias: reader.integer(), offset: reader.integer(), time: reader.integer(), key: '', removed: false,
+  };
   const flags = reader.byte();
   if (flags & ~(KIND | HAS_KEY | REMOVED | HAS_ID) || (flags & KIND) === 3) throw malformed('flags');
-  message.key = flags & HAS_KEY ? reader.string() : '';
+  if (flags & HAS_KEY) message.key = reader.string();
   if (flags & HAS_ID) message.id = reader.string();
   message.removed = (flags & REMOVED) !== 0;
   const payload = reader.rest();
   if (!message.removed) message.data = unpackPayload(flags & KIND, payload);
   else if (payload.length) throw malformed('length');
+  return message;
 }
 
 // ---- frames ---------------------------------------------------------------------------------------------------------
@@ -145,15 +150,7 @@ export function decodeServer(bytes) {
 function readServer(reader) {
   const frame = reader.byte();
   if (frame === VALUES) return readValues(reader);
-  if (frame === PUBLICATION) {
-    /** @type {PublicationFrame} */
-    const message = {
-      type: 'publication', alias: reader.integer(), offset: reader.integer(), time: reader.integer(), key: '',
-      removed: false,
-    };
-    readContent(reader, message);
-    return message;
-  }
+  if (frame === PUBLICATION) return readPublication(reader);
   const [type, ...fields] = FRAMES[frame - 2]?.split(' ') ?? [];
   /** @type {any} */
   const message = { type };

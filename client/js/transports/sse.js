@@ -64,7 +64,7 @@ async function run(connection, signal, joined) {
     listen();
     if (status === 204) {
       joined();
-      return { code: REFUSED, reason: 'It asks not to come back.' };
+      return { code: REFUSED, reason: 'The server ended it for good.' };
     }
     const decoder = new TextDecoder();
     const reader = /** @type {ReadableStream<Uint8Array>} an event stream has one */ (body).getReader();
@@ -88,7 +88,7 @@ async function run(connection, signal, joined) {
   } finally {
     clearTimeout(silence);
   }
-  return { ...(close ?? { code: LOST, reason: 'The event stream ended.' }), retry: parser.retry };
+  return { ...(close ?? { code: LOST, reason: 'The server ended it.' }), retry: parser.retry };
 }
 
 /** @param {import('../fulmar.js').Placed} options */

@@ -214,7 +214,7 @@ function createLink(connection, session, first) {
       }
       if (pipe.taken > taken) say(pipe, { type: 'ack', newest: pipe.taken, bitmap: 0n });
     }).then(() => setTimeout(() => {
-      if (inUse(pipe)) connection.fail(unreachable('The server ended a stream.'));
+      if (inUse(pipe)) connection.fail(unreachable('The server ended it.'));
     }, GRACE_MS));
     return pipe;
   }
