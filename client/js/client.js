@@ -17,7 +17,7 @@
  */
 import { NORMAL, REPLACED, SESSION_EXPIRED } from './codes.js';
 import { FIRST_CLIMB_MS, FIRST_PAUSE_MS, MAX_CLIMB_MS, MAX_PAUSE_MS, MAX_TIMER_MS, STABLE_MS } from './limits.js';
-import { pause } from './backoff.js';
+import { pause } from './pause.js';
 import { Channel } from './channel.js';
 import { entryOf, formatCursor } from './cursor.js';
 import { Dialler } from './dial.js';

@@ -13,7 +13,7 @@
  * @property {Error} [error] why it is not used
  */
 import { VERDICT_MS } from './limits.js';
-import { pause } from './backoff.js';
+import { pause } from './pause.js';
 import { deferred } from './errors.js';
 import { forget, recall, remember } from './verdict.js';
 

@@ -23,9 +23,8 @@ import { FulmarError, answerOf, closedError, deferred } from './errors.js';
 import { PostingConnection, ask } from './posting.js';
 import { messagesOf } from './transports/poll.js';
 
-/** Whether tabs have to share, and can. @param {string} base of the server @returns {boolean} */
-export const shares = (base) => base.startsWith('http:')
-  && !!globalThis.document && !!globalThis.navigator.locks && !!globalThis.BroadcastChannel;
+/** Whether tabs have to share, and can. @param {string} base of the server */
+export const shares = (base) => base.startsWith('http:') && globalThis.document && navigator.locks && globalThis.BroadcastChannel;
 
 export class SharedConnection extends PostingConnection {
   quiet = 45_000;
@@ -226,4 +225,4 @@ export class SharedConnection extends PostingConnection {
 const refusalOf = ({ code, message, status }) => ({ code, message, status });
 
 /** @param {Refusal} refusal */
-const errorFrom = ({ code, message, status }) => new FulmarError(code, message, { status });
+const errorFrom = ({ code, message, ...more }) => new FulmarError(code, message, more);

@@ -1,6 +1,6 @@
 /** Long-polling, and plain polling where `wait` is 0. */
 import { GOING_AWAY, NORMAL } from '../codes.js';
-import { pause } from '../backoff.js';
+import { pause } from '../pause.js';
 import { answerOf, retryAfter } from '../errors.js';
 import { HttpConnection } from '../http.js';
 import { fromJson } from '../json.js';

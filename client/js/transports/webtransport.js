@@ -1,7 +1,7 @@
 /** WebTransport: a control stream, a stream for each subscription, and datagrams for the newest state and signals. */
 import { LOST } from '../codes.js';
 import { EARLY_MS, GRACE_MS, INCOMING_DATAGRAMS, KNOWN_PATIENCE_MS, MAX_ACKS_UNDER_WAY, MAX_EARLY, MAX_STREAM_PAUSE_MS, TURN_MS } from '../limits.js';
-import { pause } from '../backoff.js';
+import { pause } from '../pause.js';
 import { FulmarError, closeFor, closedError, malformed, unreachable, within } from '../errors.js';
 import { InbandConnection } from '../connection.js';
 import { createSplitter, prefixed, splitDatagram } from '../framing.js';

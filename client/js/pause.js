@@ -1,5 +1,3 @@
-/** How long a client waits before it comes back: exponential backoff with full jitter, which a sign of hope cuts short. */
-
 /**
  * Waits, until something says that it is worth another try.
  * @param {number} ms @param {AbortSignal} [signal] that ends the wait as well
