@@ -326,9 +326,10 @@ export class Client extends EventTarget {
       }
       // Nobody else has the secret: it was a connection of this client whose word came late when it was left for a better one.
       if (advice(code) === 'stop' && code !== REPLACED) this.#stop(close);
-      if (this.#end) break;
       if (code === SESSION_EXPIRED) this.#secret = mintSecret();
-      this.#tell('error', told);
+      if (!this.#end) this.#tell('error', told);
+      // Who is told may close it.
+      if (this.#end) break;
       do {
         // Exponential backoff with full jitter; the delay that the server asked for is kept to, and is no failure.
         const ms = this.#suspended ? MAX_TIMER_MS

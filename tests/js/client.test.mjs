@@ -345,6 +345,17 @@ describe('coming back', () => {
     assert.equal(dialled.length, 2);
   });
 
+  test('who is told of an error may close the client', async (context) => {
+    const { time, client, dialled, of } = connected(context, { open: () => {
+      throw new FulmarError('unsupported', 'There is none here.');
+    } });
+    client.addEventListener('error', () => client.close());
+    await client.closed;
+    await time.pass(1000);
+    assert.deepEqual([client.status, client.retryAt, dialled.length], ['closed', null, 1]);
+    assert.deepEqual(of('status'), ['connecting', 'closed']);
+  });
+
   test('a sign of hope while it dials cuts the next wait short, and no other', async (context) => {
     let open, fail;
     const { client, line, dialled } = connected(context, { open: () => new Promise((resolve, reject) => {
