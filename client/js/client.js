@@ -313,7 +313,6 @@ export class Client extends EventTarget {
           break;
         }
         close = await this.#live(connection);
-        this.reconnects++;
       } catch (error) {
         close = closeFor(error);
       }
@@ -327,7 +326,9 @@ export class Client extends EventTarget {
       // Nobody else has the secret: it was a connection of this client whose word came late when it was left for a better one.
       if (advice(code) === 'stop' && code !== REPLACED) this.#stop(close);
       if (code === SESSION_EXPIRED) this.#secret = mintSecret();
-      if (!this.#end) this.#tell('error', told);
+      if (this.#end) break;
+      if (connection) this.reconnects++;
+      this.#tell('error', told);
       // Who is told may close it.
       if (this.#end) break;
       do {

@@ -58,6 +58,7 @@ describe('a client', () => {
     client.close('enough');
     assert.deepEqual(await client.closed, { code: 1000, reason: 'enough' });
     assert.deepEqual(of('status'), ['connecting', 'open', 'closed']);
+    assert.equal(client.reconnects, 0);
     assert.deepEqual(events.at(-1), ['close', { code: 1000, reason: 'enough' }]);
     assert.equal(server.lines.length, 1);
     assert.equal(line().open, false);
