@@ -1,26 +1,13 @@
 /** Bytes of `fulmar.v1.bin`: integers, strings and payloads, which all frames are made of (PROTOCOL.md, section 5). */
+export { HAS_ID, HAS_KEY, KIND, REMOVED } from './codes.js';
+export { MAX_INTEGER } from './limits.js';
+import { BINARY, JSON_VALUE, TEXT } from './codes.js';
+import { MAX_INTEGER } from './limits.js';
 import { malformed } from './errors.js';
 import { parseJson } from './json.js';
 
-export const MAX_INTEGER = Number.MAX_SAFE_INTEGER;
-
-const BINARY = 0, TEXT = 1, JSON_VALUE = 2;
-/** Flags of a publication: the bits of its payload's kind, and what it has. */
-export const KIND = 0x03, HAS_KEY = 0x04, REMOVED = 0x08, HAS_ID = 0x10;
-
 const encoder = new TextEncoder();
 const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
-
-/**
- * An integer of the protocol: the first two bits of its 1, 2, 4 or 8 bytes tell how many they are.
- * @param {number | bigint} value below 2^62
- */
-function integerBytes(value) {
-  const log = value < 0x40 ? 0 : value < 0x4000 ? 1 : value < 0x40000000 ? 2 : 3;
-  const bytes = new Uint8Array(8);
-  new DataView(bytes.buffer).setBigUint64(0, BigInt(value) | (BigInt(log) << BigInt((8 << log) - 2)));
-  return bytes.subarray(-1 << log);
-}
 
 /** @param {Uint8Array[]} chunks */
 export function join(chunks) {
@@ -33,41 +20,29 @@ export function join(chunks) {
   return bytes;
 }
 
-export class Writer {
-  /** @type {Uint8Array[]} */
-  #chunks = [];
+/**
+ * An integer of the protocol: the first two bits of its 1, 2, 4 or 8 bytes tell how many they are.
+ * @param {number | bigint} value below 2^53, and as a bigint below 2^62
+ */
+function integerBytes(value) {
+  if (value < 0 || (value > MAX_INTEGER && typeof value === 'number')) throw new RangeError(`${value}`);
+  const log = value < 0x40 ? 0 : value < 0x4000 ? 1 : value < 0x40000000 ? 2 : 3;
+  const bytes = new Uint8Array(8);
+  new DataView(bytes.buffer).setBigUint64(0, BigInt(value) + BigInt(log * 2 ** ((8 << log) - 2)));
+  return bytes.subarray(-1 << log);
+}
 
-  /** @param {Uint8Array} value */
-  bytes(value) {
-    this.#chunks.push(value);
-    return this;
-  }
-
-  /** @param {number} value */
-  byte(value) {
-    return this.bytes(Uint8Array.of(value));
-  }
-
-  /** @param {number} value */
-  integer(value) {
-    if (!Number.isSafeInteger(value) || value < 0) throw new RangeError(`not an integer of the protocol: ${value}`);
-    return this.wide(value);
-  }
-
-  /** An integer of up to 62 bits. @param {number | bigint} value */
-  wide(value) {
-    return this.bytes(integerBytes(value));
-  }
-
-  /** @param {string} value */
-  string(value) {
-    const bytes = encoder.encode(value);
-    return this.integer(bytes.length).bytes(bytes);
-  }
-
-  finish() {
-    return join(this.#chunks);
-  }
+/**
+ * @param {(number | bigint | string | Uint8Array)[]} fields integers, strings, which stand behind their length, and bytes as they are
+ * @returns {Uint8Array<ArrayBuffer>}
+ */
+export function pack(fields) {
+  return join(fields.flatMap((field) => {
+    if (field instanceof Uint8Array) return field;
+    if (typeof field !== 'string') return integerBytes(field);
+    const bytes = encoder.encode(field);
+    return [integerBytes(bytes.length), bytes];
+  }));
 }
 
 export class Reader {
@@ -82,7 +57,7 @@ export class Reader {
   /** @param {number} count */
   #take(count) {
     const at = this.#at;
-    if (count > this.#bytes.length - at) throw malformed('the frame is truncated');
+    if (count > this.#bytes.length - at) throw malformed('length');
     this.#at = at + count;
     return at;
   }
@@ -114,7 +89,7 @@ export class Reader {
     }
     const value = before * (256 >> less) + (last >> less);
     // Arithmetic above 2^53 rounds, but never to a value below it.
-    if (value > MAX_INTEGER) throw malformed('an integer is 2^53 or above');
+    if (value > MAX_INTEGER) throw malformed('integer');
     return value;
   }
 
@@ -142,7 +117,7 @@ export class Reader {
   }
 
   end() {
-    if (!this.ended) throw malformed('bytes follow the frame');
+    if (!this.ended) throw malformed('length');
   }
 }
 
@@ -151,7 +126,7 @@ export function text(bytes) {
   try {
     return decoder.decode(bytes);
   } catch (cause) {
-    throw malformed('a string is not UTF-8', cause);
+    throw malformed('UTF-8', cause);
   }
 }
 
@@ -160,7 +135,7 @@ export function packPayload(data) {
   if (data instanceof Uint8Array) return [BINARY, data];
   if (typeof data === 'string') return [TEXT, encoder.encode(data)];
   const json = JSON.stringify(data);
-  if (json === undefined) throw new TypeError('data is neither text, bytes nor a JSON value');
+  if (json === undefined) throw new TypeError('no JSON');
   return [JSON_VALUE, encoder.encode(json)];
 }
 

@@ -7,6 +7,7 @@
  * @typedef {import('./subscription.js').Subscription} Subscription
  * @typedef {import('./fulmar.js').AnyConnection} AnyConnection
  */
+import { MAX_AHEAD } from './limits.js';
 import { formatCursor } from './cursor.js';
 import { StateView } from './state.js';
 
@@ -17,9 +18,6 @@ import { StateView } from './state.js';
  * @property {(channel: Channel) => void} drop to stop reading it
  * @property {(message: Message) => void} gap some of it was missed
  */
-
-/** Publications that are remembered because they came before the first snapshot began. */
-const MAX_AHEAD = 64;
 
 export class Channel {
   name;
@@ -50,7 +48,9 @@ export class Channel {
   #floor = null;
   /** The serial of the latest connection that has told anything; one before it has no say even when that one is gone. */
   #latest = 0;
-  /** What overtook the reset with which whole state begins: datagrams do. @type {import('./wire.js').Publication[]} */
+  /** Of the latest reset. @type {string | undefined} */
+  #epoch;
+  /** What has overtaken the reset of its epoch, on this connection: datagrams do. @type {import('./wire.js').Publication[]} */
   #ahead = [];
   /** Whether the connection before was still heard when this one said its first word. */
   #overlapped = false;
@@ -82,8 +82,7 @@ export class Channel {
     const { entry } = this;
     // Whole state begins with a snapshot: it may have been lost behind the answer that precedes it.
     if (!entry || (this.live.size && !this.view?.synced(this.name))) return {};
-    const { epoch, offset, base } = entry;
-    return base === undefined ? { position: { epoch, offset } } : { after: formatCursor([entry]) };
+    return { after: formatCursor([entry]) };
   }
 
   /**
@@ -97,6 +96,7 @@ export class Channel {
     this.#floor = this.entry;
     this.#overlapped = this.#source !== null;
     this.#source = connection;
+    this.#ahead = [];
     return true;
   }
 
@@ -116,81 +116,75 @@ export class Channel {
   take(connection, message) {
     if (!this.hear(connection)) return;
     const { type, epoch, offset } = message;
-    switch (type) {
-      case 'publication':
-        // Of another epoch it is from before the gap that the connection before has told already.
-        if (this.#floor && (this.#floor.epoch !== epoch || offset <= this.#floor.offset)) return;
-        if (!this.view && (this.live.size || !this.known) && this.#ahead.push(message) > MAX_AHEAD) this.#ahead.shift();
-        break;
-      case 'gap':
-        // What was lost behind the position that was asked from came over the connection before, which went on meanwhile.
-        if (this.#overlapped && this.#floor?.epoch === epoch && offset <= this.#floor.offset) return;
-        this.#floor = null;
+    const floor = this.#floor;
+    const isPast = floor?.epoch === epoch && offset <= floor.offset;
+    if (type === 'publication') {
+      if (epoch !== this.#epoch && this.#ahead.length < MAX_AHEAD) this.#ahead.push(message);
+      // Of another epoch it is from before the gap that the connection before has told already, or before a reset.
+      if (isPast || (floor && floor.epoch !== epoch)) return;
+    } else if (type !== 'synced') {
+      // What was lost behind the position that was asked from came over the connection before, which went on meanwhile.
+      if (type === 'gap' && isPast && this.#overlapped) return;
+      this.#floor = null;
+      if (type === 'reset') {
+        this.#epoch = epoch;
+        this.holds();
+      } else {
         this.gaps++;
         this.#owner.gap(message);
-        break;
-      case 'reset':
-        this.#floor = null;
-        this.holds();
-        break;
+      }
     }
-    if (this.view) {
-      // What a snapshot brings is told again to those who were told to forget; else what is older, or known, is not.
-      const known = !this.#see(message) && type === 'publication' && this.view.synced(this.name);
-      if (known) return;
-    }
-    let full = false;
-    for (const subscription of this.subscriptions) {
-      subscription.deliver(message, this.view !== null);
-      full ||= subscription.full;
-    }
+    // What a snapshot brings is told again to those who were told to forget; else what is older, or known, is not.
+    const { view } = this;
+    if (view && !this.#see(view, message) && type === 'publication' && view.synced(this.name)) return;
+    for (const subscription of this.subscriptions) subscription.deliver(message, !!view);
+    // The snapshot does not bring again what was sent by then.
     if (type === 'reset') {
-      // The snapshot does not bring again what was sent by then.
       for (const one of this.#ahead.splice(0)) if (one.epoch === epoch && one.offset > offset) this.take(connection, one);
     }
     // Behind the messages that came with this one: the connection's position is then behind what was handed over.
-    if (full && !this.view) queueMicrotask(() => this.#pause());
+    if (!view && this.#isFull()) queueMicrotask(() => !this.paused && this.#isFull() && this.#owner.pause(this));
   }
 
-  #pause() {
-    if (!this.paused && [...this.subscriptions].some(({ full }) => full)) this.#owner.pause(this);
+  #isFull() {
+    return [...this.subscriptions].some(({ full }) => full);
   }
 
-  /** @param {Message} message @returns {boolean} whether it changed what is held */
-  #see(message) {
-    const { name, live } = this;
-    const view = /** @type {StateView} */ (this.view);
+  /** @param {StateView} view @param {Message} message @returns {boolean} whether it changed what is held */
+  #see(view, message) {
     const changed = view.apply(message, (key) => {
-      const value = view.held(name, key);
-      for (const state of live) state.change(key, value);
+      for (const state of this.live) state.change(key, view.held(this.name, key));
     });
-    if (message.type === 'synced') for (const state of live) state.sync();
+    if (message.type === 'synced') for (const state of this.live) state.sync();
     return changed;
+  }
+
+  #consumers() {
+    return [...this.subscriptions, ...this.live];
   }
 
   /** The server has taken the subscription. */
   accepted() {
     this.known = true;
-    if (!this.live.size) this.#ahead = [];
-    for (const consumer of [...this.subscriptions, ...this.live]) consumer.accepted();
+    for (const consumer of this.#consumers()) consumer.accepted();
   }
 
   /** Nothing comes any more. @param {Error} [error] */
   end(error) {
     this.refused = error ?? null;
-    for (const consumer of [...this.subscriptions, ...this.live]) consumer.end(error);
+    for (const consumer of this.#consumers()) consumer.end(error);
   }
 
   /** An iterator has caught up. */
   drained() {
-    if (this.paused && ![...this.subscriptions].some(({ full }) => full)) this.#owner.resume(this);
+    if (this.paused && !this.#isFull()) this.#owner.resume(this);
   }
 
   /** @param {Subscription | import('./live.js').LiveState} consumer */
   leave(consumer) {
     this.subscriptions.delete(/** @type {any} */ (consumer));
     this.live.delete(/** @type {any} */ (consumer));
-    if (!this.subscriptions.size && !this.live.size) this.#owner.drop(this);
-    else this.drained();
+    if (this.#consumers().length) this.drained();
+    else this.#owner.drop(this);
   }
 }

@@ -10,17 +10,18 @@
  *
  * @typedef {object} ClientOptions
  * @property {readonly TransportName[]} [transports] those that may be used, the best first
- * @property {'json' | 'bin'} [encoding] on WebSocket. Default `bin`
  * @property {number} [wait] poll: seconds the server may wait. Default 25
  * @property {typeof fetch} [fetch] another one than the platform's
  * @property {typeof WebSocket} [WebSocket] likewise (node 20 has none)
  * @property {any} [WebTransport] likewise
  */
-import { Backoff, STABLE_MS, pause } from './backoff.js';
+import { NORMAL, REPLACED, SESSION_EXPIRED } from './codes.js';
+import { FIRST_CLIMB_MS, FIRST_PAUSE_MS, MAX_CLIMB_MS, MAX_PAUSE_MS, MAX_TIMER_MS, STABLE_MS } from './limits.js';
+import { pause } from './pause.js';
 import { Channel } from './channel.js';
 import { entryOf, formatCursor } from './cursor.js';
 import { Dialler } from './dial.js';
-import { CloseCode, FulmarError, advice, closeFor, closedError, isPassing } from './errors.js';
+import { FulmarError, advice, closeFor, closedError, deferred, isPassing } from './errors.js';
 import { Heartbeat } from './heartbeat.js';
 import { toBase64 } from './json.js';
 import { LiveState } from './live.js';
@@ -28,22 +29,19 @@ import { Publisher } from './publisher.js';
 import { Meter } from './stats.js';
 import { Subscription } from './subscription.js';
 
-/** When better transports are dialled behind a fallback: soon at first, then ever less often, in ms. */
-const FIRST_CLIMB_MS = 5000, MAX_CLIMB_MS = 5 * 60_000;
-
 /** The secret of a session that the server makes when it first hears of it (PROTOCOL.md, section 4). */
-function mintSecret() {
-  return toBase64(crypto.getRandomValues(new Uint8Array(24))).replaceAll('+', '-').replaceAll('/', '_');
-}
+const mintSecret = () => toBase64(crypto.getRandomValues(new Uint8Array(24))).replace(/\W/g, '-');
 
 /**
  * Events: `status`, `transport`, `gap`, `error` and `close`, all of them with a `detail`.
  */
 export class Client extends EventTarget {
+  #opened = /** @type {typeof deferred<Client>} */ (deferred)();
+  #closed = /** @type {typeof deferred<Close>} */ (deferred)();
   /** Settled at the first connection; rejects if the client is closed before. @type {Promise<Client>} */
-  ready;
+  ready = this.#opened.promise;
   /** Settled when the client is closed, by itself or because the server does not want it back. @type {Promise<Close>} */
-  closed;
+  closed = this.#closed.promise;
   /** How often the connection was lost and made again, and how often it moved to a better transport. */
   reconnects = 0;
   moves = 0;
@@ -62,19 +60,18 @@ export class Client extends EventTarget {
   #parting = new Map();
   #secret = mintSecret();
   #publisher = new Publisher(this.#secret.slice(0, 4));
-  #backoff = new Backoff();
+  /** Attempts to come back that were in vain. */
+  #attempts = 0;
   #dialler;
   /** @type {Heartbeat | null} */
   #heartbeat = null;
-  /** Ends the wait that is under way. */
+  /** Ends the wait that is under way, or the next. */
   #hurry = new AbortController();
   /** A connection that opened behind a running one. @type {((connection: AnyConnection) => void) | null} */
   #better = null;
   /** @type {Close | null} */
   #end = null;
   #suspended = false;
-  /** @type {{ready: (client: Client) => void, failed: (error: Error) => void, closed: (close: Close) => void}} */
-  #finish = { ready() {}, failed() {}, closed() {} };
 
   /**
    * @param {string} base of the server
@@ -86,9 +83,6 @@ export class Client extends EventTarget {
     this.base = base;
     this.#dialler = new Dialler(base, transports, open);
     this.#dialler.onbetter = (connection) => this.#climbed(connection);
-    this.ready = new Promise((ready, failed) => Object.assign(this.#finish, { ready, failed }));
-    this.ready.catch(() => {});
-    this.closed = new Promise((resolve) => (this.#finish.closed = resolve));
   }
 
   get status() {
@@ -105,7 +99,7 @@ export class Client extends EventTarget {
    * none, or more than 32. @returns {string | null}
    */
   get cursor() {
-    return formatCursor([...this.#channels.values()].flatMap(({ entry }) => entry ?? []));
+    return formatCursor(this.#all.flatMap(({ entry }) => entry ?? []));
   }
 
   /** What became of each transport when it was tried last, so also why it is not used. */
@@ -116,14 +110,15 @@ export class Client extends EventTarget {
   /** What has been measured so far. @returns {import('./stats.js').Stats} */
   stats() {
     const { bytes, publications, sent, datagrams, late, lost, repaired } = this.#meter.counts;
-    const newest = Math.max(0, ...[...this.#channels.values()].map(({ view }) => view?.newest ?? 0));
+    const newest = Math.max(...this.#all.map(({ view }) => view?.newest || -Infinity));
+    const rtt = this.#connection?.rtt;
     return {
       transport: this.transport,
       status: this.#status,
       since: this.#since,
-      rtt: this.#connection?.rtt ? { ...this.#connection.rtt } : null,
+      rtt: rtt ? { ...rtt } : null,
       jitter: this.#meter.jitter,
-      stateAge: newest ? Math.max(0, Date.now() - newest) : null,
+      stateAge: newest > 0 ? Math.max(0, Date.now() - newest) : null,
       datagrams: { received: datagrams, late, lost, repaired },
       bytes: { received: bytes, sent },
       publications,
@@ -173,14 +168,18 @@ export class Client extends EventTarget {
    * @returns {Promise<{epoch: string, offset: number}>} when the server has it
    */
   publish(channel, data, more = {}) {
-    if (this.#end) return Promise.reject(closedError(this.#end));
-    return this.#publisher.publish(channel, { ...more, data });
+    return this.#publish(channel, { ...more, data });
   }
 
   /** Removes a key of state. @param {string} channel @param {string} [key] */
   remove(channel, key = '') {
-    if (this.#end) return Promise.reject(closedError(this.#end));
-    return this.#publisher.publish(channel, { key, removed: true });
+    return this.#publish(channel, { key, removed: true });
+  }
+
+  /** @param {string} channel @param {Content} content */
+  async #publish(channel, content) {
+    this.#mustBeOpen();
+    return this.#publisher.publish(channel, content);
   }
 
   /**
@@ -197,25 +196,31 @@ export class Client extends EventTarget {
     return true;
   }
 
+  #mustBeOpen() {
+    if (this.#end) throw closedError(this.#end);
+  }
+
   /** Says goodbye. @param {string} [reason] */
   close(reason = '') {
-    this.#stop({ code: CloseCode.NORMAL, reason });
+    this.#stop({ code: NORMAL, reason });
   }
 
   // ---- channels -----------------------------------------------------------------------------------------------------
 
+  get #all() {
+    return [...this.#channels.values()];
+  }
+
   /** @param {string} name @param {string} [after] */
   #channel(name, after) {
-    if (this.#end) throw closedError(this.#end);
-    let channel = this.#channels.get(name);
-    if (!channel) {
-      channel = new Channel(name, this.#owner, (after && entryOf(after, name)) || null);
-      this.#channels.set(name, channel);
-      channel.busy = this.#parting.get(name) ?? channel.busy;
-      // In a microtask, so that all that are asked for in one turn go in one request where that is how it is done.
-      const added = channel;
-      queueMicrotask(() => this.#join(added));
-    }
+    this.#mustBeOpen();
+    const held = this.#channels.get(name);
+    if (held) return held;
+    const channel = new Channel(name, this.#owner, (after && entryOf(after, name)) || null);
+    this.#channels.set(name, channel);
+    channel.busy = this.#parting.get(name) ?? channel.busy;
+    // In a microtask, so that all that are asked for in one turn go in one request where that is how it is done.
+    queueMicrotask(() => this.#join(channel));
     return channel;
   }
 
@@ -246,31 +251,28 @@ export class Client extends EventTarget {
     },
   };
 
-  /** @param {Channel} channel subscribes to it on the connection that there is */
+  /** Subscribes to it on the connection that there is. @param {Channel} channel */
   #join(channel) {
     const connection = this.#connection;
     if (!connection?.open) return;
-    channel.busy = this.#joined(connection, channel, channel.busy);
-  }
-
-  /** @param {AnyConnection} connection @param {Channel} channel @param {Promise<unknown>} before */
-  async #joined(connection, channel, before) {
-    await before;
-    const isWanted = () => this.#channels.get(channel.name) === channel && !channel.paused && !channel.refused;
-    if (connection !== this.#connection || !connection.open || !isWanted() || connection.has(channel.name)) return;
-    try {
-      await connection.subscribe(channel.name, channel.from);
-      if (isWanted()) channel.hear(connection);
-      channel.accepted();
-    } catch (error) {
-      // When it is the connection that was lost, the next one asks again.
-      if (!connection.open || !(error instanceof FulmarError)) return;
-      if (isPassing(error)) return connection.lost();
-      this.#channels.delete(channel.name);
-      error.channel = channel.name;
-      channel.end(error);
-      this.#tell('error', error);
-    }
+    const { name, busy } = channel;
+    const isWanted = () => this.#channels.get(name) === channel && !channel.paused && !channel.refused;
+    channel.busy = busy.then(async () => {
+      if (connection !== this.#connection || !connection.open || !isWanted() || connection.has(name)) return;
+      try {
+        await connection.subscribe(name, channel.from);
+        if (isWanted()) channel.hear(connection);
+        channel.accepted();
+      } catch (error) {
+        // When it is the connection that was lost, the next one asks again.
+        if (!connection.open || !(error instanceof FulmarError)) return;
+        if (isPassing(error)) return connection.lost();
+        this.#channels.delete(name);
+        error.channel = name;
+        channel.end(error);
+        this.#tell('error', error);
+      }
+    });
   }
 
   /** @param {Channel} channel is not read any more */
@@ -290,7 +292,8 @@ export class Client extends EventTarget {
       subscription.deliver({ type: 'publication', channel: name, key, ...value }, true);
     }
     if (view.synced(name) && entry) {
-      subscription.deliver({ type: 'synced', channel: name, epoch: entry.epoch, offset: entry.offset }, true);
+      const { epoch, offset } = entry;
+      subscription.deliver({ type: 'synced', channel: name, epoch, offset }, true);
     }
   }
 
@@ -300,51 +303,45 @@ export class Client extends EventTarget {
   async run() {
     while (!this.#end) {
       this.#say('connecting');
-      let asked;
+      let connection;
+      /** @type {Close} */
+      let close;
       try {
-        const connection = await this.#dialler.dial();
+        connection = await this.#dialler.dial();
         if (this.#end) {
           connection.close();
           break;
         }
-        const close = await this.#live(connection);
-        asked = close.retry;
-        if (close.error instanceof FulmarError && close.error.code === 'held_back') {
-          this.#dialler.bar('sse', close.error);
-          asked ??= 0;
-        }
-        if (this.#end) break;
-        // Nobody else has the secret: it was a connection of this client whose word came late when it was left for a better one.
-        if (advice(close.code) === 'stop' && close.code !== CloseCode.REPLACED) {
-          this.#stop(close);
-          break;
-        }
-        if (close.code === CloseCode.SESSION_EXPIRED) this.#secret = mintSecret();
-        this.reconnects++;
-        this.#tell('error', close.error instanceof FulmarError ? close.error : closedError(close));
+        close = await this.#live(connection);
       } catch (error) {
-        if (isRefusal(error)) {
-          this.#stop({ code: CloseCode.REFUSED, reason: error.message, error });
-          break;
-        }
-        if (error instanceof FulmarError) asked = error.retry;
-        this.#tell('error', error);
+        close = closeFor(error);
       }
-      await this.#wait(asked);
+      const { code, error } = close;
+      const told = error instanceof FulmarError ? error : closedError(close);
+      let { retry } = close;
+      if (told.code === 'held_back') {
+        this.#dialler.bar('sse', told);
+        retry ??= 0;
+      }
+      // Nobody else has the secret: it was a connection of this client whose word came late when it was left for a better one.
+      if (advice(code) === 'stop' && code !== REPLACED) this.#stop(close);
+      if (code === SESSION_EXPIRED) this.#secret = mintSecret();
+      if (this.#end) break;
+      if (connection) this.reconnects++;
+      this.#tell('error', told);
+      // Who is told may close it.
+      if (this.#end) break;
+      do {
+        // Exponential backoff with full jitter; the delay that the server asked for is kept to, and is no failure.
+        const ms = this.#suspended ? MAX_TIMER_MS
+          : Math.min(retry ?? Math.random() * Math.min(MAX_PAUSE_MS, FIRST_PAUSE_MS * 2 ** this.#attempts++), MAX_TIMER_MS);
+        this.retryAt = Date.now() + ms;
+        this.#say('waiting');
+        await pause(ms, this.#hurry.signal);
+        this.#hurry = new AbortController();
+      } while (this.#suspended && !this.#end);
+      this.retryAt = null;
     }
-  }
-
-  /** @param {number} [asked] */
-  async #wait(asked) {
-    if (this.#end) return;
-    this.#hurry = new AbortController();
-    do {
-      const ms = this.#suspended ? 2 ** 31 - 1 : this.#backoff.next(asked);
-      this.retryAt = Date.now() + ms;
-      this.#say('waiting');
-      await pause(ms, this.#hurry.signal);
-    } while (this.#suspended && !this.#end);
-    this.retryAt = null;
   }
 
   /**
@@ -355,6 +352,7 @@ export class Client extends EventTarget {
     let connection = first;
     for (;;) {
       const better = new Promise((resolve) => (this.#better = resolve));
+      this.#hurry = new AbortController();
       this.#use(connection);
       const began = performance.now();
       const stopped = new AbortController();
@@ -364,7 +362,7 @@ export class Client extends EventTarget {
       // One that opened in the moment in which this one closed takes over all the same.
       if (!this.#better) next = await better;
       this.#better = null;
-      if (performance.now() - began > STABLE_MS) this.#backoff.reset();
+      if (performance.now() - began > STABLE_MS) this.#attempts = 0;
       if (!('serial' in next)) {
         this.#leave(connection);
         return next;
@@ -384,33 +382,33 @@ export class Client extends EventTarget {
     this.#heartbeat.start();
     connection.identify(this.#secret);
     this.#meter.use(connection);
-    const joined = [...this.#channels.values()].map((channel) => {
+    const all = this.#all;
+    for (const channel of all) {
       // What the connection before owes an answer to may never get one: nothing here waits for that.
       channel.busy = Promise.resolve();
       this.#join(channel);
-      return channel.busy;
-    });
+    }
     // Behind the subscriptions: who has subscribed hears what they publish then.
-    Promise.allSettled(joined).then(() => {
+    Promise.all(all.map(({ busy }) => busy)).then(() => {
       if (connection === this.#connection) this.#publisher.use(connection);
     });
     this.#say('open');
     this.#tell('transport', connection.transport);
-    this.#finish.ready(this);
+    this.#opened.resolve(this);
     // What it still says counts until the new one has said its first word of a channel; that it is replaced is expected.
     if (before) this.#retire(before);
   }
 
   /** Lets go of a connection when the one that takes over has all of its channels. @param {AnyConnection} before */
   async #retire(before) {
-    await Promise.allSettled([...this.#channels.values()].map(({ busy }) => busy));
-    for (const channel of this.#channels.values()) channel.lose(before);
+    await Promise.all(this.#all.map(({ busy }) => busy));
+    for (const channel of this.#all) channel.lose(before);
     before.close();
   }
 
   /** @param {AnyConnection} connection that closed */
   #leave(connection) {
-    for (const channel of this.#channels.values()) channel.lose(connection);
+    for (const channel of this.#all) channel.lose(connection);
     this.#heartbeat?.stop();
     this.#heartbeat = null;
     this.#publisher.use(null);
@@ -420,11 +418,14 @@ export class Client extends EventTarget {
 
   /** @param {AnyConnection} connection @param {import('./wire.js').Message} message */
   #take(connection, message) {
-    if (message.type === 'publication' && connection === this.#connection) this.#meter.arrived(message.time);
     if (message.type === 'error') {
       const { error: { code, message: reason }, channel } = message;
       this.#tell('error', Object.assign(new FulmarError(code, reason), { channel }));
-    } else if (isInChannel(message)) this.#channels.get(message.channel)?.take(connection, message);
+      return;
+    }
+    if (message.type === 'publication' && connection === this.#connection) this.#meter.arrived(message.time);
+    const { channel } = /** @type {import('./wire.js').InChannel} others are not delivered */ (message);
+    this.#channels.get(channel)?.take(connection, /** @type {any} */ (message));
   }
 
   /** Dials what is better behind a running fallback. @param {AnyConnection} connection @param {AbortSignal} signal */
@@ -450,7 +451,7 @@ export class Client extends EventTarget {
   /** There may be a network again, or somebody looks: asks what there is, and comes back at once where there is nothing. */
   wake() {
     this.#suspended = false;
-    if (this.#heartbeat) this.#heartbeat.ask();
+    if (this.#connection?.open) this.#heartbeat?.ask();
     else this.#hurry.abort();
   }
 
@@ -466,7 +467,7 @@ export class Client extends EventTarget {
     if (this.#end) return;
     this.#suspended = true;
     // As lost: a WebSocket says that it was closed when the page is back, and by then it must not be taken for goodbye.
-    this.#connection?.lost('The page was put away.');
+    this.#connection?.lost('It was put away.');
   }
 
   // ---- the end ------------------------------------------------------------------------------------------------------
@@ -476,17 +477,17 @@ export class Client extends EventTarget {
     if (this.#end) return;
     this.#end = close;
     const error = /** @type {Error} */ (close.error) ?? closedError(close);
-    const wanted = close.code === CloseCode.NORMAL;
+    const wanted = close.code === NORMAL;
     this.#dialler.stop();
     this.#hurry.abort();
     this.#heartbeat?.stop();
     this.#publisher.end(error);
-    for (const channel of this.#channels.values()) channel.end(wanted ? undefined : error);
-    this.#connection?.close(CloseCode.NORMAL, close.reason);
-    this.#finish.failed(error);
+    for (const channel of this.#all) channel.end(wanted ? undefined : error);
+    this.#connection?.close(NORMAL, close.reason);
+    this.#opened.reject(error);
     this.#say('closed');
     this.#tell('close', close);
-    this.#finish.closed(close);
+    this.#closed.resolve(close);
   }
 
   /** @param {Status} status */
@@ -502,16 +503,3 @@ export class Client extends EventTarget {
     this.dispatchEvent(new CustomEvent(type, { detail }));
   }
 }
-
-/**
- * Whether the server has said that it does not want this client, whatever the transport.
- * @param {unknown} error @returns {error is FulmarError}
- */
-function isRefusal(error) {
-  return error instanceof FulmarError && closeFor(error).code === CloseCode.REFUSED;
-}
-
-const IN_CHANNEL = new Set(['publication', 'gap', 'reset', 'synced']);
-
-/** @param {import('./wire.js').Message} message @returns {message is import('./wire.js').InChannel} */
-const isInChannel = (message) => IN_CHANNEL.has(message.type);

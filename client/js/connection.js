@@ -17,9 +17,10 @@
  *   that came anew after one was lost, and bytes sent
  * @typedef {{after?: string | null, position?: {epoch: string, offset: number}}} From
  */
-import { CloseCode, FulmarError, closedError } from './errors.js';
-import { entryOf } from './cursor.js';
-import { Positions } from './positions.js';
+import { LOST, NORMAL } from './codes.js';
+import { FulmarError, closeFor, closedError, deferred, guarded } from './errors.js';
+import { entryFrom } from './cursor.js';
+import { createPositions } from './positions.js';
 
 let serials = 0;
 
@@ -44,27 +45,43 @@ export class Connection {
   onmessage = null;
   /** What has been received, and the bytes that were sent: of the transport's payload. @type {Counts} */
   received = { bytes: 0, publications: 0, datagrams: 0, late: 0, lost: 0, repaired: 0, sent: 0 };
+  open = true;
   /** How the connection ended, once it has; never rejects. @type {Promise<Close>} */
   closed;
-  /** @type {(close: Close) => void} */
-  #finish = () => {};
-  #finished = false;
+  /** Those that are subscribed to, or about to be. @protected @type {Set<string>} */
+  channels = new Set();
+  /** @protected */
+  positions = createPositions();
+  #finish;
 
   /** @param {import('./fulmar.js').TransportName} transport @param {string} encoding */
   constructor(transport, encoding) {
     this.transport = transport;
     this.encoding = encoding;
-    this.closed = new Promise((resolve) => (this.#finish = resolve));
+    const { promise, resolve } = /** @type {typeof deferred<Close>} */ (deferred)();
+    this.closed = promise;
+    this.#finish = resolve;
   }
 
-  get open() {
-    return !this.#finished;
+  /** A cursor over all channels; null while there is none to be had. @returns {string | null} */
+  get cursor() {
+    return this.positions.cursor();
+  }
+
+  /** Where the channel's reading goes on from. @param {string} channel @returns {import('./cursor.js').Entry | null} */
+  entry(channel) {
+    return this.positions.entry(channel);
+  }
+
+  /** @param {string} channel @returns {boolean} whether it is subscribed to, or about to be */
+  has(channel) {
+    return this.channels.has(channel);
   }
 
   /** @protected @param {Close} close */
   finish(close) {
-    if (this.#finished) return;
-    this.#finished = true;
+    if (!this.open) return;
+    this.open = false;
     this.release(close);
     this.#finish(close);
   }
@@ -74,64 +91,69 @@ export class Connection {
     return false;
   }
 
-  /** Where the channel's reading goes on from. @abstract @param {string} channel @returns {import('./cursor.js').Entry | null} */
-  entry(channel) {
-    return null;
-  }
-
-  /** @abstract @param {string} channel @returns {boolean} whether it is subscribed to, or about to be */
-  has(channel) {
-    return false;
-  }
-
-  /** Who the client is, from now on: to be said before it subscribes. @abstract @param {string} secret of its session */
-  identify(secret) {}
-
   /** It is of no use any more, and whoever uses it comes back by another. */
-  lost(reason = 'The server was not heard any more.') {
-    this.finish({ code: CloseCode.LOST, reason });
+  lost(reason = 'The server is silent.') {
+    this.finish({ code: LOST, reason });
     this.close();
   }
 
-  /** @abstract @param {number} [code] @param {string} [reason] */
-  close(code, reason) {}
+  /** Over HTTP nobody is told: requests just end. @param {number} [code] @param {string} [reason] */
+  close(code = NORMAL, reason = '') {
+    this.finish({ code, reason });
+  }
 
   /** Lets go of what the connection holds. @protected @abstract @param {Close} close */
   release(close) {}
 
+  /** Throws where nothing can be asked any more. @protected */
+  mustBeOpen() {
+    if (!this.open) throw new FulmarError('closed', 'The connection is closed.');
+  }
+
+  /** Throws where the channel cannot be subscribed to. @protected @param {string} channel */
+  mustLack(channel) {
+    this.mustBeOpen();
+    if (this.has(channel)) throw new FulmarError('already_subscribed', `It has ${channel}.`);
+  }
+
   /** @protected @param {Message} message */
   deliver(message) {
     if (message.type === 'publication') this.received.publications++;
-    try {
-      this.onmessage?.(message);
-    } catch (error) {
-      // The application's mistake is the application's to see, and must not stop the reading.
-      setTimeout(() => { throw error; });
-    }
+    guarded(this.onmessage, message);
   }
 }
 
-/** @abstract */
+/**
+ * @typedef {object} Inner what a connection is to what carries its messages
+ * @property {boolean} open
+ * @property {number} quiet
+ * @property {number} patience
+ * @property {Counts} received
+ * @property {import('./positions.js').Positions} positions
+ * @property {Promise<Close>} closed
+ * @property {(close: Close) => void} finish
+ * @property {(error: unknown) => void} fail
+ * @property {(message: Message, datagram?: boolean) => void} receive
+ *
+ * @typedef {object} Link what carries the messages of a connection
+ * @property {(message: ClientMessage) => void} send
+ * @property {(code: number, reason: string) => void} close
+ * @property {(channel: string) => Promise<void>} [begin] before it is subscribed to
+ * @property {(channel: string) => void} [drop] what was begun
+ */
+
 export class InbandConnection extends Connection {
-  /** @protected @type {Positions} */
-  positions;
-  /** What the server said it is about to close with. @protected @type {Close | null} */
-  closing = null;
-  /** @type {Map<number, {began: number, resolve: (answer: Answer) => void, reject: (error: Error) => void}>} */
+  /** What the server said it is about to close with. @type {Close | null} */
+  #closing = null;
+  /** @type {Map<unknown, {began: number, resolve: (answer: any) => void, reject: (error: Error) => void}>} */
   #waiting = new Map();
-  /** @type {Set<string>} */
-  #channels = new Set();
   #ref = 0;
+  #link;
 
-  /** @param {import('./fulmar.js').TransportName} transport @param {string} encoding */
-  constructor(transport, encoding) {
+  /** @package @param {import('./fulmar.js').TransportName} transport @param {string} encoding @param {(inner: Inner) => Link} link */
+  constructor(transport, encoding, link) {
     super(transport, encoding);
-    this.positions = new Positions();
-  }
-
-  /** A cursor over all channels; null while there is none to be had. @returns {string | null} */
-  get cursor() {
-    return this.positions.cursor;
+    this.#link = link(/** @type {Inner} */ (/** @type {unknown} */ (this)));
   }
 
   /**
@@ -139,21 +161,18 @@ export class InbandConnection extends Connection {
    * @param {From} [from] where to go on; a cursor that does not name the channel is as none
    * @returns {Promise<Answers['subscribe']>}
    */
-  async subscribe(channel, { after, position } = {}) {
-    if (this.#channels.has(channel)) {
-      throw new FulmarError('already_subscribed', `The connection has ${channel} already: unsubscribe first.`);
-    }
-    /** @type {import('./wire.js').Subscribe} */
-    const message = { type: 'subscribe', channel };
-    const entry = position ?? (after ? entryOf(after, channel) : undefined);
-    if (position) message.position = position;
-    else if (entry && after) message.after = after;
-    this.#channels.add(channel);
+  async subscribe(channel, from = {}) {
+    this.mustLack(channel);
+    const { position, after } = from;
+    const entry = entryFrom(channel, from);
+    this.channels.add(channel);
     if (entry) this.positions.seed(channel, entry);
     try {
-      return await this.sendSubscribe(message);
+      await this.#link.begin?.(channel);
+      return await this.request({ type: 'subscribe', channel, ...(position ? { position } : entry && after ? { after } : {}) });
     } catch (error) {
-      this.#channels.delete(channel);
+      this.#link.drop?.(channel);
+      this.channels.delete(channel);
       // When it is the connection that was lost, the position asked from is still where to go on.
       if (this.open) this.positions.forget(channel);
       throw error;
@@ -162,8 +181,9 @@ export class InbandConnection extends Connection {
 
   /** @param {string} channel */
   async unsubscribe(channel) {
-    await this.sendUnsubscribe({ type: 'unsubscribe', channel });
-    this.#channels.delete(channel);
+    await this.request({ type: 'unsubscribe', channel });
+    this.#link.drop?.(channel);
+    this.channels.delete(channel);
     this.positions.forget(channel);
   }
 
@@ -188,69 +208,34 @@ export class InbandConnection extends Connection {
     return this.request({ type: 'ping' });
   }
 
-  /** @param {number} last round trip */
-  #measured(last) {
-    const { least = last, smoothed = last } = this.rtt ?? {};
-    this.rtt = { last, least: Math.min(least, last), smoothed: smoothed + RTT_WEIGHT * (last - smoothed) };
-  }
-
   probe() {
     this.ping().catch(() => {});
     return true;
   }
 
-  /** @param {string} channel */
-  entry(channel) {
-    return this.positions.entry(channel);
-  }
-
-  /** @param {string} channel */
-  has(channel) {
-    return this.#channels.has(channel);
-  }
-
-  /** @param {string} secret */
+  /** Who the client is, from now on: to be said before it subscribes. @param {string} secret of its session */
   identify(secret) {
     // Where it is refused the connection serves all the same, as a session of its own.
     this.attach(secret, { fresh: true }).catch(() => {});
   }
 
-  /** @protected @abstract @param {ClientMessage} message */
-  send(message) {}
-
-  /** @protected @param {import('./wire.js').Subscribe} message @returns {Promise<Answers['subscribe']>} */
-  sendSubscribe(message) {
-    return this.request(message);
-  }
-
-  /** @protected @param {import('./wire.js').Unsubscribe} message @returns {Promise<Answers['unsubscribe']>} */
-  sendUnsubscribe(message) {
-    return this.request(message);
-  }
-
   /**
    * Sends a message with a `ref` and waits for what answers it.
    * @template {Request} R
-   * @protected @param {R} message @param {(message: R) => void} [send]
+   * @protected @param {R} message
    * @returns {Promise<Answers[R['type']]>}
    */
-  request(message, send = (numbered) => this.send(numbered)) {
-    if (!this.open) return Promise.reject(new FulmarError('closed', 'The connection is closed: open another.'));
+  async request(message) {
+    this.mustBeOpen();
     const ref = (this.#ref = (this.#ref % 0xffffffff) + 1);
-    return new Promise((resolve, reject) => {
-      // What bears a request's `ref` is what answers its type.
-      this.#waiting.set(ref, { began: performance.now(), resolve: /** @type {(answer: Answer) => void} */ (resolve), reject });
-      try {
-        send({ ...message, ref });
-      } catch (error) {
-        this.#waiting.delete(ref);
-        reject(error);
-      }
-    });
+    this.#link.send({ ...message, ref });
+    const { promise, ...waiting } = /** @type {typeof deferred<Answers[R['type']]>} */ (deferred)();
+    this.#waiting.set(ref, { began: performance.now(), ...waiting });
+    return promise;
   }
 
   /** @protected @param {Message} message of the server, without alias @param {boolean} [datagram] */
-  receive(message, datagram = false) {
+  receive(message, datagram) {
     this.heard = performance.now();
     switch (message.type) {
       case 'publication':
@@ -260,54 +245,66 @@ export class InbandConnection extends Connection {
         this.deliver(message);
         this.positions.note(message, datagram);
         break;
-      case 'subscribed':
-        this.positions.note(message);
-        this.#answer(message);
+      case 'ping': this.#link.send({ type: 'pong', ref: message.ref }); break;
+      case 'close': {
+        const { code, reason, retry_ms: retry } = message;
+        this.#closing ??= { code, reason, ...(retry !== undefined && { retry }) };
         break;
-      case 'unsubscribed':
-      case 'published':
-      case 'attached':
-      case 'pong': this.#answer(message); break;
+      }
       case 'error':
         if (message.ref === undefined) this.deliver(message);
         else this.#answer(message);
         break;
-      case 'ping': this.send({ type: 'pong', ref: message.ref }); break;
-      case 'close':
-        this.closing ??= { code: message.code, reason: message.reason };
-        if (message.retry_ms !== undefined) this.closing.retry ??= message.retry_ms;
-        break;
+      case 'subscribed':
+      case 'unsubscribed':
+      case 'published':
+      case 'attached':
+      case 'pong':
+        if (message.type === 'subscribed') this.positions.note(message);
+        this.#answer(message);
       // A type that is not known is of a later minor version.
     }
   }
 
   /** @param {Answer | import('./wire.js').ErrorMessage} message */
   #answer(message) {
-    const { ref } = message;
-    const waiting = ref === undefined ? undefined : this.#waiting.get(ref);
-    if (ref === undefined || !waiting) return;
+    const { type, ref } = message;
+    const waiting = this.#waiting.get(ref);
+    if (!waiting) return;
     this.#waiting.delete(ref);
-    if (message.type === 'error') waiting.reject(new FulmarError(message.error.code, message.error.message));
-    else {
-      // A subscription may have to wait for others.
-      if (message.type !== 'subscribed' && message.type !== 'unsubscribed') this.#measured(this.heard - waiting.began);
-      waiting.resolve(message);
+    if (type === 'error') {
+      waiting.reject(new FulmarError(message.error.code, message.error.message));
+      return;
     }
+    // A subscription may have to wait for others.
+    if (!type.endsWith('subscribed')) {
+      const last = this.heard - waiting.began;
+      const { least = last, smoothed = last } = this.rtt ?? {};
+      this.rtt = { last, least: Math.min(least, last), smoothed: smoothed + RTT_WEIGHT * (last - smoothed) };
+    }
+    waiting.resolve(message);
+  }
+
+  /** @protected @param {Close} close what it ended with, where the server did not say another */
+  finish(close) {
+    super.finish(this.#closing ?? close);
   }
 
   /** @protected @param {Close} close */
   release(close) {
     const error = closedError(close);
     for (const { reject } of this.#waiting.values()) reject(error);
-    this.#waiting.clear();
   }
 
   /** Closed because the server cannot be followed any more. @protected @param {unknown} error */
   fail(error) {
-    if (!this.open) return;
-    const reason = error instanceof Error ? error.message : String(error);
-    const broken = error instanceof FulmarError && error.code === 'malformed';
-    this.finish(this.closing ?? { code: broken ? CloseCode.PROTOCOL_ERROR : CloseCode.LOST, reason, error });
-    this.close(broken ? CloseCode.PROTOCOL_ERROR : CloseCode.NORMAL, reason);
+    const close = closeFor(error);
+    this.finish(close);
+    this.#link.close(close.code === LOST ? NORMAL : close.code, close.reason);
+  }
+
+  /** @param {number} [code] @param {string} [reason] */
+  close(code = NORMAL, reason = '') {
+    this.#link.close(code, reason);
   }
 }

@@ -6,12 +6,10 @@
  * @typedef {{channel: string, epoch: string, offset: number, base?: number}} Position
  * @typedef {{hash: string, epoch: string, offset: number, base?: number}} Entry
  */
+import { MAX_CURSOR_BYTES, MAX_CURSOR_CHANNELS, MAX_INTEGER } from './limits.js';
 import { FulmarError } from './errors.js';
 
-export const MAX_CURSOR_BYTES = 2048;
-export const MAX_CURSOR_CHANNELS = 32;
-
-const ENTRY = /^([0-9a-f]{16})\.([A-Za-z0-9_-]{1,32})\.([0-9a-z]{1,11})(?:\.([0-9a-z]{1,11}))?$/;
+const ENTRY = /^([0-9a-f]{16})\.([\w-]{1,32})\.([0-9a-z]{1,11})(?:\.([0-9a-z]{1,11}))?$/;
 
 /** @param {string} string @returns {string} 64-bit FNV-1a of its UTF-8, 16 lower-case hex digits */
 export function fnv1a64(string) {
@@ -22,19 +20,14 @@ export function fnv1a64(string) {
   return hash.toString(16).padStart(16, '0');
 }
 
-/** @param {Entry} entry */
-function formatEntry({ hash, epoch, offset, base }) {
-  return `${hash}.${epoch}.${offset.toString(36)}${base === undefined ? '' : `.${base.toString(36)}`}`;
-}
-
 /**
  * @param {Entry[]} entries
  * @returns {string | null} null where no cursor can hold them: there are none, or too many
  */
 export function formatCursor(entries) {
-  if (!entries.length || entries.length > MAX_CURSOR_CHANNELS) return null;
-  const cursor = entries.map(formatEntry).join('~');
-  return cursor.length > MAX_CURSOR_BYTES ? null : cursor;
+  const cursor = entries.map(({ hash, epoch, offset, base }) => (
+    [hash, epoch, offset.toString(36), base?.toString(36) ?? []].flat().join('.'))).join('~');
+  return cursor && entries.length <= MAX_CURSOR_CHANNELS && cursor.length <= MAX_CURSOR_BYTES ? cursor : null;
 }
 
 /** @param {Position[]} positions @returns {string | null} null where no cursor can hold them: there are none, or too many */
@@ -44,20 +37,18 @@ export function buildCursor(positions) {
 
 /** @param {string} cursor @returns {Entry[]} in the order in which they stand; throws `bad_cursor` where it is none */
 export function parseCursor(cursor) {
-  const bad = () => new FulmarError('bad_cursor', 'This is no cursor: hand over one that a connection gave, or none.');
-  if (cursor.length > MAX_CURSOR_BYTES) throw bad();
-  const texts = cursor.split('~');
-  if (texts.length > MAX_CURSOR_CHANNELS) throw bad();
-  return texts.map((text) => {
-    const match = ENTRY.exec(text);
-    if (!match) throw bad();
-    const [, hash = '', epoch = '', offset = '', base] = match;
+  const entries = cursor.split('~', MAX_CURSOR_CHANNELS + 1).map((text) => {
+    const [, hash = '', epoch = '', offset = '', base] = ENTRY.exec(text) ?? [];
     /** @type {Entry} */
     const entry = { hash, epoch, offset: parseInt(offset, 36) };
-    if (base !== undefined) entry.base = parseInt(base, 36);
-    if (!Number.isSafeInteger(entry.offset) || !Number.isSafeInteger(entry.base ?? 0)) throw bad();
+    if (base) entry.base = parseInt(base, 36);
     return entry;
   });
+  const isBad = entries.some(({ offset, base = 0 }) => !(Math.max(offset, base) <= MAX_INTEGER));
+  if (isBad || entries.length > MAX_CURSOR_CHANNELS || cursor.length > MAX_CURSOR_BYTES) {
+    throw new FulmarError('bad_cursor', 'This is no cursor.');
+  }
+  return entries;
 }
 
 /** @param {string} cursor @param {string} channel @returns {Entry | undefined} */
@@ -67,30 +58,24 @@ export function entryOf(cursor, channel) {
 }
 
 /**
- * The entries of both, those of `newer` winning. Only one entry of a cursor may have a base: another one that has
- * is left out, so that its channel is read afresh.
- * @param {string | null} older @param {string | null} newer @returns {string | null}
+ * Where a channel's subscription goes on.
+ * @param {string} channel @param {import('./connection.js').From} from a cursor that does not name the channel is as none
+ * @returns {Entry | undefined}
  */
-export function mergeCursors(older, newer) {
-  if (!older || !newer) return newer || older;
-  /** @type {Map<string, Entry>} */
-  const entries = new Map();
-  for (const entry of [...parseCursor(newer), ...parseCursor(older)]) {
-    const second = entry.base !== undefined && [...entries.values()].some(({ base }) => base !== undefined);
-    if (!second && !entries.has(entry.hash)) entries.set(entry.hash, entry);
-  }
-  return formatCursor([...entries.values()]);
+export function entryFrom(channel, { after, position }) {
+  return position ? { hash: fnv1a64(channel), ...position } : after ? entryOf(after, channel) : undefined;
 }
 
 /**
- * A cursor that names none of the channels is refused by the server, and one that does not name a channel says
- * nothing about it.
+ * What of a cursor is about these channels: the server refuses one that names none of those it is asked for.
  * @param {string | null} cursor @param {Iterable<string>} channels
- * @returns {string | null} the cursor where it says something about these channels
+ * @param {Entry} [newer] that is added. Only one entry of a cursor may have a base: another one that has is left out, so that
+ *   its channel is read afresh
+ * @returns {string | null}
  */
-export function cursorFor(cursor, channels) {
-  if (!cursor) return null;
-  const named = new Set(parseCursor(cursor).map(({ hash }) => hash));
-  for (const channel of channels) if (named.has(fnv1a64(channel))) return cursor;
-  return null;
+export function cursorFor(cursor, channels, newer) {
+  const hashes = new Set(Array.from(channels, fnv1a64));
+  const kept = cursor ? parseCursor(cursor).filter(({ hash, base }) => (
+    hashes.has(hash) && (base === undefined || newer?.base === undefined))) : [];
+  return formatCursor(newer ? [newer, ...kept] : kept);
 }

@@ -12,11 +12,13 @@
  * @property {number} [ms] how long it took
  * @property {Error} [error] why it is not used
  */
-import { FulmarError } from './errors.js';
-import { VERDICT_MS, forget, recall, remember } from './verdict.js';
+import { VERDICT_MS } from './limits.js';
+import { pause } from './pause.js';
+import { deferred } from './errors.js';
+import { forget, recall, remember } from './verdict.js';
 
 /** How long the next transport waits for one that neither opens nor fails, in ms. */
-export const HEAD_START_MS = Object.freeze({ webtransport: 500, websocket: 3000, sse: 3000, poll: 0 });
+export const HEAD_START_MS = { webtransport: 500, websocket: 3000, sse: 3000, poll: 0 };
 
 export class Dialler {
   /** By transport, in the order in which they are preferred. @type {Map<TransportName, Attempt>} */
@@ -34,7 +36,7 @@ export class Dialler {
   /** Takes the first that opens while `dial` waits for it. @type {((connection: AnyConnection) => boolean | void) | null} */
   #first = null;
   /** Dials anew for who waits. */
-  #begin = () => {};
+  #begin = async () => {};
   /** What is dialled for who waits; attempts of those before it that fail say nothing. */
   #round = {};
   /** Those that are being dialled. @type {Map<TransportName, Promise<void>>} */
@@ -49,7 +51,7 @@ export class Dialler {
    */
   constructor(base, order, open) {
     this.#key = `fulmar:${base} ${order.join()}`;
-    this.#order = [...order];
+    this.#order = order;
     this.#open = open;
   }
 
@@ -57,41 +59,32 @@ export class Dialler {
    * @returns {Promise<AnyConnection>} the first that opens; rejects with the error of the best where none does
    */
   dial() {
-    return new Promise((resolve, reject) => {
-      /** @type {any} */
-      let timer;
-      const first = (this.#first = (/** @type {AnyConnection} */ connection) => {
-        this.#first = null;
-        clearTimeout(timer);
-        resolve(connection);
-      });
-      this.#begin = () => {
-        const order = this.#fromRemembered();
-        const round = (this.#round = {});
-        let next = 0;
-        let failed = 0;
-        const advance = () => {
-          clearTimeout(timer);
-          const transport = order[next];
-          if (this.#first !== first || this.#round !== round || !transport) return;
-          next++;
-          this.#attempt(transport).catch(() => {
-            if (this.#first !== first || this.#round !== round) return;
-            if (++failed < order.length) {
-              // One that was given up on before takes no head start from the one after it.
-              if (transport === order[next - 1]) advance();
-            } else {
-              this.#first = null;
-              forget(this.#key);
-              reject(this.#worst());
-            }
-          });
-          if (next < order.length) timer = setTimeout(advance, HEAD_START_MS[transport]);
-        };
-        advance();
-      };
-      this.#begin();
-    });
+    const { promise, resolve, reject } = /** @type {typeof deferred<AnyConnection>} */ (deferred)();
+    this.#first = (connection) => {
+      this.#first = null;
+      resolve(connection);
+    };
+    this.#begin = async () => {
+      const round = (this.#round = {});
+      const isOver = () => !this.#first || this.#round !== round;
+      const attempts = [];
+      for (const transport of this.#fromRemembered()) {
+        const ended = new AbortController();
+        const attempt = this.#attempt(transport).catch(() => ended.abort());
+        attempts.push(attempt);
+        // One that was given up on before takes no head start from the one after it.
+        await Promise.race([attempt, pause(HEAD_START_MS[transport], ended.signal)]);
+        ended.abort();
+        if (isOver()) return;
+      }
+      await Promise.all(attempts);
+      if (isOver()) return;
+      this.#first = null;
+      forget(this.#key);
+      reject(this.#worst());
+    };
+    this.#begin();
+    return promise;
   }
 
   /**
@@ -100,13 +93,9 @@ export class Dialler {
    * @returns {Promise<void>} settled when all have opened or failed
    */
   async dialBetter(than) {
-    const now = Date.now();
-    const better = this.#order.slice(0, this.#order.indexOf(than))
-      .filter((transport) => !((this.#barred.get(transport) ?? 0) > now));
-    for (const transport of better) {
+    for (const transport of this.#worthATry(this.#order.slice(0, this.#order.indexOf(than)))) {
       try {
-        await this.#attempt(transport);
-        return;
+        return await this.#attempt(transport);
       } catch {
         // The attempt says why.
       }
@@ -116,7 +105,7 @@ export class Dialler {
   /** @param {AnyConnection} connection that is open */
   #opened(connection) {
     const take = this.#first ?? this.onbetter;
-    if (take && take(connection) !== false) remember(this.#key, connection.transport, Date.now());
+    if (take && take(connection) !== false) remember(this.#key, connection.transport);
     else connection.close();
   }
 
@@ -125,20 +114,25 @@ export class Dialler {
     return this.#order.indexOf(transport) < this.#order.indexOf(than);
   }
 
+  /** @param {readonly TransportName[]} order */
+  #worthATry(order) {
+    return order.filter((transport) => !(/** @type {number} */ (this.#barred.get(transport)) > Date.now()));
+  }
+
   /** What worked a moment ago is dialled first; those better than it come behind it, later (`dialBetter`). */
   #fromRemembered() {
-    const now = Date.now();
-    const open = this.#order.filter((transport) => !((this.#barred.get(transport) ?? 0) > now));
+    const open = this.#worthATry(this.#order);
     const order = open.length ? open : [...this.#order];
-    const at = order.indexOf(/** @type {TransportName} */ (recall(this.#key, now)));
+    const at = order.indexOf(recall(this.#key));
     // What is better is tried too where the remembered one fails.
-    return at > 0 ? [...order.slice(at), ...order.slice(0, at)] : order;
+    return at > 0 ? [...order.splice(at), ...order] : order;
   }
 
   /** It opens, and is of no use here. @param {TransportName} transport @param {Error} error */
   bar(transport, error) {
-    this.#barred.set(transport, Date.now() + VERDICT_MS);
-    this.attempts.set(transport, { transport, outcome: 'failed', at: Date.now(), error });
+    const at = Date.now();
+    this.#barred.set(transport, at + VERDICT_MS);
+    this.attempts.set(transport, { transport, outcome: 'failed', at, error });
     forget(this.#key);
   }
 
@@ -150,28 +144,28 @@ export class Dialler {
     /** @type {Attempt} */
     const attempt = { transport, outcome: 'dialling', at: Date.now() };
     this.attempts.set(transport, attempt);
+    const end = (/** @type {Partial<Attempt>} */ how) => {
+      Object.assign(attempt, { ms: performance.now() - began, ...how });
+      if (this.#underWay.get(transport) === opening) this.#underWay.delete(transport);
+    };
     const opening = this.#open(transport).then(
       (connection) => {
-        Object.assign(attempt, { outcome: 'open', ms: performance.now() - began });
+        end({ outcome: 'open' });
         this.#opened(connection);
       },
       (error) => {
-        Object.assign(attempt, { outcome: 'failed', ms: performance.now() - began, error });
+        end({ outcome: 'failed', error });
         throw error;
       },
-    ).finally(() => {
-      if (this.#underWay.get(transport) === opening) this.#underWay.delete(transport);
-    });
+    );
     this.#underWay.set(transport, opening);
     return opening;
   }
 
   /** The error that says most: the server's own word before that of a network. */
   #worst() {
-    const errors = [...this.attempts.values()].map(({ error }) => error).filter((error) => error !== undefined);
-    return errors.find((error) => error instanceof FulmarError && error.status !== undefined)
-      ?? errors.at(-1)
-      ?? new FulmarError('unsupported', 'No transport was asked for.');
+    const errors = [...this.attempts.values()].flatMap(({ error }) => error ?? []);
+    return errors.find((error) => /** @type {Partial<import('./errors.js').FulmarError>} */ (error).status) ?? errors.at(-1);
   }
 
   /** The network is another one: what was found out may not hold, and what is being dialled may wait in vain. */

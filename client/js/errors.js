@@ -1,21 +1,27 @@
 /** What can go wrong, and what a close code advises. */
+import { FELL_BEHIND, GOING_AWAY, LOST, NORMAL, NO_HEARTBEAT, PROTOCOL_ERROR, REFUSED, REPLACED, SESSION_EXPIRED } from './codes.js';
 
 /**
  * An error with the protocol's code. The server's own come with its reason as the message (PROTOCOL.md, section 6); these are
- * made here:
+ * made here, with a message that says little more than the code:
  *
- * | code                | what it says, and what to do                                                               |
- * |---------------------|--------------------------------------------------------------------------------------------|
- * | `unsupported`       | the platform lacks the transport: use another, or hand one in                              |
- * | `unreachable`       | no server answered, or somebody on the way did: try again later; `cause` may say more      |
- * | `closed`            | the connection or client ended, with the code and the reason: connect anew                 |
- * | `malformed`         | what came is not of this protocol: the versions of client and server do not go together    |
- * | `held_back`         | an event stream does not come through: poll                                                |
- * | `unanswered`        | a publication was sent and may have been made: look before it is published again           |
- * | `too_many_pending`  | publications wait for their answers: wait for some before publishing more                  |
- * | `message_too_large` | more than the server takes in one message: publish less at a time                          |
+ * | code                 | what it says, and what to do                                                              |
+ * |----------------------|-------------------------------------------------------------------------------------------|
+ * | `unsupported`        | the platform lacks the transport (pages have WebTransport over https only): use another, or hand one in |
+ * | `unreachable`        | no server answered, or somebody on the way did (a proxy, a login page), or the server does not allow this page's origin, or a publication was not sent: try again later; `cause` may say more |
+ * | `closed`             | the connection or client ended, with the code and the reason: connect anew                |
+ * | `malformed`          | what came is not of this protocol: the versions of client and server do not go together   |
+ * | `held_back`          | an event stream does not come through: poll                                               |
+ * | `unanswered`         | a publication was sent and may have been made: look before it is published again          |
+ * | `too_many_pending`   | publications wait for their answers: wait for some before publishing more                 |
+ * | `bad_id`             | a publication with this id waits for its answer: give another id, or wait                 |
+ * | `bad_cursor`         | what was handed over as a cursor is none: hand over one that a connection gave, or none   |
+ * | `message_too_large`  | more than the server takes in one message: publish less at a time                         |
+ * | `already_subscribed` | the connection has the channel: unsubscribe first                                         |
+ * | `too_many_channels`  | more than SSE and polling can read: unsubscribe from some                                 |
  */
 export class FulmarError extends Error {
+  name = 'FulmarError';
   /** The channel that was refused, where it is about one. @type {string | undefined} */
   channel;
 
@@ -25,29 +31,31 @@ export class FulmarError extends Error {
    * @param {{status?: number, cause?: unknown, retry?: number}} [more] `status`: of the HTTP answer; `retry`: come back after so
    *   many ms
    */
-  constructor(code, message, { status, cause, retry } = {}) {
-    super(message, cause === undefined ? undefined : { cause });
-    this.name = 'FulmarError';
+  constructor(code, message, more = {}) {
+    super(message, more.cause ? more : {});
     this.code = code;
-    this.status = status;
-    this.retry = retry;
+    this.status = more.status;
+    this.retry = more.retry;
   }
 }
 
 /** What came is not of the protocol. @param {string} what @param {unknown} [cause] */
 export const malformed = (what, cause) => new FulmarError('malformed', what, { cause });
 
+/** Nobody was there, or nothing was. @param {string} message @param {unknown} [cause] */
+export const unreachable = (message, cause) => new FulmarError('unreachable', message, { cause });
+
 export const CloseCode = Object.freeze({
-  NORMAL: 1000,
+  NORMAL,
   /** Never sent: the connection was lost without a close. */
-  LOST: 1006,
-  GOING_AWAY: 4000,
-  NO_HEARTBEAT: 4001,
-  SESSION_EXPIRED: 4500,
-  FELL_BEHIND: 4501,
-  REPLACED: 4900,
-  PROTOCOL_ERROR: 4901,
-  REFUSED: 4902,
+  LOST,
+  GOING_AWAY,
+  NO_HEARTBEAT,
+  SESSION_EXPIRED,
+  FELL_BEHIND,
+  REPLACED,
+  PROTOCOL_ERROR,
+  REFUSED,
 });
 
 /**
@@ -56,69 +64,94 @@ export const CloseCode = Object.freeze({
  * @returns {'resume' | 'afresh' | 'stop'}
  */
 export function advice(code) {
-  if (code === CloseCode.NORMAL || (code >= 4900 && code <= 4999)) return 'stop';
-  if (code >= 4500 && code <= 4899) return 'afresh';
-  return 'resume';
+  if (code === NORMAL || (code >= 4900 && code < 5000)) return 'stop';
+  return code >= 4500 && code < 4900 ? 'afresh' : 'resume';
 }
 
 /** @param {Response} response @returns {number | undefined} the delay that it asks for, in ms */
 export function retryAfter(response) {
-  const seconds = response.headers.get('retry-after') ?? '';
-  return /^\d+$/.test(seconds) ? Number(seconds) * 1000 : undefined;
+  const ms = parseInt(response.headers.get('retry-after') ?? '') * 1000;
+  return ms >= 0 ? ms : undefined;
 }
 
 /**
- * The error that an HTTP answer carries, whatever its body turns out to be.
- * @param {Response} response
+ * What a server answered; throws where that is an error, and where somebody on the way answered in its stead.
+ * @param {Response} response @param {(text: string) => void} [count]
  */
-export async function errorOf(response) {
-  const more = { status: response.status, retry: retryAfter(response) };
+export async function answerOf(response, count) {
+  const { ok, status } = response;
+  const more = { status, retry: retryAfter(response) };
+  let answer, error;
   try {
-    const { error } = await response.json();
-    return new FulmarError(error.code, error.message, more);
-  } catch {
-    return new FulmarError('unreachable', `The answer was ${more.status}, and not a Fulmar server's: is \`base\` right, is a proxy on the way?`, more);
-  }
-}
-
-/** @param {string} text that a server answered; somebody on the way may have answered in its stead */
-export function fromAnswer(text) {
-  try {
-    return JSON.parse(text);
+    const text = await response.text();
+    count?.(text);
+    answer = JSON.parse(text);
+    if (!ok) error = new FulmarError(answer.error.code, answer.error.message, more);
   } catch (cause) {
-    throw new FulmarError('unreachable', 'The answer is not a Fulmar server\'s: is a login page or a proxy on the way?', { cause });
+    error = new FulmarError('unreachable', `The answer was ${status}: no server's.`, { ...more, cause });
   }
+  if (error) throw error;
+  return answer;
 }
 
-/** What errors stand for a close. @type {Map<string, number>} */
+/** What errors stand for a close. @type {Map<unknown, number>} */
 const CLOSES = new Map([
-  ['bad_cursor', CloseCode.SESSION_EXPIRED],
-  ['fell_behind', CloseCode.FELL_BEHIND],
-  ['replaced', CloseCode.REPLACED],
-  ['malformed', CloseCode.PROTOCOL_ERROR],
+  ['bad_cursor', SESSION_EXPIRED],
+  ['fell_behind', FELL_BEHIND],
+  ['replaced', REPLACED],
+  ['malformed', PROTOCOL_ERROR],
 ]);
 
 /**
  * The close that stands for an error on a transport that has no close codes of its own.
- * @param {unknown} error
+ * @param {any} error
  * @returns {{code: number, reason: string, error: unknown, retry?: number}}
  */
 export function closeFor(error) {
-  const reason = error instanceof Error ? error.message : String(error);
-  if (!(error instanceof FulmarError)) return { code: CloseCode.LOST, reason, error };
-  const { code, status = 0, retry } = error;
+  const { code, status = 0, retry, message: reason = String(error) } = error;
   // A status without the server's own code is somebody's on the way.
   const refused = status >= 400 && status < 500 && !isPassing(error);
-  const close = { code: CLOSES.get(code) ?? (refused ? CloseCode.REFUSED : CloseCode.LOST), reason, error };
-  return retry === undefined ? close : { ...close, retry };
+  return { code: CLOSES.get(code) ?? (refused ? REFUSED : LOST), reason, error, retry };
 }
 
-const PASSING = ['closed', 'unreachable', 'shutting_down', 'replaced', 'unknown_session', 'node_full', 'too_many_sessions'];
+const PASSING = /^(closed|unreachable|shutting_down|replaced|unknown_session|node_full)$/;
 
 /** Whether it says nothing about what was asked for: it is worth asking again, on another connection or later. @param {FulmarError} error */
-export const isPassing = ({ code, status }) => PASSING.includes(code) || status === 429 || status === 408;
+export const isPassing = ({ code, status }) => PASSING.test(code) || status === 429 || status === 408;
 
 /** What is left of a request when its connection closes. @param {{code: number, reason: string}} close */
-export function closedError({ code, reason }) {
-  return new FulmarError('closed', `Closed: ${`${code} ${reason}`.trim()}. Connect anew to go on.`);
+export const closedError = ({ code, reason }) => new FulmarError('closed', `Connect anew: ${code} ${reason}`);
+
+/**
+ * The application's mistake is the application's to see, and must not stop the reading.
+ * @template T @param {((value: T) => void) | null | undefined} handler @param {T} value
+ */
+export function guarded(handler, value) {
+  try {
+    handler?.(value);
+  } catch (error) {
+    setTimeout(() => { throw error; });
+  }
+}
+
+/**
+ * A promise and what settles it. A rejection that nobody waits for is none of the page's errors.
+ * @template [T=void]
+ */
+export function deferred() {
+  /** @type {(value: T) => void} */
+  let resolve = () => {};
+  /** @type {(error: unknown) => void} */
+  let reject = () => {};
+  /** @type {Promise<T>} */
+  const promise = new Promise((...both) => ([resolve, reject] = both));
+  promise.catch(() => {});
+  return { promise, resolve, reject };
+}
+
+/** A bound for what may never come. @template T @param {number} ms @param {Promise<T>} promise @returns {Promise<T>} */
+export function within(ms, promise) {
+  const { promise: late, reject } = deferred();
+  const timer = setTimeout(reject, ms, unreachable(`No answer within ${ms} ms.`));
+  return /** @type {Promise<T>} */ (Promise.race([promise, late])).finally(() => clearTimeout(timer));
 }

@@ -33,7 +33,6 @@
  * @typedef {'webtransport' | 'websocket' | 'sse' | 'poll'} TransportName
  * @typedef {object} Options
  * @property {string} [base] where the server's HTTP is; by default where the page came from
- * @property {'json' | 'bin'} [encoding] on WebSocket; WebTransport is binary, SSE and poll are JSON
  * @property {number} [wait] poll: seconds the server may wait for something to tell; 0 is plain polling. Default 25
  * @property {number} [interval] poll: ms between one answer and the next request. Default 0, or 1000 if `wait` is 0
  * @property {number} [timeout] WebTransport and WebSocket: ms the handshake may take. Default 8000
@@ -77,24 +76,29 @@ export const TRANSPORTS = /* @__PURE__ */ Object.freeze(/** @type {TransportName
  * @param {import('./client.js').ClientOptions} [options]
  * @returns {Client}
  */
-export function connect(base = globalThis.location?.origin, options = {}) {
-  if (!base) throw new TypeError('`base` is needed where there is no page');
-  const { transports = TRANSPORTS, encoding = 'bin', ...rest } = options;
+export function connect(base, options = {}) {
+  const { transports = TRANSPORTS } = options;
+  const all = placed({ ...options, base, attach: true });
   for (const transport of transports) named(transport);
-  if (!transports.length) throw new TypeError('no transport is asked for');
-  const dial = async (/** @type {TransportName} */ transport) => {
-    const all = { ...rest, encoding, base, attach: true };
+  if (!transports.length) throw new TypeError('no transport');
+  const client = new Client(all.base, transports, async (transport) => {
     // These open with their first channel: whether there is a server is asked before.
     if (transport === 'sse' || transport === 'poll') {
       await discover(all);
-      if (shares(base)) return new SharedConnection(transport, all, () => OPENERS[transport](all));
+      if (shares(all.base)) return new SharedConnection(transport, all, () => OPENERS[transport](all));
     }
-    return open(transport, all);
-  };
-  const client = new Client(base, transports, dial);
+    return OPENERS[transport](all);
+  });
   follow(client);
   client.run();
   return client;
+}
+
+/** @template {Options} T @param {T} options @returns {T & Placed} */
+function placed(options) {
+  const { base = globalThis.location?.origin } = options;
+  if (!base) throw new TypeError('`base` is needed');
+  return { ...options, base };
 }
 
 /** @param {TransportName} transport */
@@ -112,12 +116,8 @@ function named(transport) {
  */
 export async function open(transport, options = {}) {
   const opener = named(transport);
-  const { base = globalThis.location?.origin, channels = [], after, onmessage = null } = options;
-  if (!base) throw new TypeError('`base` is needed where there is no page');
-  if (options.encoding && !['json', 'bin'].includes(options.encoding)) {
-    throw new TypeError(`no such encoding: ${options.encoding}`);
-  }
-  const connection = await opener({ ...options, base });
+  const { channels = [], after, onmessage = null } = options;
+  const connection = await opener(placed(options));
   connection.onmessage = onmessage;
   try {
     await Promise.all([...channels].map((channel) => connection.subscribe(channel, { after })));

@@ -2,9 +2,7 @@
  * Finds out that a connection is dead though nobody said so: when nothing was heard for a while the server is asked, and
  * has a few seconds to answer.
  */
-
-/** A timer that is later than this says that the page slept, and that what came meanwhile may still wait to be read. */
-const OVERSLEPT_MS = 1500;
+import { OVERSLEPT_MS } from './limits.js';
 
 export class Heartbeat {
   #connection;

@@ -1,21 +1,49 @@
 /** What SSE and poll share: one request for all channels, and the server's cursor. */
-import { CloseCode, FulmarError, closeFor, closedError, errorOf } from './errors.js';
-import { MAX_CURSOR_CHANNELS, buildCursor, cursorFor, entryOf, fnv1a64, formatCursor, mergeCursors, parseCursor } from './cursor.js';
-import { PostingConnection, urlOf } from './posting.js';
+import { MAX_CURSOR_CHANNELS } from './limits.js';
+import { FulmarError, closeFor, closedError, deferred } from './errors.js';
+import { cursorFor, entryFrom, entryOf } from './cursor.js';
+import { PostingConnection, ask } from './posting.js';
 
-/** @abstract */
+/**
+ * @typedef {object} Inner what a connection is to what reads for it
+ * @property {string | null} cursor
+ * @property {(close: import('./connection.js').Close) => void} finish
+ * @property {(message: import('./wire.js').Message) => void} deliver
+ * @property {(part: Uint8Array | string) => void} count
+ * @property {(path: string, signal: AbortSignal, wait?: number) => Promise<Response>} get
+ *
+ * @callback Run reads the channels on from the cursor until the server ends it or `signal` is aborted
+ * @param {Inner} connection
+ * @param {AbortSignal} signal
+ * @param {() => void} joined to be called when the server has taken the channels
+ * @returns {Promise<import('./connection.js').Close>}
+ */
+
 export class HttpConnection extends PostingConnection {
   /** The last cursor that the server gave, over all channels. @type {string | null} */
-  cursor = null;
-  /** @protected @type {Set<string>} */
-  channels = new Set();
+  #cursor = null;
   /** Called when something of the server has come. @type {(() => void) | null} */
   onheard = null;
+  #run;
   /** @type {AbortController | null} */
   #request = null;
-  /** @type {{channel: string | null, resolve: () => void, reject: (error: unknown) => void}[]} */
-  #joining = [];
+  /** @type {Set<{channel: string | null, resolve: () => void, reject: (error: unknown) => void}>} */
+  #joining = new Set();
   #scheduled = false;
+
+  /** @package @param {'sse' | 'poll'} transport @param {import('./fulmar.js').Placed} options @param {Run} run */
+  constructor(transport, options, run) {
+    super(transport, options);
+    this.#run = run;
+  }
+
+  get cursor() {
+    return this.#cursor;
+  }
+
+  set cursor(cursor) {
+    this.#cursor = cursor;
+  }
 
   /**
    * Joins a channel to the request: all that are subscribed in one turn go on one request, and a later one has the
@@ -24,18 +52,13 @@ export class HttpConnection extends PostingConnection {
    * @param {string} channel @param {import('./connection.js').From} [from]
    * @returns {Promise<{type: 'subscribed', channel: string}>}
    */
-  async subscribe(channel, { after, position } = {}) {
-    if (!this.open) throw new FulmarError('closed', 'The connection is closed: open another.');
-    if (this.channels.has(channel)) {
-      throw new FulmarError('already_subscribed', `The connection has ${channel} already: unsubscribe first.`);
-    }
+  async subscribe(channel, from = {}) {
+    this.mustLack(channel);
     // Where all of them stand must go in one cursor.
     if (this.channels.size >= MAX_CURSOR_CHANNELS) {
-      const message = `Over ${this.transport} at most ${MAX_CURSOR_CHANNELS} channels can be read: unsubscribe from some.`;
-      throw new FulmarError('too_many_channels', message);
+      throw new FulmarError('too_many_channels', `${MAX_CURSOR_CHANNELS} are all: unsubscribe from some.`);
     }
-    const from = position ? buildCursor([{ channel, ...position }]) : after;
-    if (from) this.cursor = mergeCursors(this.cursor, from);
+    this.cursor = cursorFor(this.cursor, this.channels, entryFrom(channel, from));
     this.channels.add(channel);
     await this.#change(channel);
     return { type: 'subscribed', channel };
@@ -45,7 +68,7 @@ export class HttpConnection extends PostingConnection {
   async unsubscribe(channel) {
     if (!this.channels.delete(channel)) return;
     // Else a subscription that is made anew would go on where this one was.
-    if (this.cursor) this.cursor = without(this.cursor, channel);
+    this.cursor = cursorFor(this.cursor, this.channels);
     await this.#change(null);
   }
 
@@ -54,23 +77,23 @@ export class HttpConnection extends PostingConnection {
    * @returns {Promise<void>} settled when a request with the channels as they are now has been answered
    */
   #change(channel) {
-    if (!this.#scheduled) {
-      this.#scheduled = true;
-      queueMicrotask(() => {
-        this.#scheduled = false;
-        this.#restart();
-      });
-    }
-    return new Promise((resolve, reject) => this.#joining.push({ channel, resolve, reject }));
+    if (!this.#scheduled) queueMicrotask(() => this.#restart());
+    this.#scheduled = true;
+    const { promise, ...waiting } = deferred();
+    this.#joining.add({ channel, ...waiting });
+    return promise;
   }
 
   async #restart() {
+    this.#scheduled = false;
     this.#request?.abort();
     if (!this.open) return;
-    const joining = new Set(this.#joining);
+    const joining = [...this.#joining];
     const joined = () => {
-      for (const { resolve } of joining) resolve();
-      this.#joining = this.#joining.filter((waiting) => !joining.has(waiting));
+      for (const waiting of joining) {
+        waiting.resolve();
+        this.#joining.delete(waiting);
+      }
     };
     if (!this.channels.size) {
       // Nothing is asked of the server, so nothing is to be heard.
@@ -80,7 +103,7 @@ export class HttpConnection extends PostingConnection {
     const { signal } = (this.#request = new AbortController());
     let end;
     try {
-      end = await this.run(signal, joined);
+      end = await this.#run(/** @type {Inner} */ (/** @type {unknown} */ (this)), signal, joined);
     } catch (error) {
       if (!signal.aborted && isOfChannel(error) && await this.#dropRefused(signal)) {
         if (!signal.aborted) this.#restart();
@@ -96,32 +119,22 @@ export class HttpConnection extends PostingConnection {
   async #dropRefused(signal) {
     let dropped = false;
     for (const channel of [...this.channels]) {
-      const error = await this.get('/poll', signal, undefined, [channel]).then(() => null, (refusal) => refusal);
+      const error = await this.get('/poll', signal, 0, [channel]).catch((refusal) => refusal);
       if (signal.aborted || !isOfChannel(error)) continue;
       dropped = true;
       this.channels.delete(channel);
-      for (const waiting of this.#joining) if (waiting.channel === channel) waiting.reject(error);
-      this.#joining = this.#joining.filter((waiting) => waiting.channel !== channel);
+      for (const waiting of this.#joining) {
+        if (waiting.channel !== channel) continue;
+        waiting.reject(error);
+        this.#joining.delete(waiting);
+      }
     }
     return dropped;
   }
 
-  /**
-   * Reads the channels on from the cursor until the server ends it or `signal` is aborted.
-   * @protected @abstract
-   * @param {AbortSignal} signal @param {() => void} joined to be called when the server has taken the channels
-   * @returns {Promise<import('./connection.js').Close>}
-   */
-  async run(signal, joined) {
-    throw new Error('abstract');
-  }
-
   /** @protected @param {string} path @param {AbortSignal} signal @param {number} [wait] @param {Iterable<string>} [channels] */
-  async get(path, signal, wait, channels = this.channels) {
-    const url = urlOf(this.base, path, { channels, after: cursorFor(this.cursor, channels), wait });
-    const response = await this.fetch(url, { signal, cache: 'no-store' });
-    if (!response.ok) throw await errorOf(response);
-    return response;
+  get(path, signal, wait, channels = this.channels) {
+    return ask(this.options, path, { signal }, { channels, after: cursorFor(this.cursor, channels), wait });
   }
 
   /** @param {string} channel */
@@ -136,35 +149,19 @@ export class HttpConnection extends PostingConnection {
     this.onheard?.();
   }
 
-  /** @param {string} channel */
-  has(channel) {
-    return this.channels.has(channel);
-  }
-
   /** By asking anew: the server says something at once. */
   probe() {
-    this.#change(null).catch(() => {});
+    this.#change(null);
     return true;
-  }
-
-  /** @param {number} [code] @param {string} [reason] nobody is told: the request just ends */
-  close(code = CloseCode.NORMAL, reason = '') {
-    this.finish({ code, reason });
   }
 
   /** @protected @param {import('./connection.js').Close} close */
   release(close) {
     this.#request?.abort();
     const error = close.error ?? closedError(close);
-    for (const { reject } of this.#joining.splice(0)) reject(error);
+    for (const { reject } of this.#joining) reject(error);
   }
 }
 
-/** @param {string} cursor @param {string} channel @returns {string | null} */
-function without(cursor, channel) {
-  const hash = fnv1a64(channel);
-  return formatCursor(parseCursor(cursor).filter((entry) => entry.hash !== hash));
-}
-
-/** Whether one channel is the reason of a refusal. @param {unknown} error */
-const isOfChannel = (error) => error instanceof FulmarError && (error.code === 'bad_channel' || error.code === 'forbidden');
+/** Whether one channel is the reason of a refusal. @param {any} error */
+const isOfChannel = (error) => /^(bad_channel|forbidden)$/.test(error.code);

@@ -1,12 +1,10 @@
-/** The JSON encoding of the messages of wire.js (PROTOCOL.md, sections 1 and 4). */
+/** The JSON encoding of the messages of a server (PROTOCOL.md, sections 1 and 4), and base64. */
 import { malformed } from './errors.js';
 
 /** @param {Uint8Array} bytes */
 export function toBase64(bytes) {
   let binary = '';
-  for (let at = 0; at < bytes.length; at += 0x8000) {
-    binary += String.fromCharCode(...bytes.subarray(at, at + 0x8000));
-  }
+  for (const byte of bytes) binary += String.fromCharCode(byte);
   return btoa(binary);
 }
 
@@ -23,48 +21,22 @@ export function parseJson(text) {
   try {
     return JSON.parse(text);
   } catch (cause) {
-    throw malformed('this is not JSON', cause);
+    throw malformed('JSON', cause);
   }
 }
 
 /**
- * @typedef {import('./wire.js').Message} Message
- * @typedef {import('./wire.js').Content} Content
- */
-
-/**
- * @param {Message | import('./wire.js').ClientMessage} message
- * @returns {Record<string, unknown>} what JSON.stringify turns into the message's JSON
- */
-export function toJson(message) {
-  if (message.type !== 'publication' && message.type !== 'publish') return message;
-  /** @type {Content & Record<string, unknown>} */
-  const content = message;
-  const { key, id, removed, data, ttl_ms, priority, ...json } = content;
-  if (key) json.key = key;
-  if (id !== undefined) json.id = id;
-  if (removed) json.removed = true;
-  if (ttl_ms !== undefined) json.ttl_ms = ttl_ms;
-  if (priority !== undefined) json.priority = priority;
-  if (!removed) {
-    if (data instanceof Uint8Array) json.b64 = toBase64(data);
-    else json.data = data;
-  }
-  return json;
-}
-
-/**
- * @param {{type?: string, b64?: string, data?: unknown, key?: string, removed?: boolean}} json a parsed message, which is
- *   taken at its word
+ * @param {{type?: string, b64?: string, key?: string, removed?: boolean}} json a parsed message of a server, which is taken at
+ *   its word
  * @param {string} [type] the type where it stands elsewhere: SSE and poll leave it out of publications
- * @returns {Message}
+ * @returns {import('./wire.js').Message}
  */
-export function fromJson(json, type = json.type) {
-  if (type !== 'publication' && type !== 'publish') return /** @type {Message} */ ({ ...json, type });
-  const { b64, data, key = '', removed = false, ...rest } = json;
-  /** @type {Content & {type: string}} */
-  const message = { ...rest, type, key, removed };
-  if (b64 !== undefined) message.data = fromBase64(b64);
-  else if (!removed) message.data = data;
-  return /** @type {Message} */ (message);
+export function fromJson({ b64, ...json }, type = json.type) {
+  /** @type {any} */
+  const message = { ...json, type };
+  if (type === 'publication') {
+    const { key = '', removed = false } = json;
+    Object.assign(message, { key, removed }, b64 !== undefined && { data: fromBase64(b64) });
+  }
+  return message;
 }

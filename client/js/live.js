@@ -1,6 +1,5 @@
 /** A state channel as a live map: the newest value of each key, and an event for each that changes. */
-import { FulmarError } from './errors.js';
-import { guarded } from './subscription.js';
+import { FulmarError, deferred, guarded } from './errors.js';
 
 /**
  * @typedef {import('./state.js').Value} Value
@@ -21,18 +20,13 @@ export class LiveState {
   #listeners = new Set();
   #synced = false;
   #ended = false;
+  #whole = deferred();
   /** Settled when the first snapshot is complete; rejects where the server refuses the channel, and where it is closed before. @type {Promise<void>} */
-  ready;
-  /** @type {(error?: Error) => void} */
-  #settle = () => {};
+  ready = this.#whole.promise;
 
-  /** @param {import('./channel.js').Channel} channel */
+  /** @package @param {import('./channel.js').Channel} channel */
   constructor(channel) {
     this.#channel = channel;
-    this.ready = new Promise((resolve, reject) => {
-      this.#settle = (error) => (error ? reject(error) : resolve());
-    });
-    this.ready.catch(() => {});
     const { view, name } = channel;
     if (!view) return;
     for (const [key, { data }] of view.entries(name)) this.#values.set(key, data);
@@ -77,7 +71,7 @@ export class LiveState {
 
   /** @param {(value: unknown, key: string, state: LiveState) => void} each */
   forEach(each) {
-    for (const [key, value] of this.#values) each(value, key, this);
+    this.#values.forEach((value, key) => each(value, key, this));
   }
 
   [Symbol.iterator]() {
@@ -102,19 +96,17 @@ export class LiveState {
   /** @package @param {string} key @param {Value | undefined} held */
   change(key, held) {
     if (this.#ended) return;
-    const removed = !held || held.removed;
+    const { data: value, time = NaN, removed } = /** @type {Partial<Value> & {removed: boolean}} */ (held ?? { removed: true });
     const previous = this.#values.get(key);
-    if (removed) {
-      if (!this.#values.delete(key)) return;
-    } else this.#values.set(key, held.data);
-    const value = removed ? undefined : held.data;
-    for (const listener of this.#listeners) guarded(listener, { key, value, previous, removed, time: held?.time ?? NaN });
+    if (!removed) this.#values.set(key, value);
+    else if (!this.#values.delete(key)) return;
+    for (const listener of this.#listeners) guarded(listener, { key, value, previous, removed, time });
   }
 
   /** @package */
   sync() {
     this.#synced = true;
-    this.#settle();
+    this.#whole.resolve();
   }
 
   /** @package */
@@ -123,7 +115,7 @@ export class LiveState {
   /** @package @param {Error} [error] */
   end(error) {
     this.#ended = true;
-    this.#settle(error ?? new FulmarError('closed', 'The state was closed before its first snapshot was complete.'));
+    this.#whole.reject(error ?? new FulmarError('closed', 'It was ended.'));
     this.#listeners.clear();
   }
 }

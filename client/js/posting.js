@@ -1,34 +1,36 @@
-/** Publishing over HTTP, by requests with the secret of a session. */
-import { FulmarError, errorOf, fromAnswer, isPassing } from './errors.js';
+/** Requests over HTTP, and publishing by them with the secret of a session. */
+import { FulmarError, answerOf, isPassing, unreachable } from './errors.js';
 import { Connection } from './connection.js';
-import { toJson } from './json.js';
+import { toBase64 } from './json.js';
 
-/**
- * @param {string} base @param {string} path
- * @param {{channels?: Iterable<string>, after?: string | null, wait?: number}} [query]
- * @returns {string}
- */
+/** @typedef {{channels?: Iterable<string>, after?: string | null, wait?: number}} Query */
+
+/** @param {string} base @param {string} path @param {Query} [query] @returns {string} */
 export function urlOf(base, path, { channels = [], after, wait } = {}) {
-  const query = new URLSearchParams();
-  for (const channel of channels) query.append('channel', channel);
-  if (after) query.append('after', after);
-  if (wait) query.append('wait', String(wait));
-  const text = query.toString();
-  return `${base.replace(/\/+$/, '')}${path}${text ? `?${text}` : ''}`;
+  const query = new URLSearchParams(Array.from(channels, (channel) => ['channel', channel]));
+  if (after) query.set('after', after);
+  if (wait) query.set('wait', String(wait));
+  return `${base.replace(/\/+$/, '')}${path}?${query}`.replace(/\?$/, '');
 }
 
-/** @param {string} base @param {unknown} cause */
-export const unreachable = (base, cause) => new FulmarError(
-  'unreachable', `No answer from ${base}: does the server run, and does it allow this page's origin?`, { cause });
+/**
+ * @param {import('./fulmar.js').Placed} where @param {string} path @param {RequestInit} init @param {Query} [query]
+ * @returns {Promise<Response>} that is no error
+ */
+export async function ask({ base, fetch = globalThis.fetch }, path, init, query) {
+  const response = await fetch(urlOf(base, path, query), { cache: 'no-store', ...init }).catch((cause) => {
+    throw unreachable(`No answer from ${base}: does it allow this origin?`, cause);
+  });
+  if (!response.ok) await answerOf(response);
+  return response;
+}
 
 /** @abstract */
 export class PostingConnection extends Connection {
-  /** @protected @type {string} */
-  base;
-  /** @protected @type {(url: string, init?: RequestInit) => Promise<Response>} */
-  fetch;
-  /** Of the session that publishes; the server makes one where there is none. @type {string | null} */
-  #secret = null;
+  /** @protected */
+  options;
+  /** Of the session that publishes; the server makes one where there is none. @type {string | undefined} */
+  #secret;
   /** Settled when the session is there. @type {Promise<unknown> | null} */
   #session = null;
   /** Settled when the publications before have been answered: requests at once would arrive in any order. */
@@ -37,16 +39,12 @@ export class PostingConnection extends Connection {
   #turn = 0;
 
   /** @param {import('./fulmar.js').TransportName} transport @param {import('./fulmar.js').Placed} options */
-  constructor(transport, { base, fetch = globalThis.fetch }) {
+  constructor(transport, options) {
     super(transport, 'json');
-    this.base = base;
-    // A page's fetch insists on being called without a receiver.
-    this.fetch = (url, init) => fetch(url, init).catch((cause) => {
-      throw unreachable(base, cause);
-    });
+    this.options = options;
   }
 
-  /** @param {string} secret */
+  /** Who the client is, from now on: to be said before it subscribes. @param {string} secret of its session */
   identify(secret) {
     this.#secret = secret;
   }
@@ -67,53 +65,37 @@ export class PostingConnection extends Connection {
 
   /** @param {string} channel @param {import('./connection.js').Content} content @param {number} turn */
   async #publish(channel, content, turn) {
-    if (turn !== this.#turn) throw new FulmarError('unreachable', 'One before it did not arrive, so it was not sent: publish it again.');
-    if (!this.open) throw new FulmarError('closed', 'The connection is closed: open another.');
-    const message = toJson({ type: 'publish', channel, ...content });
-    const known = this.#session !== null;
-    try {
-      return await this.#send(message);
-    } catch (error) {
-      if (!known || !(error instanceof FulmarError) || error.status !== 401) throw error;
-      this.#session = null;
-      return this.#send(message);
+    if (turn !== this.#turn) throw unreachable('One before it did not arrive.');
+    this.mustBeOpen();
+    const { data, key, ...rest } = content;
+    const payload = data instanceof Uint8Array ? { b64: toBase64(data) } : { data };
+    const message = { type: 'publish', channel, ...rest, ...payload, key: key || undefined };
+    for (let known = this.#session; ; known = null) {
+      try {
+        // The secret makes the same session again, and with it the ids of what it has published.
+        await (this.#session ??= this.#post('/session', {}).then(({ secret }) => (this.#secret ??= secret)));
+      } catch (error) {
+        this.#session = null;
+        throw error;
+      }
+      try {
+        return await this.#post('/send', message);
+      } catch (error) {
+        if (!known || !(error instanceof FulmarError) || error.status !== 401) throw error;
+        this.#session = null;
+      }
     }
   }
 
-  /** @param {Record<string, unknown>} message */
-  async #send(message) {
-    this.#session ??= this.#makeSession();
-    try {
-      await this.#session;
-    } catch (error) {
-      this.#session = null;
-      throw error;
-    }
-    return this.#post('/send', message, this.#bearer());
-  }
-
-  /** The secret makes the same session again, and with it the ids of what it has published. */
-  async #makeSession() {
-    const { secret } = await this.#post('/session', {}, this.#bearer());
-    this.#secret ??= secret;
-  }
-
-  /** @returns {Record<string, string>} */
-  #bearer() {
-    return this.#secret ? { authorization: `Bearer ${this.#secret}` } : {};
-  }
-
-  /** @param {string} path @param {unknown} content @param {Record<string, string>} [headers] */
-  async #post(path, content, headers = {}) {
+  /** @param {string} path @param {unknown} content */
+  async #post(path, content) {
     const body = JSON.stringify(content);
     this.received.sent += body.length;
-    const response = await this.fetch(urlOf(this.base, path), {
+    return answerOf(await ask(this.options, path, {
       method: 'POST',
-      headers: { 'content-type': 'application/json', ...headers },
+      headers: { 'content-type': 'application/json', ...(this.#secret && { authorization: `Bearer ${this.#secret}` }) },
       body,
       signal: AbortSignal.timeout(15_000),
-    });
-    if (!response.ok) throw await errorOf(response);
-    return fromAnswer(await response.text());
+    }));
   }
 }

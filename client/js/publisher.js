@@ -2,19 +2,13 @@
  * What a client publishes: each publication has an id, by which the server knows a repeat, so one whose answer was lost
  * with its connection is sent again on the next and still applied once (PROTOCOL.md, section 7).
  */
-import { FulmarError, isPassing } from './errors.js';
-
-/** Publications that may wait for their answers. */
-export const MAX_PENDING = 1000;
-/** For how long a publication is sent again: the server knows its id for 2 min, and has to get it before. */
-export const REPEAT_MS = 100_000;
-/** When they are sent again over HTTP, after a request that came to nothing. */
-const AGAIN_MS = 1000;
+import { AGAIN_MS, MAX_PENDING, REPEAT_MS } from './limits.js';
+import { FulmarError, deferred, isPassing, unreachable } from './errors.js';
 
 /**
  * @typedef {import('./connection.js').Content} Content
  * @typedef {{channel: string, content: Content, resolve: (answer: {epoch: string, offset: number}) => void,
- *   reject: (error: Error) => void, timer: any, sent: boolean}} Pending
+ *   reject: (error: unknown) => void, timer: any, sent: boolean}} Pending
  */
 
 export class Publisher {
@@ -40,22 +34,19 @@ export class Publisher {
    * @param {string} channel @param {Content} content
    * @returns {Promise<{epoch: string, offset: number}>} where it stands in the channel
    */
-  publish(channel, content) {
+  async publish(channel, content) {
     if (this.#pending.size >= MAX_PENDING) {
-      const message = `${MAX_PENDING} publications wait for their answers: wait for some before you publish more.`;
-      return Promise.reject(new FulmarError('too_many_pending', message));
+      throw new FulmarError('too_many_pending', `${MAX_PENDING} have no answer yet.`);
     }
     const id = content.id ?? `${this.#prefix}.${(this.#count++).toString(36)}`;
-    if (this.#pending.has(id)) {
-      return Promise.reject(new FulmarError('bad_id', 'A publication with this id waits for its answer: give another id, or wait.'));
-    }
-    return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => this.#expire(id), REPEAT_MS);
-      const pending = { channel, content: { ...content, id }, resolve, reject, timer, sent: false };
-      this.#pending.set(id, pending);
-      // Behind those that wait to be sent again.
-      if (this.#connection && !this.#again) this.#send(this.#connection, id, pending);
-    });
+    if (this.#pending.has(id)) throw new FulmarError('bad_id', 'One of this id has no answer yet.');
+    const { promise, ...settle } = /** @type {typeof deferred<{epoch: string, offset: number}>} */ (deferred)();
+    const timer = setTimeout(() => this.#expire(id), REPEAT_MS);
+    const pending = { channel, content: { ...content, id }, ...settle, timer, sent: false };
+    this.#pending.set(id, pending);
+    // Behind those that wait to be sent again.
+    if (this.#connection && !this.#again) this.#send(this.#connection, id, pending);
+    return promise;
   }
 
   /**
@@ -88,25 +79,22 @@ export class Publisher {
   /** @param {string} id */
   #take(id) {
     const pending = this.#pending.get(id);
-    if (!pending) return undefined;
     this.#pending.delete(id);
-    clearTimeout(pending.timer);
+    clearTimeout(pending?.timer);
     return pending;
   }
 
   /** @param {string} id */
   #expire(id) {
     const pending = this.#take(id);
-    if (!pending) return;
-    const message = pending.sent
-      ? 'No answer came, so it is not known whether it was published; it is not sent any more: look before you publish it again.'
-      : 'There was no connection to publish it on: publish it again when there is.';
-    pending.reject(new FulmarError(pending.sent ? 'unanswered' : 'unreachable', message));
+    pending?.reject(pending.sent
+      ? new FulmarError('unanswered', 'It was not answered.')
+      : unreachable('There was no connection.'));
   }
 
   /** @param {Error} error for all that wait */
   end(error) {
     this.use(null);
-    for (const id of [...this.#pending.keys()]) this.#take(id)?.reject(error);
+    for (const id of this.#pending.keys()) this.#take(id)?.reject(error);
   }
 }

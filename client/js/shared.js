@@ -17,18 +17,14 @@
  * @typedef {{is: 'lost', close: import('./connection.js').Close, why?: Refusal}} Lost
  * @typedef {Want | Leave | Reading | Joined | Told | Alive | Lost} Word
  */
-import { buildCursor, entryOf, formatCursor } from './cursor.js';
-import { CloseCode, FulmarError, closedError, errorOf, fromAnswer } from './errors.js';
-import { PostingConnection, urlOf } from './posting.js';
-import { Positions } from './positions.js';
+import { ALIVE_MS } from './limits.js';
+import { cursorFor, entryFrom, entryOf, formatCursor } from './cursor.js';
+import { FulmarError, answerOf, closedError, deferred } from './errors.js';
+import { PostingConnection, ask } from './posting.js';
 import { messagesOf } from './transports/poll.js';
 
-/** The reading tab says so often that the server is heard, in ms. */
-const ALIVE_MS = 5000;
-
-/** Whether tabs have to share, and can. @param {string} base of the server @returns {boolean} */
-export const shares = (base) => base.startsWith('http:')
-  && !!globalThis.document && !!globalThis.navigator.locks && !!globalThis.BroadcastChannel;
+/** Whether tabs have to share, and can. @param {string} base of the server */
+export const shares = (base) => base.startsWith('http:') && globalThis.document && navigator.locks && globalThis.BroadcastChannel;
 
 export class SharedConnection extends PostingConnection {
   quiet = 45_000;
@@ -37,9 +33,8 @@ export class SharedConnection extends PostingConnection {
   #tab = crypto.randomUUID();
   /** @type {BroadcastChannel} */
   #bus;
-  #positions = new Positions();
-  /** @type {Map<string, {resolve: () => void, reject: (error: Error) => void}>} */
-  #channels = new Map();
+  /** Those who wait for the reading tab to have their channel. @type {Map<string, {resolve: () => void, reject: (error: Error) => void}>} */
+  #joining = new Map();
   /** Gives the lock up. */
   #ended = new AbortController();
   /** Of the tab that reads: its connection. @type {HttpConnection | null} */
@@ -67,22 +62,20 @@ export class SharedConnection extends PostingConnection {
    * @returns {Promise<{type: 'subscribed', channel: string}>}
    */
   async subscribe(channel, from = {}) {
-    if (!this.open) throw new FulmarError('closed', 'The connection is closed.');
-    if (this.#channels.has(channel)) {
-      throw new FulmarError('already_subscribed', `The connection has ${channel} already.`);
-    }
-    const joined = new Promise((resolve, reject) => {
-      this.#channels.set(channel, { resolve: () => resolve(undefined), reject });
-    });
-    joined.catch(() => {});
+    this.mustLack(channel);
+    const { promise: joined, ...waiting } = deferred();
+    this.#joining.set(channel, waiting);
+    this.channels.add(channel);
     try {
       const entry = await this.#begin(channel, from);
-      this.#positions.seed(channel, entry);
+      this.positions.seed(channel, entry);
       this.#say({ is: 'want', tab: this.#tab, channel, entry });
       await joined;
     } catch (error) {
-      this.#channels.delete(channel);
+      this.channels.delete(channel);
       throw error;
+    } finally {
+      this.#joining.delete(channel);
     }
     return { type: 'subscribed', channel };
   }
@@ -92,16 +85,11 @@ export class SharedConnection extends PostingConnection {
    * with them has to say from where.
    * @param {string} channel @param {import('./connection.js').From} from @returns {Promise<Entry>}
    */
-  async #begin(channel, { position, after }) {
-    let cursor = position ? buildCursor([{ channel, ...position }]) : after;
+  async #begin(channel, from) {
+    let cursor = cursorFor(null, [], entryFrom(channel, from));
     for (;;) {
-      const response = await this.fetch(urlOf(this.base, '/poll', { channels: [channel], after: cursor }), {
-        cache: 'no-store', signal: this.#ended.signal,
-      });
-      if (!response.ok) throw await errorOf(response);
-      const text = await response.text();
-      const answer = fromAnswer(text);
-      this.received.bytes += text.length;
+      const response = await ask(this.options, '/poll', { signal: this.#ended.signal }, { channels: [channel], after: cursor });
+      const answer = await answerOf(response, (text) => (this.received.bytes += text.length));
       this.heard = performance.now();
       for (const message of messagesOf(answer)) this.deliver(message);
       cursor = answer.cursor;
@@ -112,23 +100,9 @@ export class SharedConnection extends PostingConnection {
 
   /** @param {string} channel */
   async unsubscribe(channel) {
-    if (!this.#channels.delete(channel)) return;
-    this.#positions.forget(channel);
+    if (!this.channels.delete(channel)) return;
+    this.positions.forget(channel);
     this.#say({ is: 'leave', tab: this.#tab, channel });
-  }
-
-  /** @param {string} channel */
-  has(channel) {
-    return this.#channels.has(channel);
-  }
-
-  /** @param {string} channel */
-  entry(channel) {
-    return this.#positions.entry(channel);
-  }
-
-  get cursor() {
-    return this.#positions.cursor;
   }
 
   // ---- what tabs say to each other ----------------------------------------------------------------------------------
@@ -144,13 +118,13 @@ export class SharedConnection extends PostingConnection {
     if (!this.open) return;
     switch (word.is) {
       case 'reading':
-        for (const channel of this.#channels.keys()) {
+        for (const channel of this.channels) {
           const entry = this.entry(channel);
           if (entry) this.#say({ is: 'want', tab: this.#tab, channel, entry });
         }
         break;
       case 'joined': {
-        const waiting = this.#channels.get(word.channel);
+        const waiting = this.#joining.get(word.channel);
         if (!word.refusal) waiting?.resolve();
         else waiting?.reject(errorFrom(word.refusal));
         break;
@@ -167,12 +141,12 @@ export class SharedConnection extends PostingConnection {
   #told(message) {
     this.heard = performance.now();
     const { type, channel, epoch, offset } = message;
-    if (!this.#channels.has(channel)) return;
+    if (!this.channels.has(channel)) return;
     const at = this.entry(channel);
     const isKnown = at?.epoch === epoch && offset <= at.offset;
     if (isKnown && (type === 'publication' || type === 'gap')) return;
     this.deliver(message);
-    this.#positions.note(message);
+    this.positions.note(message);
   }
 
   // ---- of the tab that reads ----------------------------------------------------------------------------------------
@@ -197,15 +171,10 @@ export class SharedConnection extends PostingConnection {
       this.#say({ is: 'alive' });
     };
     this.#say({ is: 'reading' });
-    const ended = new Promise((resolve) => this.#ended.signal.addEventListener('abort', resolve, { once: true }));
-    const close = await Promise.race([reader.closed, ended.then(() => null)]);
+    this.#ended.signal.onabort = () => reader.close();
+    const { error, ...close } = await reader.closed;
     this.#reader = null;
-    if (!close) reader.close();
-    else {
-      const { code, reason, retry, error } = close;
-      const why = error instanceof FulmarError ? refusalOf(error) : undefined;
-      this.#say({ is: 'lost', close: { code, reason, retry }, why });
-    }
+    if (this.open) this.#say({ is: 'lost', close, why: error instanceof FulmarError ? refusalOf(error) : undefined });
   }
 
   /** @param {Want} want */
@@ -242,18 +211,13 @@ export class SharedConnection extends PostingConnection {
     }
   }
 
-  /** @param {number} [code] @param {string} [reason] */
-  close(code = CloseCode.NORMAL, reason = '') {
-    this.finish({ code, reason });
-  }
-
   /** @protected @param {import('./connection.js').Close} close */
   release(close) {
     this.#bus.postMessage({ is: 'leave', tab: this.#tab, channel: null });
     this.#bus.close();
     this.#ended.abort();
     const error = /** @type {Error} */ (close.error) ?? closedError(close);
-    for (const { reject } of this.#channels.values()) reject(error);
+    for (const { reject } of this.#joining.values()) reject(error);
   }
 }
 
@@ -261,4 +225,4 @@ export class SharedConnection extends PostingConnection {
 const refusalOf = ({ code, message, status }) => ({ code, message, status });
 
 /** @param {Refusal} refusal */
-const errorFrom = ({ code, message, status }) => new FulmarError(code, message, { status });
+const errorFrom = ({ code, message, ...more }) => new FulmarError(code, message, more);

@@ -4,6 +4,7 @@
  * A snapshot replaces what is held value by value, so that no key is missing for a moment: what a `reset` forgets is
  * shown on until the snapshot has brought its key anew, or has come to its end without it.
  */
+import { MAX_AHEAD, MAX_REMOVED } from './limits.js';
 
 /**
  * @typedef {object} Value
@@ -13,11 +14,14 @@
  * @property {boolean} removed
  * @property {unknown} [data]
  * @property {number} snapshot the count of resets it has survived or come after; of those before it is only shown
- * @typedef {{epoch: string | null, synced: boolean, snapshot: number, values: Map<string, Value>, removed: number}} Held
+ * @typedef {object} Held
+ * @property {string | undefined} epoch
+ * @property {boolean} synced
+ * @property {number} snapshot
+ * @property {Map<string, Value>} values
+ * @property {number} removed how many of the values are removals
+ * @property {import('./wire.js').Publication[]} ahead
  */
-
-/** Removed keys that are remembered in a channel, so that an older value that was overtaken does not bring them back. */
-const MAX_REMOVED = 1024;
 
 export class StateView {
   /** @type {Map<string, Held>} */
@@ -25,82 +29,74 @@ export class StateView {
   /** The `time` of the newest publication applied; 0 before the first. */
   newest = 0;
 
-  /** @param {string} channel @returns {Held} */
-  #held(channel) {
-    let held = this.#channels.get(channel);
-    if (!held) {
-      held = { epoch: null, synced: false, snapshot: 0, values: new Map(), removed: 0 };
-      this.#channels.set(channel, held);
-    }
-    return held;
-  }
-
   /**
    * @param {import('./wire.js').Message} message publication, reset or synced of a state channel; others do nothing
    * @param {(key: string) => void} [changed] is told each key that it changed, when all is as it will be
    * @returns {boolean} whether it changed what is held
    */
-  apply(message, changed) {
-    switch (message.type) {
+  apply(message, changed = () => {}) {
+    if (!('offset' in message)) return false;
+    const { type, channel, epoch, offset } = message;
+    /** @type {Held} */
+    const held = this.#channels.get(channel)
+      ?? { epoch: undefined, synced: false, snapshot: 0, values: new Map(), removed: 0, ahead: [] };
+    const { values } = held;
+    this.#channels.set(channel, held);
+    /** @param {string} key */
+    const remove = (key) => {
+      if (values.get(key)?.removed) held.removed--;
+      values.delete(key);
+    };
+    switch (type) {
       case 'publication': {
-        const isNew = this.#publication(message);
-        if (isNew) changed?.(message.key);
-        return isNew;
+        const { time, key, removed, data } = message;
+        held.epoch ??= epoch;
+        if (held.epoch !== epoch) {
+          // A straggler of an old epoch, or the first of the one that a reset is about to tell.
+          if (held.ahead.length < MAX_AHEAD) held.ahead.push(message);
+          return false;
+        }
+        const before = values.get(key);
+        // One that a reset forgot and that another epoch counted has nothing to say about the order.
+        if (before?.epoch === epoch && offset <= before.offset) {
+          if (offset === before.offset) before.snapshot = held.snapshot;
+          return false;
+        }
+        // Removals are set anew at the end: the map's order is then theirs.
+        if (removed || before?.removed) remove(key);
+        if (removed) held.removed++;
+        values.set(key, { epoch, offset, time, removed, data, snapshot: held.snapshot });
+        if (held.removed > MAX_REMOVED) {
+          for (const [oldest, value] of values) {
+            if (!value.removed) continue;
+            remove(oldest);
+            break;
+          }
+        }
+        this.newest = Math.max(this.newest, time);
+        changed(key);
+        return true;
       }
-      case 'reset': return this.#reset(message);
-      case 'synced': return this.#synced(message, changed);
+      case 'reset': {
+        const before = held.snapshot++;
+        for (const [key, value] of values) {
+          if (value.snapshot === before && value.epoch === epoch && value.offset > offset) value.snapshot++;
+          else if (value.removed) remove(key);
+        }
+        held.epoch = epoch;
+        held.synced = false;
+        for (const one of held.ahead.splice(0)) if (one.epoch === epoch && one.offset > offset) this.apply(one, changed);
+        return false;
+      }
+      case 'synced': {
+        held.synced = true;
+        const gone = [...values].filter(([, { snapshot }]) => snapshot < held.snapshot).map(([key]) => key);
+        gone.forEach(remove);
+        gone.forEach(changed);
+        return gone.length > 0;
+      }
       default: return false;
     }
-  }
-
-  /** @param {import('./wire.js').Publication} message */
-  #publication({ channel, epoch, offset, time, key, removed, data }) {
-    const held = this.#held(channel);
-    held.epoch ??= epoch;
-    // A reset comes before anything of a new epoch, so this is a straggler of an old one.
-    if (held.epoch !== epoch) return false;
-    const before = held.values.get(key);
-    // One that a reset forgot and that another epoch counted has nothing to say about the order.
-    if (before && before.epoch === epoch && offset <= before.offset) {
-      if (offset === before.offset) before.snapshot = held.snapshot;
-      return false;
-    }
-    if (before?.removed) held.removed--;
-    if (removed) {
-      // Set anew at the end: the map's order is then the order of the removals.
-      held.values.delete(key);
-      held.removed++;
-    }
-    held.values.set(key, { epoch, offset, time, removed, data, snapshot: held.snapshot });
-    if (held.removed > MAX_REMOVED) forgetOldestRemoved(held);
-    if (time > this.newest) this.newest = time;
-    return true;
-  }
-
-  /** @param {import('./wire.js').Reset} message */
-  #reset({ channel, epoch, offset }) {
-    const held = this.#held(channel);
-    const before = held.snapshot++;
-    for (const [key, value] of held.values) {
-      if (value.snapshot === before && value.epoch === epoch && value.offset > offset) value.snapshot = held.snapshot;
-      else if (value.removed) {
-        held.values.delete(key);
-        held.removed--;
-      }
-    }
-    held.epoch = epoch;
-    held.synced = false;
-    return false;
-  }
-
-  /** @param {import('./wire.js').Synced} message @param {(key: string) => void} [changed] */
-  #synced({ channel }, changed) {
-    const held = this.#held(channel);
-    const gone = [...held.values].filter(([, { snapshot }]) => snapshot < held.snapshot).map(([key]) => key);
-    for (const key of gone) held.values.delete(key);
-    held.synced = true;
-    if (changed) gone.forEach(changed);
-    return gone.length > 0;
   }
 
   /** @param {string} channel @param {string} key @returns {Value | undefined} what is known of it, a removal too */
@@ -110,27 +106,16 @@ export class StateView {
 
   /** @param {string} channel @param {string} [key] @returns {unknown} undefined where the key holds nothing */
   get(channel, key = '') {
-    const value = this.#channels.get(channel)?.values.get(key);
-    return value?.removed ? undefined : value?.data;
+    return this.held(channel, key)?.data;
   }
 
   /** @param {string} channel @returns {boolean} whether a snapshot is complete */
   synced(channel) {
-    return this.#channels.get(channel)?.synced ?? false;
+    return !!this.#channels.get(channel)?.synced;
   }
 
   /** @param {string} channel @returns {Generator<[key: string, value: Value]>} the keys that hold something */
   *entries(channel) {
     for (const entry of this.#channels.get(channel)?.values ?? []) if (!entry[1].removed) yield entry;
-  }
-}
-
-/** @param {Held} held */
-function forgetOldestRemoved(held) {
-  for (const [key, value] of held.values) {
-    if (!value.removed) continue;
-    held.values.delete(key);
-    held.removed--;
-    return;
   }
 }

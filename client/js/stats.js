@@ -52,7 +52,7 @@ export class Meter {
     this.#began = performance.now();
     this.#open.add(connection);
     connection.closed.then(() => {
-      this.#past = this.#with(connection);
+      add(this.#past, connection);
       this.#open.delete(connection);
     });
   }
@@ -70,16 +70,15 @@ export class Meter {
     this.#before = { time, transit };
   }
 
-  /** @param {import('./fulmar.js').AnyConnection} connection @param {Counts} [sum] @returns {Counts} */
-  #with({ received }, sum = this.#past) {
-    return /** @type {Counts} */ (Object.fromEntries(
-      Object.entries(sum).map(([name, count]) => [name, count + received[/** @type {keyof Counts} */ (name)]])));
-  }
-
   /** @returns {Counts} */
   get counts() {
-    let sum = this.#past;
-    for (const connection of this.#open) sum = this.#with(connection, sum);
+    const sum = { ...this.#past };
+    for (const connection of this.#open) add(sum, connection);
     return sum;
   }
+}
+
+/** @param {any} sum @param {{received: any}} connection */
+function add(sum, { received }) {
+  for (const name in sum) sum[name] += received[name];
 }

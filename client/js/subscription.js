@@ -12,10 +12,8 @@
  * @property {(error: Error) => void} [onError] the server does not let this channel be read (any more)
  */
 
-import { FulmarError } from './errors.js';
-
-/** Publications that wait for their iterator: above the first the channel pauses, below the second it goes on. */
-export const HIGH_WATER = 256, LOW_WATER = 64;
+import { HIGH_WATER, LOW_WATER } from './limits.js';
+import { FulmarError, deferred, guarded } from './errors.js';
 
 /** @implements {AsyncIterable<Publication>} */
 export class Subscription {
@@ -29,20 +27,14 @@ export class Subscription {
   #ended = false;
   /** @type {Error | null} */
   #error = null;
+  #taken = deferred();
   /** Settled when the server has taken the subscription first; rejects where it refuses, and where it is ended before. @type {Promise<void>} */
-  ready;
-  /** @type {(error?: Error) => void} */
-  #settle = () => {};
+  ready = this.#taken.promise;
 
-  /** @param {import('./channel.js').Channel} channel @param {Handlers} handlers */
+  /** @package @param {import('./channel.js').Channel} channel @param {Handlers} handlers */
   constructor(channel, handlers) {
     this.#channel = channel;
     this.#handlers = handlers;
-    this.ready = new Promise((resolve, reject) => {
-      this.#settle = (error) => (error ? reject(error) : resolve());
-    });
-    // Who does not wait for it hears of a refusal from `onError` or the iterator.
-    this.ready.catch(() => {});
   }
 
   /** The channel's name. */
@@ -60,28 +52,18 @@ export class Subscription {
     return this.#queue.size >= HIGH_WATER;
   }
 
-  /** @package @param {import('./wire.js').Message} message @param {boolean} keyed whether only the newest of a key counts */
+  /** @package @param {import('./wire.js').InChannel} message @param {boolean} keyed whether only the newest of a key counts */
   deliver(message, keyed) {
+    const { type } = message;
     const { onPublication, onGap, onReset, onSynced } = this.#handlers;
-    switch (message.type) {
-      case 'publication': {
-        const publication = /** @type {Publication} */ (message);
-        if (onPublication) guarded(onPublication, publication);
-        else this.#push(publication, keyed);
-        break;
-      }
-      case 'gap': guarded(onGap, /** @type {any} */ (message)); break;
-      case 'reset': guarded(onReset, /** @type {any} */ (message)); break;
-      case 'synced': guarded(onSynced, /** @type {any} */ (message)); break;
+    if (type !== 'publication' || onPublication) {
+      guarded(/** @type {any} */ ({ publication: onPublication, gap: onGap, reset: onReset, synced: onSynced })[type], message);
+      return;
     }
-  }
-
-  /** @param {Publication} publication @param {boolean} keyed */
-  #push(publication, keyed) {
-    const place = keyed ? publication.key : this.#count++;
+    const place = keyed ? message.key : this.#count++;
     // Set anew at the end: the queue is in the order of the publications.
     this.#queue.delete(place);
-    this.#queue.set(place, publication);
+    this.#queue.set(place, message);
     this.#wake();
   }
 
@@ -91,7 +73,7 @@ export class Subscription {
 
   /** @package */
   accepted() {
-    this.#settle();
+    this.#taken.resolve();
   }
 
   /** Nothing comes any more. @package @param {Error} [error] why, where it is not that nobody wants it */
@@ -99,7 +81,7 @@ export class Subscription {
     if (this.#ended) return;
     this.#ended = true;
     this.#error = error ?? null;
-    this.#settle(error ?? new FulmarError('closed', 'The subscription was ended before the server had taken it.'));
+    this.#taken.reject(error ?? new FulmarError('closed', 'It was ended.'));
     if (error) guarded(this.#handlers.onError, error);
     this.#wake();
   }
@@ -113,7 +95,7 @@ export class Subscription {
 
   /** @returns {AsyncIterator<Publication, undefined>} of which there should be one only */
   [Symbol.asyncIterator]() {
-    if (this.#handlers.onPublication) throw new TypeError('a subscription with onPublication cannot be iterated');
+    if (this.#handlers.onPublication) throw new TypeError('it has onPublication');
     return {
       next: async () => {
         for (;;) {
@@ -133,17 +115,5 @@ export class Subscription {
         return { value: undefined, done: true };
       },
     };
-  }
-}
-
-/**
- * The application's mistake is the application's to see, and must not stop the reading.
- * @template T @param {((value: T) => void) | undefined} handler @param {T} value
- */
-export function guarded(handler, value) {
-  try {
-    handler?.(value);
-  } catch (error) {
-    setTimeout(() => { throw error; });
   }
 }

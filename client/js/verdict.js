@@ -1,62 +1,42 @@
-/**
- * Which transport worked here last, remembered for some minutes: the next page does not wait once more for what does
- * not come through.
- *
- * @typedef {import('./fulmar.js').TransportName} TransportName
- */
+/** What worked here last, remembered for a while: the next page does not wait once more for what does not come through. */
+import { VERDICT_MS } from './limits.js';
 
-export const VERDICT_MS = 5 * 60_000;
-
-/** What is known of the network that the device is in; it changes when the device moves to another. */
-function network() {
-  const { type, effectiveType } = /** @type {any} */ (globalThis.navigator)?.connection ?? {};
-  return [type, effectiveType].filter(Boolean).join(' ');
-}
+/** The network that the device is in. How good it is just now makes it no other one. */
+const network = () => /** @type {any} */ (globalThis.navigator)?.connection?.type;
 
 /** @type {Map<string, string>} where there is no storage: in node, in workers, and where pages may not store */
 const memory = new Map();
 
-/** @returns {{getItem(key: string): string | null | undefined, setItem(key: string, value: string): void,
- *   removeItem(key: string): void}} */
-export function storage() {
+/**
+ * @param {string} key @param {number} [now] ms since 1970 @param {number} [ms] for how long it holds
+ * @returns {any} what was remembered in this network; null where nothing was
+ */
+export function recall(key, now = Date.now(), ms = VERDICT_MS) {
+  let text = memory.get(key) ?? null;
   try {
-    if (globalThis.localStorage) return globalThis.localStorage;
+    text = localStorage.getItem(key);
   } catch {
-    // Storage is denied here.
+    // There is none, or it is denied.
   }
-  return {
-    getItem: (key) => memory.get(key),
-    setItem: (key, value) => void memory.set(key, value),
-    removeItem: (key) => void memory.delete(key),
-  };
-}
-
-
-/** @param {string} key of the server and the transports that it is about @param {number} now ms since 1970 @returns {TransportName | null} */
-export function recall(key, now) {
   try {
-    const said = JSON.parse(storage().getItem(key) ?? 'null');
-    if (said && said.network === network() && now - said.at < VERDICT_MS && now >= said.at) return said.transport;
+    const { what, at, where } = JSON.parse(text ?? '');
+    if (where === network() && now >= at && now - at < ms) return what;
   } catch {
-    // What is stored is somebody else's, or cannot be read.
+    // What is stored is somebody else's, or there is nothing.
   }
   return null;
 }
 
-/** @param {string} key of the server and the transports that it is about @param {TransportName} transport that carries a connection @param {number} now */
-export function remember(key, transport, now) {
+/** @param {string} key @param {unknown} what @param {number} [now] */
+export function remember(key, what, now = Date.now()) {
+  const text = JSON.stringify({ what, at: now, where: network() });
+  memory.set(key, text);
   try {
-    storage().setItem(key, JSON.stringify({ transport, at: now, network: network() }));
+    localStorage.setItem(key, text);
   } catch {
     // The storage is full or denied: the next page finds out by itself.
   }
 }
 
-/** The network is another one: nothing is known of it. @param {string} key */
-export function forget(key) {
-  try {
-    storage().removeItem(key);
-  } catch {
-    // There was nothing then.
-  }
-}
+/** @param {string} key */
+export const forget = (key) => remember(key, null);

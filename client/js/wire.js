@@ -40,14 +40,14 @@
  * @typedef {PublicationFrame | SyncedFrame | ((Subscribed | Gap | Reset) & {alias: number})} Aliased
  * @typedef {Aliased | Exclude<Message, {type: Aliased['type']}>} Frame a message of a server as a frame bears it
  */
-import { HAS_ID, HAS_KEY, KIND, REMOVED, Reader, Writer, packPayload, unpackPayload } from './bytes.js';
+import {
+  ACK, ATTACH, FRESH, FROM_CURSOR, FROM_NOTHING, FROM_POSITION, HAS_ID, HAS_KEY, HAS_PRIORITY, HAS_TTL, KIND, MADE_AGAIN, NOT_RECOVERED,
+  PING, PONG, PUBLICATION, PUBLISH, RECOVERED, REMOVED, SUBSCRIBE, UNSUBSCRIBE, VALUES,
+} from './codes.js';
+import { MAX_MESSAGE } from './limits.js';
+import { Reader, pack, packPayload, unpackPayload } from './bytes.js';
 import { FulmarError, malformed } from './errors.js';
 import { readValues } from './values.js';
-
-/** No frame of a server is longer than this. It bounds what a stream can make a client hold. */
-export const MAX_FRAME = 1 << 20;
-/** The longest message that a server takes. */
-const MAX_MESSAGE = 1 << 17;
 
 /**
  * A server that is sent more closes the connection.
@@ -55,70 +55,52 @@ const MAX_MESSAGE = 1 << 17;
  */
 export function bounded(message) {
   if (message.length > MAX_MESSAGE) {
-    throw new FulmarError('message_too_large', `A message of ${message.length} bytes is too long: ${MAX_MESSAGE} may be sent. Publish less at a time.`);
+    throw new FulmarError('message_too_large', `${message.length} of ${MAX_MESSAGE} bytes.`);
   }
   return message;
 }
 
-/** The first byte of what a client sends. */
-const CODES = {
-  ping: 0x09, pong: 0x0a, subscribe: 0x21, unsubscribe: 0x22, publish: 0x23, attach: 0x24, ack: 0x25,
-};
-const PUBLICATION = 0x01, VALUES = 0x0d;
-/** The other frames of a server by their first byte: the type, and the fields that all of the type have, in their order. */
-const FRAMES = /** @type {Record<number, string>} */ ({
-  0x02: 'subscribed ref alias channel epoch offset',
-  0x03: 'unsubscribed ref channel',
-  0x04: 'gap alias channel epoch offset',
-  0x05: 'reset alias channel epoch offset',
-  0x06: 'synced alias offset',
-  0x07: 'published ref channel epoch offset',
-  0x08: 'error ref',
-  0x09: 'ping ref',
-  0x0a: 'pong ref',
-  0x0b: 'close code reason',
-  0x0c: 'attached ref session',
-});
-/** Those of the fields that are integers; the others are strings. */
-const INTEGERS = new Set(['ref', 'alias', 'offset', 'code']);
+/** The other frames of a server from 0x02 on: the type, and the fields that all of the type have, in their order. */
+const FRAMES = [
+  'subscribed ref alias channel epoch offset',
+  'unsubscribed ref channel',
+  'gap alias channel epoch offset',
+  'reset alias channel epoch offset',
+  'synced alias offset',
+  'published ref channel epoch offset',
+  'error ref',
+  'ping ref',
+  'pong ref',
+  'close code reason',
+  'attached ref session',
+];
 
-/** Flags of a publish besides those of a publication. */
-const HAS_TTL = 0x20, HAS_PRIORITY = 0x40;
-const FROM_NOTHING = 0, FROM_CURSOR = 1, FROM_POSITION = 2;
-/** What `subscribed` says of the position that was asked from. */
-const RECOVERED = 1, NOT_RECOVERED = 2;
-/** What `attached` says of a session that was no longer known. */
-const MADE_AGAIN = 0;
-/** What `attach` says behind no positions where the session's subscriptions end. */
-const FRESH = 1;
-
-/** What is published where. @param {Writer} writer @param {Publish} message */
-function writePublish(writer, { channel, key, id, ttl_ms: ttl, priority, removed, data }) {
-  const [kind, payload] = removed ? [0, new Uint8Array(0)] : packPayload(data);
-  writer.byte(kind | (key ? HAS_KEY : 0) | (removed ? REMOVED : 0) | (id === undefined ? 0 : HAS_ID)
-    | (ttl === undefined ? 0 : HAS_TTL) | (priority === undefined ? 0 : HAS_PRIORITY));
-  writer.string(channel);
-  if (key) writer.string(key);
-  if (id !== undefined) writer.string(id);
-  if (ttl !== undefined) writer.integer(ttl);
-  if (priority !== undefined) {
-    if (!Number.isInteger(priority) || priority < 1 || priority > 255) throw new RangeError(`not a priority: ${priority}`);
-    writer.byte(priority);
-  }
-  writer.bytes(payload);
+/** What is published where. @param {Publish} message */
+function publishFields({ channel, key, id, ttl_ms: ttl, priority, removed, data }) {
+  const [kind, payload] = removed ? [REMOVED, new Uint8Array(0)] : packPayload(data);
+  const flags = kind | (key ? HAS_KEY : 0) | (id === undefined ? 0 : HAS_ID)
+    | (ttl === undefined ? 0 : HAS_TTL) | (priority === undefined ? 0 : HAS_PRIORITY);
+  if (priority !== undefined && (!priority || (priority & 255) !== priority)) throw new RangeError(`${priority}`);
+  return [
+    Uint8Array.of(flags), channel, key || [], id ?? [], ttl ?? [], priority === undefined ? [] : Uint8Array.of(priority), payload,
+  ].flat();
 }
 
-/** @param {Reader} reader @param {Content} message */
-function readContent(reader, message) {
+/** @param {Reader} reader @returns {PublicationFrame} */
+function readPublication(reader) {
+  /** @type {PublicationFrame} */
+  const message = {
+    type: 'publication', alias: reader.integer(), offset: reader.integer(), time: reader.integer(), key: '', removed: false,
+  };
   const flags = reader.byte();
-  if (flags & ~(KIND | HAS_KEY | REMOVED | HAS_ID)) throw malformed('a reserved flag is set');
-  if ((flags & KIND) === 3) throw malformed('there is no payload kind 3');
-  message.key = flags & HAS_KEY ? reader.string() : '';
+  if (flags & ~(KIND | HAS_KEY | REMOVED | HAS_ID) || (flags & KIND) === 3) throw malformed('flags');
+  if (flags & HAS_KEY) message.key = reader.string();
   if (flags & HAS_ID) message.id = reader.string();
   message.removed = (flags & REMOVED) !== 0;
   const payload = reader.rest();
   if (!message.removed) message.data = unpackPayload(flags & KIND, payload);
-  else if (payload.length) throw malformed('a removal has a payload');
+  else if (payload.length) throw malformed('length');
+  return message;
 }
 
 // ---- frames ---------------------------------------------------------------------------------------------------------
@@ -128,29 +110,29 @@ function readContent(reader, message) {
  * @returns {Uint8Array<ArrayBuffer>} its frame, without a length
  */
 export function encodeClient(message) {
-  const writer = new Writer().byte(CODES[message.type]);
-  if (message.type === 'ack') return writer.integer(message.newest).wide(message.bitmap).finish();
-  writer.integer(message.ref ?? 0);
-  switch (message.type) {
+  return bounded(pack(clientFields(message)));
+}
+
+/** @param {ClientMessage} message */
+function clientFields(message) {
+  const { type } = message;
+  if (type === 'ack') return [ACK, message.newest, message.bitmap];
+  const { ref = 0 } = message;
+  switch (type) {
     case 'subscribe': {
       const { channel, position, after } = message;
-      writer.string(channel);
-      if (position) writer.byte(FROM_POSITION).string(position.epoch).integer(position.offset);
-      else if (after === undefined) writer.byte(FROM_NOTHING);
-      else writer.byte(FROM_CURSOR).string(after);
-      break;
+      const from = after === undefined ? [FROM_NOTHING] : [FROM_CURSOR, after];
+      return [SUBSCRIBE, ref, channel, ...(position ? [FROM_POSITION, position.epoch, position.offset] : from)];
     }
-    case 'unsubscribe': writer.string(message.channel); break;
-    case 'publish': writePublish(writer, message); break;
-    case 'attach':
-      writer.string(message.id ?? '').string(message.secret);
-      if (message.fresh) writer.integer(0).byte(FRESH);
-      else if (message.positions) {
-        writer.integer(message.positions.length);
-        for (const { channel, epoch, offset } of message.positions) writer.string(channel).string(epoch).integer(offset);
-      }
+    case 'unsubscribe': return [UNSUBSCRIBE, ref, message.channel];
+    case 'publish': return [PUBLISH, ref, ...publishFields(message)];
+    case 'attach': {
+      const { id = '', secret, fresh, positions } = message;
+      const held = positions?.flatMap(({ channel, epoch, offset }) => [channel, epoch, offset]);
+      return [ATTACH, ref, id, secret, ...(fresh ? [0, FRESH] : held ? [held.length / 3, ...held] : [])];
+    }
+    default: return [type === 'ping' ? PING : PONG, ref];
   }
-  return bounded(writer.finish());
 }
 
 /**
@@ -168,64 +150,56 @@ export function decodeServer(bytes) {
 function readServer(reader) {
   const frame = reader.byte();
   if (frame === VALUES) return readValues(reader);
-  if (frame === PUBLICATION) {
-    /** @type {PublicationFrame} */
-    const message = {
-      type: 'publication', alias: reader.integer(), offset: reader.integer(), time: reader.integer(), key: '',
-      removed: false,
-    };
-    readContent(reader, message);
-    return message;
-  }
-  const [type, ...fields] = FRAMES[frame]?.split(' ') ?? [];
+  if (frame === PUBLICATION) return readPublication(reader);
+  const [type, ...fields] = FRAMES[frame - 2]?.split(' ') ?? [];
   /** @type {any} */
   const message = { type };
-  for (const field of fields) message[field] = INTEGERS.has(field) ? reader.integer() : reader.string();
+  for (const field of fields) message[field] = /ref|alias|offset|code/.test(field) ? reader.integer() : reader.string();
   if (!message.ref) delete message.ref;
   switch (type) {
-    case undefined: throw malformed(`a server does not send frame ${frame}`);
+    case undefined: throw malformed(`frame ${frame}`);
     case 'subscribed':
       if (!reader.ended) {
         const recovered = reader.byte();
-        if (recovered !== RECOVERED && recovered !== NOT_RECOVERED) throw malformed('a position is recovered or it is not');
+        if (recovered !== RECOVERED && recovered !== NOT_RECOVERED) throw malformed('recovered');
         message.recovered = recovered === RECOVERED;
       }
       break;
     case 'error':
       message.error = { code: reader.string(), message: reader.string() };
-      if (!reader.ended && !(message.channel = reader.string())) throw malformed('a channel without a name');
+      if (!reader.ended && !(message.channel = reader.string())) throw malformed('channel');
       break;
     case 'close':
       if (!reader.ended) message.retry_ms = reader.integer();
       break;
     case 'attached':
       message.resumed = reader.ended;
-      if (!message.resumed && reader.byte() !== MADE_AGAIN) throw malformed('a session is resumed or made again');
+      if (!message.resumed && reader.byte() !== MADE_AGAIN) throw malformed('attached');
   }
   return message;
 }
 
 /** What the aliases of one connection stand for. */
-export class AliasTable {
+export function createAliases() {
   /** @type {Map<number, {channel: string, epoch: string}>} */
-  #places = new Map();
+  const places = new Map();
+  return {
+    /** @param {number} alias */
+    get: (alias) => places.get(alias),
 
-  /** @param {number} alias @returns {{channel: string, epoch: string} | undefined} */
-  get(alias) {
-    return this.#places.get(alias);
-  }
-
-  /**
-   * Learns from `subscribed`, `gap` and `reset`, and resolves what bears an alias only.
-   * @param {Frame} frame as decodeServer gives it
-   * @returns {Message | null} the same message without its alias; null if the alias is not known yet
-   */
-  resolve(frame) {
-    const { alias, ...message } = /** @type {Partial<Place> & {alias?: number}} */ (frame);
-    if (alias === undefined) return /** @type {Message} */ (frame);
-    const { channel, epoch } = message;
-    if (channel !== undefined && epoch !== undefined) this.#places.set(alias, { channel, epoch });
-    const place = this.#places.get(alias);
-    return place ? /** @type {Message} */ ({ ...message, ...place }) : null;
-  }
+    /**
+     * Learns from `subscribed`, `gap` and `reset`, and resolves what bears an alias only.
+     * @param {Frame} frame as decodeServer gives it
+     * @returns {Message | null} the same message without its alias; null if the alias is not known yet
+     */
+    resolve(frame) {
+      const { alias, ...message } = /** @type {Partial<Place> & {alias?: number}} */ (frame);
+      if (alias === undefined) return /** @type {Message} */ (frame);
+      const { channel, epoch } = message;
+      if (channel !== undefined && epoch !== undefined) places.set(alias, { channel, epoch });
+      const place = places.get(alias);
+      return place ? /** @type {Message} */ ({ ...message, ...place }) : null;
+    },
+  };
 }
+/** @typedef {ReturnType<typeof createAliases>} Aliases */

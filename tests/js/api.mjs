@@ -99,7 +99,8 @@ class Reference {
     const members = type.getProperties().filter(ours);
     const rows = members.map((member) => {
       const said = this.#doc(member);
-      const literal = member.declarations.find(ts.isPropertyAssignment)?.initializer.getText();
+      const constant = this.#checker.getShorthandAssignmentValueSymbol(member.declarations[0]);
+      const literal = constant && this.#origin(constant).declarations[0].initializer?.getText();
       return `- \`${name}.${member.name}\`${literal ? `: ${literal}` : ''}${said ? `. ${said}` : ''}`;
     });
     const text = rows.length ? '' : code(`const ${name}: ${this.#checker.typeToString(type, undefined, SIGNATURE)}`);

@@ -4,6 +4,7 @@
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { buildCursor } from '../../client/js/cursor.js';
 import { Channel } from '../../client/js/channel.js';
 import { Client } from '../../client/js/client.js';
 import { FulmarError } from '../../client/js/errors.js';
@@ -234,7 +235,7 @@ test('a channel that is paused takes nothing, and keeps its place', () => {
   channel.lose(lines[0]);
   first('publication', 2);
   second('publication', 1);
-  assert.deepEqual(channel.from, { position: { epoch: 'e', offset: 1 } });
+  assert.deepEqual(channel.from, { after: buildCursor([{ channel: 'event:a', epoch: 'e', offset: 1 }]) });
   assert.deepEqual(told, ['e 1']);
 });
 

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { MAX_PAUSE_MS } from '../../client/js/backoff.js';
+import { MAX_PAUSE_MS } from '../../client/js/limits.js';
 import { buildCursor } from '../../client/js/cursor.js';
 import { Client } from '../../client/js/client.js';
 import { FulmarError } from '../../client/js/errors.js';
@@ -58,6 +58,7 @@ describe('a client', () => {
     client.close('enough');
     assert.deepEqual(await client.closed, { code: 1000, reason: 'enough' });
     assert.deepEqual(of('status'), ['connecting', 'open', 'closed']);
+    assert.equal(client.reconnects, 0);
     assert.deepEqual(events.at(-1), ['close', { code: 1000, reason: 'enough' }]);
     assert.equal(server.lines.length, 1);
     assert.equal(line().open, false);
@@ -176,12 +177,12 @@ describe('a client', () => {
     assert.equal(client.status, 'open');
   });
 
-  test('a refusal that says nothing of the channel is asked again on the next connection', async (context) => {
+  for (const code of ['shutting_down', 'unreachable']) test(`${code} says nothing of the channel, which is asked for again on the next connection`, async (context) => {
     const { time, server, client } = connected(context);
     let refusals = 0;
     server.intercept = (line, { type, ref }) => {
       if (type !== 'subscribe' || refusals++) return false;
-      line.say({ type: 'error', ref, error: { code: 'shutting_down', message: 'Come back.' } });
+      line.say({ type: 'error', ref, error: { code, message: 'Come back.' } });
       return true;
     };
     const { got } = listen(client, 'event:a');
@@ -343,6 +344,37 @@ describe('coming back', () => {
     await settled();
     assert.equal(client.status, 'open');
     assert.equal(dialled.length, 2);
+  });
+
+  test('who is told of an error may close the client', async (context) => {
+    const { time, client, dialled, of } = connected(context, { open: () => {
+      throw new FulmarError('unsupported', 'There is none here.');
+    } });
+    client.addEventListener('error', () => client.close());
+    await client.closed;
+    await time.pass(1000);
+    assert.deepEqual([client.status, client.retryAt, dialled.length], ['closed', null, 1]);
+    assert.deepEqual(of('status'), ['connecting', 'closed']);
+  });
+
+  test('a sign of hope while it dials cuts the next wait short, and no other', async (context) => {
+    let open, fail;
+    const { client, line, dialled } = connected(context, { open: () => new Promise((resolve, reject) => {
+      open = resolve;
+      fail = () => reject(new FulmarError('unreachable', 'No.'));
+    }) });
+    await settled();
+    client.wake();
+    fail();
+    await settled();
+    assert.deepEqual([client.status, dialled.length], ['connecting', 2]);
+    client.wake();
+    open();
+    await settled();
+    assert.equal(client.status, 'open');
+    line().end({ code: 1006, reason: 'cut off' });
+    await settled();
+    assert.equal(client.status, 'waiting', 'what was hoped for came');
   });
 
   test('a page that is put away has no connection until it is back', async (context) => {

@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import { VERDICT_MS } from '../../client/js/limits.js';
 import { Dialler, HEAD_START_MS } from '../../client/js/dial.js';
 import { FulmarError } from '../../client/js/errors.js';
-import { VERDICT_MS, forget, recall, remember } from '../../client/js/verdict.js';
+import { forget, recall, remember } from '../../client/js/verdict.js';
 import { Line, clock, settled } from './memory.mjs';
 
 const ALL = ['webtransport', 'websocket', 'sse', 'poll'];
@@ -196,6 +197,13 @@ describe('the verdict', () => {
     Object.defineProperty(globalThis, 'navigator', { value: { connection: { type: 'cellular' } }, configurable: true });
     try {
       assert.equal(recall('k', at), null);
+    } finally {
+      if (before) Object.defineProperty(globalThis, 'navigator', before);
+      else delete globalThis.navigator;
+    }
+    Object.defineProperty(globalThis, 'navigator', { value: { connection: { effectiveType: '3g' } }, configurable: true });
+    try {
+      assert.equal(recall('k', at), 'sse', 'how good it is makes it no other network');
     } finally {
       if (before) Object.defineProperty(globalThis, 'navigator', before);
       else delete globalThis.navigator;

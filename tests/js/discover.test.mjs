@@ -1,8 +1,9 @@
 /** Where WebTransport opened is remembered, and asked again when it does not open there. */
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import { KNOWN_MS } from '../../client/js/limits.js';
 import { Dialler } from '../../client/js/dial.js';
-import { KNOWN_MS, know, known } from '../../client/js/transports/discover.js';
+import { know, known } from '../../client/js/transports/discover.js';
 import { openWebTransport } from '../../client/js/transports/webtransport.js';
 import { clock, settled } from './memory.mjs';
 

@@ -31,7 +31,7 @@ const typed = (pattern) => (error) => {
 };
 
 for (const [what, answer, pattern] of [
-  ['a login page', portal, /no|not a Fulmar server's/],
+  ['a login page', portal, /answer was 200/],
   ['nobody', gone, /No answer from http:\/\/127/],
   ['a proxy', (request, response) => response.writeHead(502).end('<h1>Bad gateway</h1>'), /answer was 502/],
 ]) {

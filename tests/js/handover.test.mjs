@@ -26,6 +26,7 @@ test('once where it is dialled for a fallback while it is still being dialled', 
   const { dialler, handed } = dials(['webtransport', 'websocket']);
   const first = dialler.dial();
   t.mock.timers.tick(500);
+  await setImmediate();
   opening[1].open();
   assert.equal((await first).transport, 'websocket');
   const better = dialler.dialBetter('websocket');

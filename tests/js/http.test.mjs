@@ -3,7 +3,7 @@ import { createServer } from 'node:http';
 import { once } from 'node:events';
 import { after, before, describe, test } from 'node:test';
 import { advice, buildCursor, open } from '../../client/js/fulmar.js';
-import { SseParser } from '../../client/js/transports/sse.js';
+import { createSseParser } from '../../client/js/transports/sse.js';
 
 describe('SseParser', () => {
   const source = '\ufeff: hello\nretry: 250\nid: c1\ndata: one\ndata:two\n\nevent: gap\rid: c2\rdata: {}\r\r'
@@ -16,7 +16,7 @@ describe('SseParser', () => {
   ];
   for (const size of [1, 3, 1000]) {
     test(`in pieces of ${size}`, () => {
-      const parser = new SseParser();
+      const parser = createSseParser();
       const events = [];
       for (let at = 0; at < source.length; at += size) events.push(...parser.push(source.slice(at, at + size)));
       assert.deepEqual(events, expected);
@@ -25,7 +25,7 @@ describe('SseParser', () => {
   }
 
   test('a line without end is refused', () => {
-    assert.throws(() => new SseParser().push('x'.repeat((1 << 20) + 1)), { code: 'malformed' });
+    assert.throws(() => createSseParser().push('x'.repeat((1 << 20) + 1)), { code: 'malformed' });
   });
 });
 

@@ -1,8 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { buildCursor, open } from '../../client/js/fulmar.js';
-import { FrameSplitter, prefixed, splitDatagram } from '../../client/js/framing.js';
-import { fromJson, toJson } from '../../client/js/json.js';
+import { createSplitter, prefixed, splitDatagram } from '../../client/js/framing.js';
 import { PART } from '../../client/js/values.js';
 import { encodeClient } from '../../client/js/wire.js';
 import { decodeClient, encodeServer } from './peer.mjs';
@@ -25,7 +24,7 @@ async function until(holds, what) {
 /** A stream as the page sees it, and what the server does with it. */
 class FakeStream {
   got = [];
-  #splitter = new FrameSplitter();
+  #splitter = createSplitter();
   constructor(answer) {
     this.readable = new ReadableStream({ start: (controller) => (this.controller = controller) });
     this.writable = new WritableStream({
@@ -388,7 +387,7 @@ describe('WebTransport', () => {
 });
 
 describe('WebSocket', () => {
-  function fakeWebSocket(encoding) {
+  function fakeWebSocket() {
     const made = [];
     class FakeWebSocket {
       got = [];
@@ -398,13 +397,13 @@ describe('WebSocket', () => {
         queueMicrotask(() => this.onopen());
       }
       send(data) {
-        const message = encoding === 'bin' ? decodeClient(data) : fromJson(JSON.parse(data));
+        const message = decodeClient(data);
         this.got.push(message);
         answers(message, this);
       }
       say(...messages) {
         for (const { alias, ...json } of messages) {
-          const data = encoding === 'bin' ? encodeServer({ ...json, alias }).buffer : JSON.stringify(toJson(json));
+          const data = encodeServer({ ...json, alias }).buffer;
           queueMicrotask(() => this.onmessage({ data }));
         }
       }
@@ -415,37 +414,35 @@ describe('WebSocket', () => {
     return { made, WebSocket: FakeWebSocket };
   }
 
-  for (const encoding of ['json', 'bin']) {
-    test(`subscribes, publishes and closes in ${encoding}`, async () => {
-      const { made, WebSocket } = fakeWebSocket(encoding);
-      const messages = [];
-      const connection = await open('websocket', {
-        base: 'http://h:1/', encoding, WebSocket, channels: ['state:a'], onmessage: (message) => messages.push(message) });
-      assert.equal(made[0].url, 'ws://h:1/ws');
-      assert.deepEqual(made[0].protocols, [`fulmar.v1.${encoding}`]);
-      await turn();
-      assert.deepEqual(messages.map(({ type }) => type), ['reset', 'publication', 'synced']);
-      assert.deepEqual(messages[1], { type: 'publication', channel: 'state:a', epoch: 'e', offset: 2, time: 1, key: 'k', removed: false, data: 'two' });
-      made[0].say(state('k', 3, new Uint8Array([1])));
-      await turn();
-      assert.deepEqual(messages[3].data, new Uint8Array([1]));
-      assert.equal(connection.cursor, at(3));
-      assert.equal((await connection.publish('event:x', { data: { a: 1 } })).offset, 7);
-      assert.deepEqual(made[0].got.at(-1).data, { a: 1 });
-      assert.equal((await connection.attach('the-id.the-secret')).resumed, true);
-      assert.deepEqual(made[0].got.at(-1), { type: 'attach', ref: 3, id: 'the-id', secret: 'the-id.the-secret' });
-      connection.close(4321, 'done');
-      assert.deepEqual(await connection.closed, { code: 4321, reason: 'done' });
-      await assert.rejects(connection.publish('event:x', { data: 1 }), { code: 'closed' });
-    });
+  test('subscribes, publishes and closes', async () => {
+    const { made, WebSocket } = fakeWebSocket();
+    const messages = [];
+    const connection = await open('websocket', {
+      base: 'http://h:1/', WebSocket, channels: ['state:a'], onmessage: (message) => messages.push(message) });
+    assert.equal(made[0].url, 'ws://h:1/ws');
+    assert.deepEqual(made[0].protocols, ['fulmar.v1.bin']);
+    await turn();
+    assert.deepEqual(messages.map(({ type }) => type), ['reset', 'publication', 'synced']);
+    assert.deepEqual(messages[1], { type: 'publication', channel: 'state:a', epoch: 'e', offset: 2, time: 1, key: 'k', removed: false, data: 'two' });
+    made[0].say(state('k', 3, new Uint8Array([1])));
+    await turn();
+    assert.deepEqual(messages[3].data, new Uint8Array([1]));
+    assert.equal(connection.cursor, at(3));
+    assert.equal((await connection.publish('event:x', { data: { a: 1 } })).offset, 7);
+    assert.deepEqual(made[0].got.at(-1).data, { a: 1 });
+    assert.equal((await connection.attach('the-id.the-secret')).resumed, true);
+    assert.deepEqual(made[0].got.at(-1), { type: 'attach', ref: 3, id: 'the-id', secret: 'the-id.the-secret' });
+    connection.close(4321, 'done');
+    assert.deepEqual(await connection.closed, { code: 4321, reason: 'done' });
+    await assert.rejects(connection.publish('event:x', { data: 1 }), { code: 'closed' });
+  });
 
-    test(`is told when to come back in ${encoding}`, async () => {
-      const { made, WebSocket } = fakeWebSocket(encoding);
-      const connection = await open('websocket', { base: 'http://h:1/', encoding, WebSocket });
-      made[0].say({ type: 'close', code: 4000, reason: 'going_away', retry_ms: 700 });
-      await turn();
-      made[0].close(4000, 'going_away');
-      assert.deepEqual(await connection.closed, { code: 4000, reason: 'going_away', retry: 700 });
-    });
-  }
+  test('is told when to come back', async () => {
+    const { made, WebSocket } = fakeWebSocket();
+    const connection = await open('websocket', { base: 'http://h:1/', WebSocket });
+    made[0].say({ type: 'close', code: 4000, reason: 'going_away', retry_ms: 700 });
+    await turn();
+    made[0].close(4000, 'going_away');
+    assert.deepEqual(await connection.closed, { code: 4000, reason: 'going_away', retry: 700 });
+  });
 });

@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import { HIGH_WATER, LOW_WATER } from '../../client/js/limits.js';
 import { Channel } from '../../client/js/channel.js';
 import { LiveState } from '../../client/js/live.js';
-import { LOW_WATER, HIGH_WATER, Subscription } from '../../client/js/subscription.js';
+import { Subscription } from '../../client/js/subscription.js';
 import { Line, settled } from './memory.mjs';
 
 /** A channel on one connection, and what its client is asked for. */

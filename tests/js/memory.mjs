@@ -42,7 +42,10 @@ export class Line extends InbandConnection {
   #answer;
 
   constructor(transport, answer) {
-    super(transport, 'bin');
+    super(transport, 'bin', () => ({
+      send: (message) => this.send(message),
+      close: (code, reason) => this.finish({ code, reason }),
+    }));
     this.#answer = answer;
   }
 
@@ -69,10 +72,6 @@ export class Line extends InbandConnection {
   /** The server, or the network, ends it. */
   end(close) {
     this.finish(close);
-  }
-
-  close(code = 1000, reason = '') {
-    this.finish(this.closing ?? { code, reason });
   }
 }
 

@@ -2,9 +2,10 @@
  * The server's side of the wire, for servers that are played in tests: what encodes its frames, and decodes those of clients.
  */
 import {
-  HAS_ID, HAS_KEY, KIND, REMOVED, Reader, Writer, packPayload, unpackPayload,
+  HAS_ID, HAS_KEY, KIND, REMOVED, Reader, packPayload, unpackPayload,
 } from '../../client/js/bytes.js';
 import { malformed } from '../../client/js/errors.js';
+import { Writer } from './writer.mjs';
 
 const PUBLICATION = 0x01, SUBSCRIBED = 0x02, UNSUBSCRIBED = 0x03, GAP = 0x04, RESET = 0x05, SYNCED = 0x06,
   PUBLISHED = 0x07, ERROR = 0x08, PING = 0x09, PONG = 0x0a, CLOSE = 0x0b, ATTACHED = 0x0c, VALUES = 0x0d,

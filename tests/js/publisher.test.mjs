@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { MAX_PENDING, REPEAT_MS } from '../../client/js/limits.js';
 import { FulmarError } from '../../client/js/errors.js';
-import { MAX_PENDING, Publisher, REPEAT_MS } from '../../client/js/publisher.js';
+import { Publisher } from '../../client/js/publisher.js';
 import { clock, settled } from './memory.mjs';
 
 /** A connection whose publications are answered when they are told to. */

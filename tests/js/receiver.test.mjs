@@ -1,11 +1,12 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { ACK_DELAY_MS, ACK_FRAMES, ACK_PAUSE_MS, Acknowledgements } from '../../client/js/acks.js';
+import { ACK_DELAY_MS, ACK_FRAMES, ACK_PAUSE_MS, ASSEMBLY_BYTES, REMEMBERED_KEYS } from '../../client/js/limits.js';
+import { createAcks } from '../../client/js/acks.js';
 import { splitDatagram } from '../../client/js/framing.js';
-import { ASSEMBLY_BYTES, Receiver, REMEMBERED_KEYS } from '../../client/js/receiver.js';
+import { createReceiver } from '../../client/js/receiver.js';
 import { StateView } from '../../client/js/state.js';
 import { PART } from '../../client/js/values.js';
-import { AliasTable, decodeServer } from '../../client/js/wire.js';
+import { createAliases, decodeServer } from '../../client/js/wire.js';
 import { Sender, dice } from './sender.mjs';
 
 const channel = 'state:a';
@@ -13,9 +14,9 @@ const ALIAS = 1;
 
 /** A receiver, and what it gave to the application. */
 function receiving() {
-  const aliases = new AliasTable();
+  const aliases = createAliases();
   const got = [];
-  const receiver = new Receiver(aliases, (message) => got.push(message));
+  const receiver = createReceiver(aliases, (message) => got.push(message));
   return {
     receiver, got,
     hear: (message) => receiver.note(aliases.resolve({ alias: ALIAS, epoch: 'e', channel, ...message })),
@@ -40,7 +41,7 @@ const part = (key, offset, index, text, length = text.length) => (
 
 describe('Acknowledgements', () => {
   const taken = (...numbers) => {
-    const acks = new Acknowledgements();
+    const acks = createAcks();
     for (const number of numbers) acks.take(number, 0);
     return acks;
   };
@@ -62,45 +63,45 @@ describe('Acknowledgements', () => {
   });
 
   test('one waits for others while they come', () => {
-    const acks = new Acknowledgements();
-    assert.equal(acks.due, Infinity);
+    const acks = createAcks();
+    assert.equal(acks.due(), Infinity);
     acks.take(1, 100);
-    assert.equal(acks.due, 100 + ACK_DELAY_MS);
+    assert.equal(acks.due(), 100 + ACK_DELAY_MS);
     acks.take(2, 105);
-    assert.equal(acks.due, 105 + ACK_DELAY_MS);
+    assert.equal(acks.due(), 105 + ACK_DELAY_MS);
     assert.equal(acks.next(124), null);
     assert.deepEqual(acks.next(125), { newest: 2, bitmap: 1n });
-    assert.equal(acks.due, Infinity);
+    assert.equal(acks.due(), Infinity);
     assert.equal(acks.next(1000), null);
   });
 
   test('four do not wait for more, unless they came at once', () => {
-    const acks = new Acknowledgements();
+    const acks = createAcks();
     [100, 117, 134, 151].forEach((now, before) => acks.take(before + 1, now));
-    assert.equal(acks.due, 151);
+    assert.equal(acks.due(), 151);
     acks.take(5, 155);
-    assert.equal(acks.due, 151);
+    assert.equal(acks.due(), 151);
     assert.deepEqual(acks.next(155), { newest: 5, bitmap: 0b1111n });
     for (let number = 6; number < 100; number++) acks.take(number, 200);
-    assert.equal(acks.due, 200 + ACK_DELAY_MS);
+    assert.equal(acks.due(), 200 + ACK_DELAY_MS);
   });
 
   test('where a number was skipped it is due at once, but not right after the last', () => {
-    const acks = new Acknowledgements();
+    const acks = createAcks();
     acks.take(2, 100);
     assert.deepEqual(acks.next(100), { newest: 2, bitmap: 0n });
     acks.take(4, 101);
-    assert.equal(acks.due, 100 + ACK_PAUSE_MS);
+    assert.equal(acks.due(), 100 + ACK_PAUSE_MS);
     assert.equal(acks.next(103), null);
     assert.deepEqual(acks.next(104), { newest: 4, bitmap: 0b10n });
     acks.take(3, 200);
-    assert.equal(acks.due, 200 + ACK_DELAY_MS, 'what fills a hole is not as urgent');
+    assert.equal(acks.due(), 200 + ACK_DELAY_MS, 'what fills a hole is not as urgent');
   });
 
   test('what is sent anyhow takes it along', () => {
-    const acks = new Acknowledgements();
+    const acks = createAcks();
     acks.hurry(50);
-    assert.equal(acks.due, Infinity);
+    assert.equal(acks.due(), Infinity);
     acks.take(1, 100);
     acks.hurry(101);
     assert.deepEqual(acks.next(101), { newest: 1, bitmap: 0n });
@@ -121,7 +122,7 @@ describe('Receiver', () => {
     assert.deepEqual(it.take(2, value('a', 1), value('b', 2), value('b', 4)), ['taken', 'b@4']);
     assert.deepEqual(it.take(2, value('c', 9)), ['taken'], 'the number was there already');
     assert.deepEqual(it.receiver.acks.next(100), { newest: 2, bitmap: 1n });
-    assert.equal(it.receiver.held.keys, 2);
+    assert.equal(it.receiver.held().keys, 2);
   });
 
   test('a removed key is not brought back, below the low-water offset neither', () => {
@@ -129,7 +130,7 @@ describe('Receiver', () => {
     assert.deepEqual(it.take(2, removal('a', 5)), ['taken', 'a@5']);
     assert.deepEqual(it.take(1, value('a', 4)), ['taken']);
     assert.deepEqual(it.take(3, { low: 5 }), ['taken', 5]);
-    assert.equal(it.receiver.held.keys, 0);
+    assert.equal(it.receiver.held().keys, 0);
     assert.deepEqual(it.take(4, value('a', 4), value('b', 5)), ['taken'], 'known or replaced');
   });
 
@@ -154,7 +155,7 @@ describe('Receiver', () => {
     assert.equal(it.hear({ type: 'publication', key: 'b', offset: 8 }), true);
     assert.deepEqual(it.take(2, value('b', 6)), ['taken'], 'the stream is in order, so it was replaced');
     assert.equal(it.hear({ type: 'synced', offset: 9 }), true);
-    assert.equal(it.receiver.held.keys, 0);
+    assert.equal(it.receiver.held().keys, 0);
   });
 
   test('a reset forgets what lies below it and no more', () => {
@@ -163,7 +164,7 @@ describe('Receiver', () => {
     it.hear({ type: 'reset', offset: 5 });
     assert.equal(it.hear({ type: 'publication', key: 'b', offset: 4 }), true);
     assert.equal(it.hear({ type: 'publication', key: 'a', offset: 4 }), false);
-    assert.deepEqual(it.receiver.held, { keys: 1, bytes: 0 });
+    assert.deepEqual(it.receiver.held(), { keys: 1, bytes: 0 });
     it.hear({ type: 'reset', alias: 2, epoch: 'f', offset: 1 });
     assert.deepEqual(it.take(2, value('a', 50), { ...value('a', 2), alias: 2 }), ['taken', 'a@2'], 'alias 1 is of the old epoch');
   });
@@ -172,12 +173,12 @@ describe('Receiver', () => {
     const it = receiving().synced();
     const early = [value('a', 1), { ...value('b', 2), alias: 7 }];
     assert.deepEqual(it.take(1, ...early), ['early', 'a@1']);
-    assert.equal(it.receiver.acks.due, Infinity);
+    assert.equal(it.receiver.acks.due(), Infinity);
     it.hear({ type: 'subscribed', alias: 7, channel: 'state:b', offset: 0 });
     assert.deepEqual(it.take(1, ...early), ['taken', 'b@2']);
     it.hear({ type: 'unsubscribed', channel: 'state:b', alias: undefined });
     assert.deepEqual(it.take(2, { ...value('b', 3), alias: 7 }), ['early'], 'it may be subscribed again');
-    assert.equal(it.receiver.held.keys, 1);
+    assert.equal(it.receiver.held().keys, 1);
   });
 
   describe('parts', () => {
@@ -191,12 +192,12 @@ describe('Receiver', () => {
         part: { kind: 1, index, length, bytes: bytes.slice(index * PART, (index + 1) * PART) } });
       assert.deepEqual(it.take(1, piece(2)), ['taken']);
       assert.deepEqual(it.take(2, piece(0), piece(2)), ['taken']);
-      assert.deepEqual(it.receiver.held, { keys: 0, bytes: length });
+      assert.deepEqual(it.receiver.held(), { keys: 0, bytes: length });
       assert.deepEqual(it.take(3, piece(1)), ['taken', 'a@5']);
       assert.deepEqual(it.got[0], { type: 'publication', channel, epoch: 'e', offset: 5, time: 1, key: 'a', id: 'i', removed: false, data: text });
-      assert.deepEqual(it.receiver.held, { keys: 1, bytes: 0 });
+      assert.deepEqual(it.receiver.held(), { keys: 1, bytes: 0 });
       assert.deepEqual(it.take(4, piece(1)), ['taken'], 'it begins nothing anew');
-      assert.equal(it.receiver.held.bytes, 0);
+      assert.equal(it.receiver.held().bytes, 0);
     });
 
     test('one part can be all', () => {
@@ -208,19 +209,19 @@ describe('Receiver', () => {
       const it = receiving().synced();
       it.take(1, part('a', 5, 0, large));
       assert.deepEqual(it.take(2, part('a', 6, 0, large), part('a', 5, 1, large)), ['taken']);
-      assert.equal(it.receiver.held.bytes, 3000);
+      assert.equal(it.receiver.held().bytes, 3000);
       assert.deepEqual(it.take(3, part('a', 5, 2, large), part('a', 6, 1, large), part('a', 6, 2, large)), ['taken', 'a@6']);
       it.take(4, part('a', 7, 0, large));
       assert.deepEqual(it.take(5, value('a', 8), part('a', 7, 1, large)), ['taken', 'a@8']);
-      assert.equal(it.receiver.held.bytes, 0);
+      assert.equal(it.receiver.held().bytes, 0);
       it.take(6, part('a', 9, 0, large));
       assert.deepEqual(it.take(7, { low: 9 }), ['taken', 9]);
-      assert.equal(it.receiver.held.bytes, 0);
+      assert.equal(it.receiver.held().bytes, 0);
       it.take(8, part('a', 12, 0, large), part('b', 15, 0, large));
       it.hear({ type: 'reset', offset: 13 });
-      assert.equal(it.receiver.held.bytes, 3000);
+      assert.equal(it.receiver.held().bytes, 3000);
       it.hear({ type: 'unsubscribed', alias: undefined });
-      assert.equal(it.receiver.held.bytes, 0);
+      assert.equal(it.receiver.held().bytes, 0);
     });
 
     test('where there is no room for one, its frame is not acknowledged, but those under way go on', () => {
@@ -230,7 +231,7 @@ describe('Receiver', () => {
       for (let n = 1; n <= fit; n++) assert.deepEqual(it.take(n, part(`k${n}`, n, 0, large)), ['taken']);
       const refused = [part('more', 50, 0, large), part('k1', 1, 1, large), value('a', 60)];
       assert.deepEqual(it.take(99, ...refused), ['refused', 'a@60'], 'what has room is taken');
-      assert.ok(it.receiver.held.bytes <= ASSEMBLY_BYTES);
+      assert.ok(it.receiver.held().bytes <= ASSEMBLY_BYTES);
       assert.equal(it.receiver.acks.has(99), false);
       const rest = Array.from({ length: 14 }, (_, i) => part('k1', 1, i + 2, large));
       assert.deepEqual(it.take(100, ...rest), ['taken', 'k1@1']);
@@ -251,11 +252,11 @@ describe('Receiver', () => {
   test('memory is let go as the low-water offset rises, and it has a bound', () => {
     const it = receiving().synced();
     for (let n = 1; n <= 5000; n++) it.take(n, value(`k${n}`, n, Math.max(0, n - 10)));
-    assert.equal(it.receiver.held.keys, 10);
+    assert.equal(it.receiver.held().keys, 10);
     assert.throws(() => {
       for (let n = 5001; ; n++) it.take(n, value(`k${n}`, n, 4990));
     }, { code: 'unreachable' });
-    assert.equal(it.receiver.held.keys, REMEMBERED_KEYS + 1);
+    assert.equal(it.receiver.held().keys, REMEMBERED_KEYS + 1);
   });
 });
 
@@ -268,7 +269,7 @@ function converge(seed) {
   const random = dice(seed);
   const sender = new Sender(random);
   sender.loss = [0, 0.05, 0.3, 0.6][seed % 4];
-  const aliases = new AliasTable();
+  const aliases = createAliases();
   const view = new StateView();
   const newest = new Map();
   const positions = new Map();
@@ -312,7 +313,7 @@ function converge(seed) {
     else view.apply(message);
     if (type === 'synced') positions.set(name, offset);
   };
-  const receiver = new Receiver(aliases, apply);
+  const receiver = createReceiver(aliases, apply);
 
   const datagram = ({ bytes, number }) => {
     for (const frame of splitDatagram(bytes)) {
@@ -325,7 +326,7 @@ function converge(seed) {
       assert.ok(verdict === 'taken' || !receiver.acks.has(number));
     }
     early = early.slice(-64);
-    assert.ok(receiver.held.bytes <= ASSEMBLY_BYTES);
+    assert.ok(receiver.held().bytes <= ASSEMBLY_BYTES);
   };
 
   const step = () => {
@@ -377,7 +378,7 @@ function converge(seed) {
     sender.flush(12);
     step();
     const done = names.every((name) => sender.low(sender.channels.get(name)) === sender.channels.get(name).head);
-    if (done && receiver.held.keys === 0 && receiver.held.bytes === 0) break;
+    if (done && receiver.held().keys === 0 && receiver.held().bytes === 0) break;
     assert.ok(sender.now < end, `not at rest: ${JSON.stringify(receiver.held)}`);
   }
   for (const name of names) {

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { buildCursor } from '../../client/js/cursor.js';
-import { Positions } from '../../client/js/positions.js';
+import { createPositions } from '../../client/js/positions.js';
+import { MAX_AHEAD } from '../../client/js/limits.js';
 import { StateView } from '../../client/js/state.js';
 
 const channel = 'state:room';
@@ -94,6 +95,25 @@ describe('StateView', () => {
     assert.equal(made.apply(put('b', 10, 'straggler')), false);
   });
 
+  test('what overtakes the reset of a new epoch is kept for it, and what lies below that is not', () => {
+    const told = [];
+    const made = view(put('a', 9, 'old'), control('synced', 9));
+    for (const message of [put('a', 3, 'new', 'e2'), put('b', 2, 'in the snapshot', 'e2'), control('reset', 2, 'e2'), put('c', 1, 'c', 'e2')]) {
+      made.apply(message, (key) => told.push(key));
+    }
+    made.apply(control('synced', 2, 'e2'));
+    assert.deepEqual(held(made), { a: 'new', c: 'c' });
+    assert.deepEqual(told, ['a', 'c']);
+  });
+
+  test('of what is told of another epoch no more is kept than is worth it', () => {
+    const made = view(put('a', 1, 1));
+    for (let i = 1; i <= 1000; i++) made.apply(put(`k${i}`, i, i, 'e2'));
+    made.apply(control('reset', 0, 'e2'));
+    made.apply(control('synced', 0, 'e2'));
+    assert.equal(Object.keys(held(made)).length, MAX_AHEAD);
+  });
+
   test('what one epoch forgot does not come back with an older one', () => {
     const made = view(put('a', 9, 'old'), control('reset', 1, 'e2'), control('reset', 5, 'e1'), control('synced', 5));
     assert.deepEqual(held(made), {});
@@ -111,58 +131,58 @@ describe('Positions', () => {
   const at = (offset, epoch = 'e1') => buildCursor([{ channel, epoch, offset }]);
 
   test('events move the position, a gap sets it', () => {
-    const positions = new Positions();
-    assert.equal(positions.cursor, null);
+    const positions = createPositions();
+    assert.equal(positions.cursor(), null);
     positions.note(control('subscribed', 4));
-    assert.equal(positions.cursor, at(4));
+    assert.equal(positions.cursor(), at(4));
     positions.note(put('', 5, 'x'));
-    assert.equal(positions.cursor, at(5));
+    assert.equal(positions.cursor(), at(5));
     positions.note(control('gap', 90, 'e2'));
-    assert.equal(positions.cursor, at(90, 'e2'));
+    assert.equal(positions.cursor(), at(90, 'e2'));
   });
 
   test('a snapshot has no position before it is complete', () => {
-    const positions = new Positions();
+    const positions = createPositions();
     for (const message of [control('subscribed', 0), control('reset', 0), put('a', 3, 1)]) positions.note(message);
-    assert.equal(positions.cursor, null);
+    assert.equal(positions.cursor(), null);
     positions.note(control('synced', 8));
-    assert.equal(positions.cursor, at(8));
+    assert.equal(positions.cursor(), at(8));
     positions.note(put('a', 9, 2));
-    assert.equal(positions.cursor, at(9));
+    assert.equal(positions.cursor(), at(9));
   });
 
   test('what comes in a datagram does not move it, what comes on the stream does', () => {
-    const positions = new Positions();
+    const positions = createPositions();
     for (const message of [control('subscribed', 0), control('reset', 0), control('synced', 8)]) positions.note(message);
     positions.note(put('a', 12, 1), true);
-    assert.equal(positions.cursor, at(8));
+    assert.equal(positions.cursor(), at(8));
     positions.note(put('b', 11, 1));
-    assert.equal(positions.cursor, at(11));
+    assert.equal(positions.cursor(), at(11));
   });
 
   test('low-water offsets move it on, never back, and not within a snapshot', () => {
-    const positions = new Positions();
+    const positions = createPositions();
     positions.settle({ channel, epoch: 'e1', offset: 9 });
     for (const message of [control('subscribed', 0), control('reset', 0)]) positions.note(message);
     positions.settle({ channel, epoch: 'e1', offset: 9 });
-    assert.equal(positions.has(channel), false);
+    assert.equal(positions.entry(channel), null);
     positions.note(control('synced', 8));
-    assert.equal(positions.has(channel), true);
+    assert.notEqual(positions.entry(channel), null);
     positions.settle({ channel, epoch: 'e1', offset: 12 });
     positions.settle({ channel, epoch: 'e1', offset: 10 });
     positions.settle({ channel, epoch: 'e0', offset: 99 });
-    assert.equal(positions.cursor, at(12));
+    assert.equal(positions.cursor(), at(12));
   });
 
   test('until it is answered, a subscription stands where it was asked to go on', () => {
-    const positions = new Positions();
+    const positions = createPositions();
     positions.seed(channel, { epoch: 'e1', offset: 5, base: 20 });
-    assert.equal(positions.cursor, buildCursor([{ channel, epoch: 'e1', offset: 5, base: 20 }]));
+    assert.equal(positions.cursor(), buildCursor([{ channel, epoch: 'e1', offset: 5, base: 20 }]));
     positions.note(control('subscribed', 5));
-    assert.equal(positions.cursor, null, 'it goes on within a snapshot');
+    assert.equal(positions.cursor(), null, 'it goes on within a snapshot');
     positions.note(control('synced', 21));
-    assert.equal(positions.cursor, at(21));
+    assert.equal(positions.cursor(), at(21));
     positions.forget(channel);
-    assert.equal(positions.cursor, null);
+    assert.equal(positions.cursor(), null);
   });
 });

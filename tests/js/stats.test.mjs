@@ -3,17 +3,17 @@ import { describe, test } from 'node:test';
 import { open } from '../../client/js/fulmar.js';
 import { Client } from '../../client/js/client.js';
 import { FulmarError } from '../../client/js/errors.js';
-import { Receiver } from '../../client/js/receiver.js';
+import { createReceiver } from '../../client/js/receiver.js';
 import { Meter } from '../../client/js/stats.js';
-import { AliasTable } from '../../client/js/wire.js';
+import { createAliases } from '../../client/js/wire.js';
 import { decodeClient, encodeServer } from './peer.mjs';
 import { Line, Memory, clock, settled } from './memory.mjs';
 
 describe('datagrams of state', () => {
   function receiving() {
-    const aliases = new AliasTable();
+    const aliases = createAliases();
     const counts = { late: 0, lost: 0, repaired: 0 };
-    const receiver = new Receiver(aliases, () => {}, counts);
+    const receiver = createReceiver(aliases, () => {}, counts);
     for (const type of ['subscribed', 'reset', 'synced']) {
       receiver.note(aliases.resolve({ type, alias: 1, epoch: 'e', channel: 'state:a', offset: 0 }));
     }
@@ -193,7 +193,7 @@ test('bytes are those of messages, both ways', async () => {
     }
     close() {}
   }
-  const connection = await open('websocket', { base: 'http://h', encoding: 'bin', WebSocket: Socket });
+  const connection = await open('websocket', { base: 'http://h', WebSocket: Socket });
   await connection.ping();
   await connection.publish('event:a', { data: 'x'.repeat(500) });
   assert.ok(sent > 500);

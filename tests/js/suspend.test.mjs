@@ -7,6 +7,7 @@ import { Connection } from '../../client/js/connection.js';
 
 /** Tells that it is closed when the page is awake again, as a WebSocket does. */
 class Sleeping extends Connection {
+  identify() {}
   close() {
     this.end = () => this.finish({ code: 1000, reason: '' });
   }

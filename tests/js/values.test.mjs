@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { describe, test } from 'node:test';
-import { fromBase64, fromJson, toJson } from '../../client/js/json.js';
+import { fromBase64 } from '../../client/js/json.js';
+import { fromJson, toJson } from './json.mjs';
 import { decodeServer, encodeClient } from '../../client/js/wire.js';
 import { decodeClient, encodeServer } from './peer.mjs';
 

@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { describe, test } from 'node:test';
-import { buildCursor, cursorFor, entryOf, fnv1a64, mergeCursors, parseCursor } from '../../client/js/cursor.js';
-import { FrameSplitter, prefixed, splitDatagram } from '../../client/js/framing.js';
-import { fromJson, toJson } from '../../client/js/json.js';
-import { AliasTable, decodeServer, encodeClient } from '../../client/js/wire.js';
+import { buildCursor, cursorFor, entryFrom, entryOf, fnv1a64, parseCursor } from '../../client/js/cursor.js';
+import { createSplitter, prefixed, splitDatagram } from '../../client/js/framing.js';
+import { fromJson as fromServer } from '../../client/js/json.js';
+import { createAliases, decodeServer, encodeClient } from '../../client/js/wire.js';
+import { fromJson, toJson } from './json.mjs';
 import { decodeClient, encodeServer } from './peer.mjs';
 
 const vectors = JSON.parse(readFileSync(new URL('../vectors/frames.json', import.meta.url), 'utf8'));
@@ -13,7 +14,7 @@ const unhex = (text) => new Uint8Array(Buffer.from(text, 'hex'));
 
 /** As if the frames before it had named the alias. */
 function knowing(alias, { channel, epoch }) {
-  const aliases = new AliasTable();
+  const aliases = createAliases();
   aliases.resolve({ type: 'reset', alias, channel, epoch, offset: 0 });
   return aliases;
 }
@@ -28,6 +29,7 @@ describe('golden frames', () => {
         assert.deepEqual(decodeClient(unhex(bin)), message);
         return;
       }
+      assert.deepEqual(fromServer(json), message, 'as SSE and polling bring it');
       assert.equal(hex(encodeServer(alias === undefined ? message : { ...message, alias })), bin);
       const decoded = decodeServer(unhex(bin));
       assert.equal(decoded.alias, alias);
@@ -80,15 +82,19 @@ describe('cursors', () => {
     assert.equal(buildCursor(Array.from({ length: 33 }, (_, i) => ({ channel: `c${i}`, epoch: 'e', offset: 1 }))), null);
   });
 
-  test('of two cursors the newer wins, and one base is kept', () => {
-    const older = buildCursor([{ channel: 'a', epoch: 'e', offset: 1 }, { channel: 'b', epoch: 'e', offset: 2, base: 9 }]);
-    const newer = buildCursor([{ channel: 'a', epoch: 'e', offset: 5, base: 8 }, { channel: 'c', epoch: 'e', offset: 3 }]);
-    const merged = parseCursor(mergeCursors(older, newer));
-    assert.deepEqual(merged.map(({ offset }) => offset), [5, 3]);
-    assert.equal(mergeCursors(null, newer), newer);
-    assert.equal(mergeCursors(older, null), older);
-    assert.equal(cursorFor(older, ['b', 'x']), older);
+  test('of two positions the newer wins, one base is kept, and what is not asked for is left out', () => {
+    const older = buildCursor([
+      { channel: 'a', epoch: 'e', offset: 1 }, { channel: 'b', epoch: 'e', offset: 2, base: 9 }, { channel: 'c', epoch: 'e', offset: 3 }]);
+    const at = (channels, newer) => parseCursor(cursorFor(older, channels, newer)).map(({ hash, offset, base }) => [hash, offset, base]);
+    const [a, b, c] = ['a', 'b', 'c'].map(fnv1a64);
+    assert.deepEqual(at(['b', 'x']), [[b, 2, 9]]);
     assert.equal(cursorFor(older, ['x']), null);
+    assert.equal(cursorFor(null, ['a']), null);
+    const newer = entryFrom('a', { after: buildCursor([{ channel: 'a', epoch: 'e', offset: 5, base: 8 }, { channel: 'd', epoch: 'e', offset: 4 }]) });
+    assert.deepEqual(at(['b', 'c'], newer), [[a, 5, 8], [c, 3, undefined]]);
+    assert.deepEqual(at(['b', 'c'], entryFrom('a', { position: { epoch: 'e', offset: 6 } })), [[a, 6, undefined], [b, 2, 9], [c, 3, undefined]]);
+    assert.equal(entryFrom('x', { after: older }), undefined);
+    assert.equal(entryFrom('x', {}), undefined);
   });
 });
 
@@ -98,7 +104,7 @@ describe('framing', () => {
 
   test('a stream is cut into the frames that made it, wherever the chunks end', () => {
     for (const size of [1, 2, 7, 1000, 65536, stream.length]) {
-      const splitter = new FrameSplitter();
+      const splitter = createSplitter();
       const out = [];
       for (let at = 0; at < stream.length; at += size) out.push(...splitter.push(stream.subarray(at, at + size)));
       assert.deepEqual(out.map((frame) => frame.length), frames.map((frame) => frame.length));
@@ -109,7 +115,7 @@ describe('framing', () => {
 
   test('a declared length above the bound is refused before its bytes come', () => {
     const head = prefixed(new Uint8Array(1001)).subarray(0, 2);
-    assert.throws(() => new FrameSplitter(1000).push(head), { code: 'malformed' });
+    assert.throws(() => createSplitter(1000).push(head), { code: 'malformed' });
   });
 
   test('a datagram holds whole frames only', () => {
@@ -120,7 +126,7 @@ describe('framing', () => {
 });
 
 test('an alias that is not known resolves to nothing, and a new epoch takes a new alias', () => {
-  const aliases = new AliasTable();
+  const aliases = createAliases();
   assert.equal(aliases.resolve({ type: 'synced', alias: 1, offset: 1 }), null);
   aliases.resolve({ type: 'subscribed', alias: 1, channel: 'a', epoch: 'e1', offset: 0 });
   aliases.resolve({ type: 'gap', alias: 2, channel: 'a', epoch: 'e2', offset: 0 });

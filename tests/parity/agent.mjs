@@ -149,7 +149,8 @@ export function createAgent(fulmar, platform = {}) {
     async open({ id, transport, base, encoding, wait, interval, ticket, channels, after, continues }) {
       const held = continues ? connections.get(continues).held : new Held();
       held.end = null;
-      const options = { base, encoding, wait, interval, channels, after, onmessage: (message) => held.take(message), ...platform };
+      const options = { base, wait, interval, channels, after, onmessage: (message) => held.take(message), ...platform };
+      if (encoding === 'json') options.WebSocket = platform.JsonWebSocket;
       if (ticket) {
         // The ticket of a session belongs in the URL of the request that attaches it.
         const fetch = platform.fetch ?? globalThis.fetch.bind(globalThis);

@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { createServer, request as ask } from 'node:http';
 import { after, before, describe, test } from 'node:test';
 import { connect } from '../../client/js/fulmar.js';
-import { HIGH_WATER } from '../../client/js/subscription.js';
+import { HIGH_WATER } from '../../client/js/limits.js';
 import { Server, channelIn } from './server.mjs';
 import { QuietWebSocket } from './websocket.mjs';
 

@@ -2,9 +2,9 @@
 import { createInterface } from 'node:readline';
 import * as fulmar from '../../client/js/fulmar.js';
 import { createAgent } from './agent.mjs';
-import { QuietWebSocket } from './websocket.mjs';
+import { JsonWebSocket, QuietWebSocket } from './websocket.mjs';
 
-const handle = createAgent(fulmar, { WebSocket: QuietWebSocket });
+const handle = createAgent(fulmar, { WebSocket: QuietWebSocket, JsonWebSocket });
 
 for await (const line of createInterface({ input: process.stdin })) {
   const { n, request } = JSON.parse(line);

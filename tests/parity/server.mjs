@@ -74,7 +74,7 @@ export class Server {
 
   /** A connection that publishes many, without waiting for each. */
   publisher() {
-    return open('websocket', { base: this.base, encoding: 'bin', WebSocket: QuietWebSocket });
+    return open('websocket', { base: this.base, WebSocket: QuietWebSocket });
   }
 }
 

@@ -1,6 +1,7 @@
 /** Long-polling, and plain polling where `wait` is 0. */
-import { pause } from '../backoff.js';
-import { CloseCode, fromAnswer, retryAfter } from '../errors.js';
+import { GOING_AWAY, NORMAL } from '../codes.js';
+import { pause } from '../pause.js';
+import { answerOf, retryAfter } from '../errors.js';
 import { HttpConnection } from '../http.js';
 import { fromJson } from '../json.js';
 
@@ -9,52 +10,37 @@ import { fromJson } from '../json.js';
  * @typedef {{cursor: string, publications: Json[], control: Json[], more: boolean}} Answer
  */
 
-class PollConnection extends HttpConnection {
-  #wait;
-  #interval;
-
-  /** @param {import('../fulmar.js').Placed} options */
-  constructor(options) {
-    super('poll', options);
-    this.#wait = options.wait ?? 25;
-    this.quiet = this.#wait * 1000 + 10_000;
-    this.#interval = options.interval ?? (this.#wait ? 0 : 1000);
-  }
-
-  /** @protected @param {AbortSignal} signal @param {() => void} joined @returns {Promise<import('../connection.js').Close>} */
-  async run(signal, joined) {
+/** @param {import('../fulmar.js').Placed} options */
+export async function openPoll(options) {
+  const { wait = 25, interval = wait ? 0 : 1000 } = options;
+  const poll = new HttpConnection('poll', options, async (connection, signal, joined) => {
     // The first request of a set of channels does not wait: its answer tells where reading begins.
-    let wait = 0;
-    for (;;) {
-      const response = await this.get('/poll', signal, wait);
-      const text = await response.text();
+    let patience = 0;
+    while (!signal.aborted) {
+      const response = await connection.get('/poll', signal, patience);
+      /** @type {Answer} */
+      const answer = await answerOf(response, (text) => connection.count(text));
       if (signal.aborted) break;
-      this.count(text);
-      const answer = fromAnswer(text);
-      for (const message of messagesOf(answer)) this.deliver(message);
-      this.cursor = answer.cursor;
+      for (const message of messagesOf(answer)) connection.deliver(message);
+      connection.cursor = answer.cursor;
       joined();
       const retry = retryAfter(response);
-      if (retry !== undefined) return { code: CloseCode.GOING_AWAY, reason: 'The server is stopping.', retry };
-      wait = this.#wait;
-      if (!answer.more && this.#interval) await pause(this.#interval, signal);
-      if (signal.aborted) break;
+      if (retry !== undefined) return { code: GOING_AWAY, reason: 'The server is stopping.', retry };
+      patience = wait;
+      if (!answer.more && interval) await pause(interval, signal);
     }
-    return { code: CloseCode.NORMAL, reason: '' };
-  }
+    return { code: NORMAL, reason: '' };
+  });
+  poll.quiet = wait * 1000 + 10_000;
+  return poll;
 }
 
 /** The messages of an answer in their order: `synced` closes the publications of its channel, the others precede them. */
 export function messagesOf(/** @type {Answer} */ { publications, control }) {
-  const closes = (/** @type {Json} */ json) => json.type === 'synced';
+  const closes = (/** @type {Json} */ { type }) => type === 'synced';
   return [
-    ...control.filter((json) => !closes(json)).map((json) => fromJson(json)),
-    ...publications.map((json) => fromJson(json, 'publication')),
-    ...control.filter(closes).map((json) => fromJson(json)),
-  ];
-}
-
-/** @param {import('../fulmar.js').Placed} options */
-export async function openPoll(options) {
-  return new PollConnection(options);
+    ...control.filter((json) => !closes(json)),
+    ...publications.map((json) => ({ ...json, type: 'publication' })),
+    ...control.filter(closes),
+  ].map((json) => fromJson(json));
 }

@@ -1,120 +1,100 @@
 /** Server-sent events, read by a streaming fetch: the same code in pages and in node, and the cursor in our hands. */
-import { CloseCode, FulmarError, closeFor, malformed } from '../errors.js';
+import { LOST, NORMAL, REFUSED } from '../codes.js';
+import { MAX_LINE, SILENCE_MS } from '../limits.js';
+import { FulmarError, closeFor, malformed } from '../errors.js';
 import { HttpConnection } from '../http.js';
 import { fromJson, parseJson } from '../json.js';
 
-/** A line longer than this is not of a Fulmar server. */
-const MAX_LINE = 1 << 20;
-
-/** An event stream of which nothing comes for so long does not come through, in ms. */
-const SILENCE_MS = 3000;
-
 /** @typedef {{event: string, data: string, id: string}} SseEvent */
 
-/** The event stream format of the HTML standard, fed with text in pieces. */
-export class SseParser {
-  #rest = '';
-  #start = true;
-  #event = '';
+/** The event stream format of the HTML standard, fed with text in pieces, off which its decoder has taken a byte order mark. */
+export function createSseParser() {
+  let rest = '', event = '', id = '';
   /** @type {string[]} */
-  #data = [];
-  #id = '';
-  /** The id up to which the stream has been read; that of its beginning is of no event. */
-  lastId = '';
-  /** The last `retry:`, in ms. @type {number | undefined} */
-  retry = undefined;
+  let lines = [];
+  const parser = {
+    /** The id up to which the stream has been read; that of its beginning is of no event. */
+    lastId: '',
+    /** The last `retry:`, in ms. @type {number | undefined} */
+    retry: undefined,
 
-  /** @param {string} text @returns {SseEvent[]} the events that are complete with it */
-  push(text) {
-    if (this.#start && text) {
-      if (text.startsWith('\ufeff')) text = text.slice(1);
-      this.#start = false;
-    }
-    // A CR at the very end may be half of a CR LF: its line waits for what comes next.
-    const lines = (this.#rest + text).split(/\r\n|\n|\r(?!$)/);
-    this.#rest = lines.pop() ?? '';
-    if (this.#rest.length > MAX_LINE) throw malformed('a line of the event stream is too long');
-    /** @type {SseEvent[]} */
-    const events = [];
-    for (const line of lines) this.#line(line, events);
-    return events;
-  }
-
-  /** @param {string} line @param {SseEvent[]} events to which the line may add one */
-  #line(line, events) {
-    if (line === '') {
-      if (this.#data.length) {
-        events.push({ event: this.#event || 'message', data: this.#data.join('\n'), id: this.#id });
+    /** @param {string} text @returns {SseEvent[]} the events that are complete with it */
+    push(text) {
+      // A CR at the very end may be half of a CR LF: its line waits for what comes next.
+      const whole = (rest + text).split(/\r\n|\n|\r(?!$)/);
+      rest = whole.pop() ?? '';
+      if (rest.length > MAX_LINE) throw malformed('length');
+      /** @type {SseEvent[]} */
+      const events = [];
+      for (const line of whole) {
+        const [, field, value = ''] = /^([^:]*):? ?(.*)$/s.exec(line) ?? [];
+        if (!line) {
+          if (lines.length) events.push({ event: event || 'message', data: lines.join('\n'), id });
+          parser.lastId = id;
+          event = '';
+          lines = [];
+        } else if (field === 'data') lines.push(value);
+        else if (field === 'event') event = value;
+        else if (field === 'id' && !value.includes('\0')) id = value;
+        else if (field === 'retry' && /^\d+$/.test(value)) parser.retry = Number(value);
       }
-      this.lastId = this.#id;
-      this.#event = '';
-      this.#data = [];
-      return;
-    }
-    const [, field, value = ''] = /^([^:]*):? ?(.*)$/s.exec(line) ?? [];
-    if (field === 'data') this.#data.push(value);
-    else if (field === 'event') this.#event = value;
-    else if (field === 'id' && !value.includes('\0')) this.#id = value;
-    else if (field === 'retry' && /^\d+$/.test(value)) this.retry = Number(value);
-  }
+      return events;
+    },
+  };
+  return parser;
 }
 
-class SseConnection extends HttpConnection {
-  // A comment comes every 15 s.
-  quiet = 40_000;
-
-  /** @protected @param {AbortSignal} signal @param {() => void} joined @returns {Promise<import('../connection.js').Close>} */
-  async run(signal, joined) {
-    const silent = new FulmarError('held_back', 'The event stream is silent: something on the way is holding it back. Poll instead.');
-    /** @type {ReturnType<typeof setTimeout> | undefined} */
-    let silence;
-    // The server says something at once. Firefox shows an answer only when some of its body has come.
-    const listen = () => {
-      clearTimeout(silence);
-      silence = setTimeout(() => this.finish(closeFor(silent)), SILENCE_MS);
-    };
-    const heard = () => clearTimeout(silence);
-    signal.addEventListener('abort', heard, { once: true });
+/** @type {import('../http.js').Run} */
+async function run(connection, signal, joined) {
+  /** @type {any} */
+  let silence;
+  /** The server says something at once. */
+  const listen = () => {
+    clearTimeout(silence);
+    silence = setTimeout(() => connection.finish(closeFor(
+      new FulmarError('held_back', 'Something is holding it back.'))), SILENCE_MS);
+  };
+  const parser = createSseParser();
+  /** @type {import('../connection.js').Close | null} */
+  let close = null;
+  try {
     listen();
-    const response = await this.get('/sse', signal).catch((error) => {
-      heard();
-      throw error;
-    });
-    if (!signal.aborted) listen();
-    if (response.status === 204) {
+    const { status, body } = await connection.get('/sse', signal);
+    // Firefox shows an answer only when some of its body has come.
+    listen();
+    if (status === 204) {
       joined();
-      return { code: CloseCode.REFUSED, reason: 'The server asks not to come back.' };
+      return { code: REFUSED, reason: 'The server ended it for good.' };
     }
-
-    const parser = new SseParser();
     const decoder = new TextDecoder();
-    const reader = /** @type {ReadableStream<Uint8Array>} an event stream has one */ (response.body).getReader();
-    /** @type {import('../connection.js').Close | null} */
-    let close = null;
-    try {
-      for (;;) {
-        const { value, done } = await reader.read();
-        if (done) break;
-        heard();
-        this.count(value);
-        for (const { event, data, id } of parser.push(decoder.decode(value, { stream: true }))) {
-          if (signal.aborted) return { code: CloseCode.NORMAL, reason: '' };
-          const message = fromJson(parseJson(data), event === 'message' ? 'publication' : event);
-          if (message.type === 'close') close = { code: message.code, reason: message.reason };
-          else this.deliver(message);
-          if (id) this.cursor = id;
-        }
-        if (parser.lastId) this.cursor = parser.lastId;
-        joined();
+    const reader = /** @type {ReadableStream<Uint8Array>} an event stream has one */ (body).getReader();
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) break;
+      clearTimeout(silence);
+      connection.count(value);
+      for (const { event, data, id } of parser.push(decoder.decode(value, { stream: true }))) {
+        if (signal.aborted) return { code: NORMAL, reason: '' };
+        const message = fromJson(parseJson(data), event === 'message' ? 'publication' : event);
+        if (message.type === 'close') close = { code: message.code, reason: message.reason };
+        else connection.deliver(message);
+        if (id) connection.cursor = id;
       }
-    } catch (error) {
-      if (!close) throw error;
+      if (parser.lastId) connection.cursor = parser.lastId;
+      joined();
     }
-    return { ...(close ?? { code: CloseCode.LOST, reason: 'The event stream ended.' }), retry: parser.retry };
+  } catch (error) {
+    if (!close) throw error;
+  } finally {
+    clearTimeout(silence);
   }
+  return { ...(close ?? { code: LOST, reason: 'The server ended it.' }), retry: parser.retry };
 }
 
 /** @param {import('../fulmar.js').Placed} options */
 export async function openSse(options) {
-  return new SseConnection('sse', options);
+  const sse = new HttpConnection('sse', options, run);
+  // A comment comes every 15 s.
+  sse.quiet = 40_000;
+  return sse;
 }

@@ -146,7 +146,7 @@ async function visit(context, { from, transports }) {
 }
 
 async function main({ browsers, rounds, root, server, out }) {
-  const publisher = await open('websocket', { base: BASE, encoding: 'bin', WebSocket: QuietWebSocket });
+  const publisher = await open('websocket', { base: BASE, WebSocket: QuietWebSocket });
   await publisher.publish(CHANNEL, { data: 'hello' });
   publisher.close();
   const running = [];

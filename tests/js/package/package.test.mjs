@@ -61,7 +61,7 @@ import { CloseCode, FulmarError, StateView, TRANSPORTS, advice, open } from 'ful
 import type { Message, Options, Publication, TransportName } from 'fulmar';
 
 const view = new StateView();
-const options: Options = { base: 'https://localhost', channels: ['host:cpu'], encoding: 'bin' };
+const options: Options = { base: 'https://localhost', channels: ['host:cpu'], wait: 5 };
 
 function take(message: Message): string {
   switch (message.type) {
