@@ -1,5 +1,6 @@
 import { KNOWN_MS } from '../limits.js';
-import { ask } from '../posting.js';
+import told from '../place.js';
+import { ask, urlOf } from '../posting.js';
 import { answerOf } from '../errors.js';
 import { recall, remember } from '../verdict.js';
 
@@ -20,11 +21,21 @@ export async function discover(options) {
   return answerOf(await ask(options, '/connect', { signal: AbortSignal.timeout(10_000) }));
 }
 
+/** By what server this module was served with its place, until that was of no use. @type {string | null} */
+let served = told && new URL('../place.js', import.meta.url).href;
+
 /** No verdict has this key, not that of WebTransport alone either. @param {string} base */
 const keyOf = (base) => `fulmar:${base} place`;
 
-/** @param {string} base @returns {Discovery['webtransport'] | null} where WebTransport opened before */
-export const known = (base) => recall(keyOf(base), Date.now(), KNOWN_MS);
+/** @param {string} base @returns {boolean} whether it is the server by whose place this client was served */
+const isTold = (base) => served === urlOf(base, '/client/place.js');
+
+/** @param {string} base @returns {Discovery['webtransport'] | null} where WebTransport is or was, by what is known here */
+export const known = (base) => (told && isTold(base) ? told.webtransport : recall(keyOf(base), Date.now(), KNOWN_MS));
 
 /** @param {string} base @param {Discovery['webtransport'] | null} place where WebTransport has opened; null where it is not any more */
-export const know = (base, place) => remember(keyOf(base), place);
+export function know(base, place) {
+  // A certificate may have been renewed since the page was loaded.
+  if (!place && isTold(base)) served = null;
+  remember(keyOf(base), place);
+}
