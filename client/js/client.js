@@ -76,12 +76,12 @@ export class Client extends EventTarget {
   /**
    * @param {string} base of the server
    * @param {readonly TransportName[]} transports
-   * @param {(transport: TransportName) => Promise<AnyConnection>} open
+   * @param {(transport: TransportName, wanted: () => import('./fulmar.js').Wanted[]) => Promise<AnyConnection>} open
    */
   constructor(base, transports, open) {
     super();
     this.base = base;
-    this.#dialler = new Dialler(base, transports, open);
+    this.#dialler = new Dialler(base, transports, (transport) => open(transport, () => this.#wanted()));
     this.#dialler.onbetter = (connection) => this.#climbed(connection);
   }
 
@@ -209,6 +209,11 @@ export class Client extends EventTarget {
 
   get #all() {
     return [...this.#channels.values()];
+  }
+
+  /** What a connection that opens will be asked for. */
+  #wanted() {
+    return this.#all.filter(({ paused, refused }) => !paused && !refused).map(({ name, from }) => ({ channel: name, ...from }));
   }
 
   /** @param {string} name @param {string} [after] */

@@ -134,10 +134,14 @@ export class Connection {
  * @property {(close: Close) => void} finish
  * @property {(error: unknown) => void} fail
  * @property {(message: Message, datagram?: boolean) => void} receive
+ * @property {(message: Request) => Promise<any>} request
  *
  * @typedef {object} Link what carries the messages of a connection
  * @property {(message: ClientMessage) => void} send
  * @property {(code: number, reason: string) => void} close
+ * @property {number} [refs] how many requests the server had before, which have the first numbers
+ * @property {(channel: string, from: From) => From & {ref: number} | undefined} [claim] that of them with which the channel is
+ *   subscribed to already
  * @property {(channel: string) => Promise<void>} [begin] before it is subscribed to
  * @property {(channel: string) => void} [drop] what was begun
  */
@@ -154,6 +158,7 @@ export class InbandConnection extends Connection {
   constructor(transport, encoding, link) {
     super(transport, encoding);
     this.#link = link(/** @type {Inner} */ (/** @type {unknown} */ (this)));
+    this.#ref = this.#link.refs ?? 0;
   }
 
   /**
@@ -163,13 +168,14 @@ export class InbandConnection extends Connection {
    */
   async subscribe(channel, from = {}) {
     this.mustLack(channel);
-    const { position, after } = from;
-    const entry = entryFrom(channel, from);
+    const asked = this.#link.claim?.(channel, from);
+    const { position, after } = asked ?? from;
+    const entry = entryFrom(channel, asked ?? from);
     this.channels.add(channel);
     if (entry) this.positions.seed(channel, entry);
     try {
-      await this.#link.begin?.(channel);
-      return await this.request({ type: 'subscribe', channel, ...(position ? { position } : entry && after ? { after } : {}) });
+      if (!asked) await this.#link.begin?.(channel);
+      return await this.request({ type: 'subscribe', channel, ...(position ? { position } : entry && after ? { after } : {}) }, asked?.ref);
     } catch (error) {
       this.#link.drop?.(channel);
       this.channels.delete(channel);
@@ -220,15 +226,15 @@ export class InbandConnection extends Connection {
   }
 
   /**
-   * Sends a message with a `ref` and waits for what answers it.
+   * Sends a message with a `ref`, unless the server had it before, and waits for what answers it.
    * @template {Request} R
-   * @protected @param {R} message
+   * @protected @param {R} message @param {number} [had] the `ref` that it had then
    * @returns {Promise<Answers[R['type']]>}
    */
-  async request(message) {
+  async request(message, had) {
     this.mustBeOpen();
-    const ref = (this.#ref = (this.#ref % 0xffffffff) + 1);
-    this.#link.send({ ...message, ref });
+    const ref = had ?? (this.#ref = (this.#ref % 0xffffffff) + 1);
+    if (!had) this.#link.send({ ...message, ref });
     const { promise, ...waiting } = /** @type {typeof deferred<Answers[R['type']]>} */ (deferred)();
     this.#waiting.set(ref, { began: performance.now(), ...waiting });
     return promise;

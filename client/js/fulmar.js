@@ -44,7 +44,9 @@
  * @property {typeof fetch} [fetch] another one than the platform's
  * @property {typeof WebSocket} [WebSocket] likewise (node 20 has none)
  * @property {typeof WebTransport} [WebTransport] likewise
- * @typedef {Options & {base: string}} Placed options of which it is settled where the server is
+ * @typedef {import('./connection.js').From & {channel: string}} Wanted
+ * @typedef {Options & {base: string, wanted?: () => Wanted[]}} Placed options of which it is settled where the server is, and
+ *   what will be subscribed to at once
  */
 import { Client } from './client.js';
 import { follow } from './platform.js';
@@ -81,13 +83,13 @@ export function connect(base, options = {}) {
   const all = placed({ ...options, base, attach: true });
   for (const transport of transports) named(transport);
   if (!transports.length) throw new TypeError('no transport');
-  const client = new Client(all.base, transports, async (transport) => {
+  const client = new Client(all.base, transports, async (transport, wanted) => {
     // These open with their first channel: whether there is a server is asked before.
     if (transport === 'sse' || transport === 'poll') {
       await discover(all);
       if (shares(all.base)) return new SharedConnection(transport, all, () => OPENERS[transport](all));
     }
-    return OPENERS[transport](all);
+    return OPENERS[transport]({ ...all, wanted });
   });
   follow(client);
   client.run();

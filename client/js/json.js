@@ -8,6 +8,9 @@ export function toBase64(bytes) {
   return btoa(binary);
 }
 
+/** As URLs and secrets have it. @param {Uint8Array} bytes */
+export const toBase64Url = (bytes) => toBase64(bytes).replace(/=/g, '').replace(/\+/g, '-').replace(/\//g, '_');
+
 /** @param {string} base64 */
 export function fromBase64(base64) {
   const binary = atob(base64);

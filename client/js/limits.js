@@ -33,6 +33,8 @@ export const INCOMING_DATAGRAMS = 512;
 export const MAX_EARLY = 64, EARLY_MS = 3000;
 /** Frames before the newest that an acknowledgement can name. */
 export const ACK_BITS = 62;
+/** What goes with the CONNECT (PROTOCOL.md, section 8): so many subscriptions, in so many bytes. */
+export const MAX_ASKED = 16, MAX_ASKED_BYTES = 3072;
 /** Acknowledgements that the browser has not sent yet. One that comes later says more. */
 export const MAX_ACKS_UNDER_WAY = 4;
 
@@ -64,6 +66,8 @@ export const AGAIN_MS = 1000;
 export const ALIVE_MS = 5000;
 /** An event stream of which nothing comes for so long does not come through. */
 export const SILENCE_MS = 3000;
+/** How long the stream may take that the server opens for what went with the CONNECT. */
+export const ASKED_MS = 3000;
 /** How long reading goes on before the page gets its turn. */
 export const TURN_MS = 6;
 /** How long a stream's end waits for the session's own, which tells the reason. */

@@ -1,11 +1,12 @@
 /** WebTransport: a control stream, a stream for each subscription, and datagrams for the newest state and signals. */
 import { LOST } from '../codes.js';
-import { EARLY_MS, GRACE_MS, INCOMING_DATAGRAMS, KNOWN_PATIENCE_MS, MAX_ACKS_UNDER_WAY, MAX_EARLY, MAX_STREAM_PAUSE_MS, TURN_MS } from '../limits.js';
+import { ASKED_MS, EARLY_MS, GRACE_MS, INCOMING_DATAGRAMS, KNOWN_PATIENCE_MS, MAX_ACKS_UNDER_WAY, MAX_ASKED, MAX_ASKED_BYTES, MAX_EARLY, MAX_STREAM_PAUSE_MS, TURN_MS } from '../limits.js';
 import { pause } from '../pause.js';
 import { FulmarError, closeFor, closedError, malformed, unreachable, within } from '../errors.js';
 import { InbandConnection } from '../connection.js';
 import { createSplitter, prefixed, splitDatagram } from '../framing.js';
-import { fromBase64 } from '../json.js';
+import { join } from '../bytes.js';
+import { fromBase64, toBase64Url } from '../json.js';
 import { createReceiver, noRoom } from '../receiver.js';
 import { createAliases, decodeServer, encodeClient } from '../wire.js';
 import { discover, know, known } from './discover.js';
@@ -103,12 +104,17 @@ function createAcknowledger(datagrams, acks, counts) {
 /**
  * @param {import('../connection.js').Inner} connection @param {WebTransport} session that is ready
  * @param {WebTransportBidirectionalStream} first the control stream
+ * @param {Asked[]} asked with the CONNECT @param {WebTransportBidirectionalStream} [given] the server's stream for that
  * @returns {import('../connection.js').Link}
  */
-function createLink(connection, session, first) {
+function createLink(connection, session, first, asked, given) {
   const aliases = createAliases();
   /** @type {Map<string, Pipe>} by channel */
   const pipes = new Map();
+  /** What was asked for and not subscribed to yet. */
+  const unclaimed = new Map(asked.map((message) => [message.channel, message]));
+  /** What of it was not wanted any more, until the server has let go of it. @type {Map<string, Promise<unknown>>} by channel */
+  const parting = new Map();
   /** @type {{at: number, message: Frame | Values}[]} */
   let early = [];
   let turnEnds = 0;
@@ -195,13 +201,14 @@ function createLink(connection, session, first) {
   /**
    * Takes a stream's frames, and the stream's end as the connection's where it is still in use a moment later: the end
    * of the session, which tells the reason, comes after those of its streams.
-   * @param {WebTransportBidirectionalStream} stream @param {(pipe: Pipe) => boolean} inUse
+   * @param {WebTransportBidirectionalStream} stream @param {(pipe: Pipe) => boolean} inUse @param {boolean} [later] whoever has
+   *   opened the connection has its turn first, and subscribes
    */
-  function follow({ readable, writable }, inUse) {
+  function follow({ readable, writable }, inUse, later) {
     /** @type {Pipe} */
     const pipe = { ...createOutlet(writable, received), taken: 0 };
     const splitter = createSplitter();
-    read(readable, (chunk) => {
+    const run = () => read(readable, (chunk) => {
       const { taken } = pipe;
       for (const frame of splitter.push(chunk)) {
         const message = decodeServer(frame);
@@ -216,7 +223,18 @@ function createLink(connection, session, first) {
     }).then(() => setTimeout(() => {
       if (inUse(pipe)) connection.fail(unreachable('The server ended it.'));
     }, GRACE_MS));
+    if (later) nextTurn().then(run);
+    else run();
     return pipe;
+  }
+
+  /** @param {Pipe} pipe @returns {boolean} whether a channel comes by it */
+  const carries = (pipe) => [...pipes.values()].includes(pipe);
+
+  /** What was asked for is not wanted any more. @param {string} channel */
+  function part(channel) {
+    unclaimed.delete(channel);
+    parting.set(channel, connection.request({ type: 'unsubscribe', channel }).catch(() => {}));
   }
 
   /** @param {number} closeCode @param {string} reason */
@@ -238,6 +256,8 @@ function createLink(connection, session, first) {
     (error) => connection.finish(closeFor(error)),
   );
   const control = follow(first, () => true);
+  if (given) nextTurn().then(() => [...unclaimed.keys()].forEach(part));
+  const shared = given && follow(given, carries, true);
   read(session.datagrams.readable, (datagram) => {
     received.datagrams++;
     /** @type {(Frame | Values)[]} */
@@ -260,13 +280,31 @@ function createLink(connection, session, first) {
       say('channel' in message && message.type !== 'publish' && pipes.get(message.channel) || control, message);
     },
 
+    refs: asked.length,
+
+    claim(channel, from) {
+      const message = unclaimed.get(channel);
+      if (!message || !shared) return undefined;
+      if (hasStart(message) !== hasStart(from)) {
+        part(channel);
+        return undefined;
+      }
+      // By now another connection may have got further: what comes twice is known by its position. Without one on either side it
+      // begins here or there.
+      unclaimed.delete(channel);
+      pipes.set(channel, shared);
+      return message;
+    },
+
     async begin(channel) {
-      pipes.set(channel, follow(await newStream(), (pipe) => pipes.get(channel) === pipe));
+      await parting.get(channel);
+      pipes.set(channel, follow(await newStream(), carries));
     },
 
     drop(channel) {
-      pipes.get(channel)?.end();
+      const pipe = pipes.get(channel);
       pipes.delete(channel);
+      if (pipe && !carries(pipe)) pipe.end();
     },
   };
 }
@@ -283,16 +321,41 @@ function nextTurn() {
   });
 }
 
-/** @typedef {import('./discover.js').Discovery['webtransport']} Place */
+/**
+ * @typedef {import('./discover.js').Discovery['webtransport']} Place
+ * @typedef {import('../wire.js').Subscribe & {ref: number}} Asked
+ */
+
+/** @param {import('../connection.js').From} from */
+const hasStart = ({ after, position }) => !!(after || position);
+
+/** Whether subscriptions go with the CONNECT. */
+let asks = true;
+
+/** @param {import('../fulmar.js').Wanted[]} wanted @returns {[Asked[], Uint8Array]} what goes with the CONNECT of it */
+function asking(wanted) {
+  /** @type {Asked[]} */
+  const asked = [];
+  let frames = new Uint8Array();
+  for (const { channel, position, after } of asks ? wanted.slice(0, MAX_ASKED) : []) {
+    /** @type {Asked} */
+    const message = { type: 'subscribe', ref: asked.length + 1, channel, ...(position ? { position } : after ? { after } : {}) };
+    const longer = join([frames, prefixed(encodeClient(message))]);
+    if (longer.length > MAX_ASKED_BYTES) break;
+    asked.push(message);
+    frames = longer;
+  }
+  return [asked, frames];
+}
 
 /** @param {Promise<WebTransport>} dialling that nobody waits for any more */
 const abandon = (dialling) => dialling.then((session) => session.close(), () => {});
 
 /**
- * @param {typeof globalThis.WebTransport} WebTransport @param {Place} place @param {boolean} attach @param {number} timeout
+ * @param {typeof globalThis.WebTransport} WebTransport @param {Place} place @param {string} query @param {number} timeout
  * @returns {Promise<WebTransport>} a session that is ready
  */
-async function openSession(WebTransport, { url, certificate_hashes: hashes = [] }, attach, timeout) {
+async function openSession(WebTransport, { url, certificate_hashes: hashes = [] }, query, timeout) {
   /** @type {WebTransportOptions} */
   const init = { congestionControl: 'low-latency' };
   if (hashes.length) {
@@ -300,7 +363,7 @@ async function openSession(WebTransport, { url, certificate_hashes: hashes = [] 
   }
   let session;
   try {
-    session = new WebTransport(attach ? `${url}?attach` : url, init);
+    session = new WebTransport(url + query, init);
     session.closed.catch(() => {});
     await within(timeout, session.ready);
     return session;
@@ -320,7 +383,11 @@ export async function openWebTransport(options) {
   if (!WebTransport) throw new FulmarError('unsupported', 'There is no WebTransport here.');
 
   const ask = async () => (await discover(options)).webtransport;
-  const dial = (/** @type {Place} */ to) => openSession(WebTransport, to, attach, timeout);
+  // In a microtask, so that what is asked for in the turn in which the client was made goes along.
+  if (options.wanted) await null;
+  const [asked, frames] = asking(options.wanted?.() ?? []);
+  const query = (attach ? '?attach' : '') + (asked.length ? `&subscribe=${toBase64Url(frames)}` : '');
+  const dial = (/** @type {Place} */ to) => openSession(WebTransport, to, query, timeout);
   let place = known(base);
   let session;
   if (place) {
@@ -346,8 +413,22 @@ export async function openWebTransport(options) {
   // The name in the standard, and the one before it.
   datagrams.incomingMaxBufferedDatagrams = datagrams.incomingHighWaterMark = INCOMING_DATAGRAMS;
 
-  const control = await session.createBidirectionalStream();
-  const connection = new InbandConnection('webtransport', 'bin', (inner) => createLink(inner, session, control));
+  const opening = session.createBidirectionalStream();
+  opening.catch(() => {});
+  /** @type {WebTransportBidirectionalStream | undefined} */
+  let given;
+  if (asked.length) {
+    try {
+      given = (await within(ASKED_MS, session.incomingBidirectionalStreams.getReader().read())).value;
+    } catch (cause) {
+      // The server, or the browser, is not one that can do that.
+      asks = false;
+      session.close();
+      throw unreachable('The first channels did not come.', cause);
+    }
+  }
+  const control = await opening;
+  const connection = new InbandConnection('webtransport', 'bin', (inner) => createLink(inner, session, control, asked, given));
   // A stream exists for the server only when something has been sent on it, and the first is the control stream.
   if (!attach) connection.probe();
   return connection;

@@ -34,7 +34,7 @@ const TRANSPORTS = [
   { name: 'wss', transports: ['websocket'] },
   { name: 'all, UDP blocked', blocked: true },
 ];
-/** A page of the server's own brings a connection along, over which HTTP/2 carries a WebSocket at once. */
+/** A page of the server's own brings a connection along, over which HTTP/2 carries a WebSocket at once, and the client. */
 const PAGES = [{ from: BASE, label: 'own page' }, { from: `https://${ELSEWHERE}`, label: 'other page' }];
 const CASES = PAGES.flatMap(({ from, label }) => TRANSPORTS.map((it) => ({ ...it, from, label, name: `${label}, ${it.name}` })));
 const VISITS = ['first visit', 'second visit'];
@@ -138,7 +138,9 @@ async function visit(context, { from, transports }) {
   const page = await context.newPage();
   try {
     await page.goto(`${from}/healthz`);
-    await putClient(page);
+    // A page of the server's has its client, which brings the place along; another has the one of the package.
+    if (from === BASE) await page.evaluate(async () => { globalThis.fulmar = await import('/client/fulmar.js'); });
+    else await putClient(page);
     return await within('the first message', page.evaluate(firstMessage, BASE, transports ?? null, CHANNEL));
   } finally {
     await page.close();

@@ -1,0 +1,172 @@
+/** WebTransport: subscriptions that go with the CONNECT, and the stream that the server opens for them. */
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { createSplitter, prefixed } from '../../client/js/framing.js';
+import { openWebTransport } from '../../client/js/transports/webtransport.js';
+import { clock, settled } from './memory.mjs';
+import { decodeClient, encodeServer } from './peer.mjs';
+
+/** One direction and its other end: what the client sends is taken apart, what the server says is put together. */
+class Stream {
+  said = [];
+  ended = false;
+  #splitter = createSplitter();
+
+  constructor() {
+    this.readable = new ReadableStream({ start: (controller) => { this.controller = controller; } });
+    this.writable = new WritableStream({
+      write: (chunk) => { this.said.push(...this.#splitter.push(chunk).map(decodeClient)); },
+      close: () => { this.ended = true; },
+    });
+  }
+
+  answer(...messages) {
+    for (const message of messages) this.controller.enqueue(prefixed(encodeServer(message)));
+  }
+}
+
+/** A session that opens, and what is on the server's side of it. */
+function server({ opens = true } = {}) {
+  const it = { urls: [], streams: [], given: null, closed: 0, heard: [] };
+  it.WebTransport = class {
+    ready = Promise.resolve();
+    closed = new Promise(() => {});
+    datagrams = { readable: new ReadableStream(), writable: new WritableStream() };
+    incomingBidirectionalStreams = new ReadableStream({
+      start: (controller) => {
+        if (opens) controller.enqueue(it.given = new Stream());
+      },
+    });
+    constructor(url) {
+      it.urls.push(url);
+    }
+    async createBidirectionalStream() {
+      it.streams.push(new Stream());
+      return it.streams.at(-1);
+    }
+    close() {
+      it.closed++;
+    }
+  };
+  const fetch = async () => Response.json({ webtransport: { url: 'https://h:1/wt' } });
+  it.open = async (wanted, more = {}) => {
+    const connection = await openWebTransport({ base: 'http://asked', fetch, WebTransport: it.WebTransport, attach: true, wanted: () => wanted, ...more });
+    connection.onmessage = (message) => it.heard.push(`${message.channel} ${message.type} ${message.data ?? ''}`);
+    return connection;
+  };
+  it.asked = () => {
+    const text = new URL(it.urls.at(-1)).searchParams.get('subscribe');
+    return text === null ? null : createSplitter().push(Buffer.from(text, 'base64url')).map(decodeClient);
+  };
+  return it;
+}
+
+const subscribed = (ref, channel, alias = ref) => ({ type: 'subscribed', ref, alias, channel, epoch: 'e', offset: 0 });
+const publication = (alias, offset, data) => ({ type: 'publication', alias, offset, time: 1, key: '', removed: false, data });
+const position = { epoch: 'e', offset: 7 };
+
+describe('what goes with the CONNECT', () => {
+  test('is answered on the stream of the server, and no other is opened for it', async () => {
+    const at = server();
+    const connection = await at.open([{ channel: 'event:a', position }, { channel: 'event:b' }]);
+    assert.match(at.urls[0], /^https:\/\/h:1\/wt\?attach&subscribe=[\w-]+$/);
+    assert.deepEqual(at.asked().map(({ channel, ref, position: from }) => [channel, ref, from]), [['event:a', 1, position], ['event:b', 2, undefined]]);
+    const first = [connection.subscribe('event:a', { position: { epoch: 'e', offset: 9 } }), connection.subscribe('event:b')];
+    at.given.answer(subscribed(1, 'event:a'), subscribed(2, 'event:b'), publication(1, 8, 'x'), publication(2, 1, 'y'));
+    assert.deepEqual((await Promise.all(first)).map(({ channel }) => channel), ['event:a', 'event:b']);
+    await settled();
+    assert.deepEqual(at.heard, ['event:a publication x', 'event:b publication y']);
+    assert.deepEqual([at.streams.length, at.given.said], [1, []], 'the control stream');
+    const later = connection.subscribe('event:c');
+    await settled();
+    assert.deepEqual(at.streams[1].said.map(({ type, ref }) => [type, ref]), [['subscribe', 3]]);
+    at.streams[1].answer(subscribed(3, 'event:c'));
+    await later;
+    for (const [n, channel] of ['event:a', 'event:b'].entries()) {
+      const done = connection.unsubscribe(channel);
+      await settled();
+      assert.deepEqual(at.given.said[n], { type: 'unsubscribe', ref: 4 + n, channel });
+      assert.equal(at.given.ended, false);
+      at.given.answer({ type: 'unsubscribed', ref: 4 + n, channel });
+      await done;
+    }
+    await settled();
+    assert.ok(at.given.ended, 'with the last of them');
+  });
+
+  test('is unsubscribed from where nobody wants it any more, and whoever does later waits for that', async () => {
+    const at = server();
+    const connection = await at.open([{ channel: 'event:a' }, { channel: 'event:b' }]);
+    const kept = connection.subscribe('event:b');
+    at.given.answer(subscribed(1, 'event:a'), subscribed(2, 'event:b'));
+    await kept;
+    await settled();
+    assert.equal(connection.has('event:a'), false);
+    assert.deepEqual(at.streams[0].said, [{ type: 'unsubscribe', ref: 3, channel: 'event:a' }], 'on the control stream');
+    const again = connection.subscribe('event:a');
+    await settled();
+    assert.equal(at.streams.length, 1);
+    at.streams[0].answer({ type: 'unsubscribed', ref: 3, channel: 'event:a' });
+    await settled();
+    at.streams[1].answer(subscribed(4, 'event:a', 9));
+    assert.equal((await again).channel, 'event:a');
+  });
+
+  test('is asked for anew where there is a position now and was none then, or the other way round', async () => {
+    const at = server();
+    const connection = await at.open([{ channel: 'event:a' }, { channel: 'state:b', position }]);
+    const joined = [connection.subscribe('event:a', { position }), connection.subscribe('state:b')];
+    await settled();
+    assert.deepEqual(at.streams[0].said.map(({ type, ref, channel }) => [type, ref, channel]), [['unsubscribe', 3, 'event:a'], ['unsubscribe', 4, 'state:b']]);
+    at.given.answer(subscribed(1, 'event:a'), subscribed(2, 'state:b'));
+    at.streams[0].answer({ type: 'unsubscribed', ref: 3, channel: 'event:a' }, { type: 'unsubscribed', ref: 4, channel: 'state:b' });
+    await settled();
+    const sent = at.streams.slice(1).flatMap(({ said }) => said).map(({ channel, position: from }) => [channel, from]);
+    assert.deepEqual(sent, [['event:a', position], ['state:b', undefined]]);
+    at.streams[1].answer(subscribed(5, 'event:a', 5));
+    at.streams[2].answer(subscribed(6, 'state:b', 6));
+    await Promise.all(joined);
+  });
+
+  test('may be refused, one by one', async () => {
+    const at = server();
+    const connection = await at.open([{ channel: 'event:a' }, { channel: 'event:b' }]);
+    const both = [connection.subscribe('event:a'), connection.subscribe('event:b')];
+    at.given.answer({ type: 'error', ref: 1, error: { code: 'forbidden', message: 'No.' } }, subscribed(2, 'event:b'));
+    await assert.rejects(both[0], { code: 'forbidden' });
+    await both[1];
+    assert.deepEqual([connection.has('event:a'), connection.has('event:b'), at.given.ended], [false, true, false]);
+  });
+
+  test('is as much as the server takes', async () => {
+    const at = server();
+    await at.open(Array.from({ length: 20 }, (_, n) => ({ channel: `event:${n}` })));
+    assert.equal(at.asked().length, 16);
+    await at.open(Array.from({ length: 16 }, (_, n) => ({ channel: `event:${'x'.repeat(240)}${n}` })));
+    assert.equal(at.asked().length, 12);
+    assert.ok(new URL(at.urls.at(-1)).searchParams.get('subscribe').length <= 4096);
+    await at.open([]);
+    assert.equal(at.urls.at(-1), 'https://h:1/wt?attach');
+  });
+
+  test('is what is wanted in the turn in which the client was made', async () => {
+    const at = server();
+    const wanted = [];
+    const opening = at.open(wanted);
+    wanted.push({ channel: 'event:a' });
+    await opening;
+    assert.deepEqual(at.asked().map(({ channel }) => channel), ['event:a']);
+  });
+
+  test('is not asked for again where no stream of the server comes', async (t) => {
+    const time = clock(t);
+    const at = server({ opens: false });
+    const opening = assert.rejects(at.open([{ channel: 'event:a' }]), { code: 'unreachable' });
+    await settled();
+    await time.pass(3_000);
+    await opening;
+    assert.equal(at.closed, 1);
+    await at.open([{ channel: 'event:a' }]);
+    assert.equal(at.asked(), null);
+  });
+});
