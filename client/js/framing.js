@@ -56,10 +56,16 @@ export function createSplitter(limit = MAX_FRAME) {
   };
 }
 
-/** @param {Uint8Array} datagram @returns {Uint8Array[]} its frames; a datagram holds whole ones only */
+/** @param {Uint8Array} datagram or a batch @returns {Uint8Array[]} its frames; it holds whole ones only */
 export function splitDatagram(datagram) {
   const splitter = createSplitter(datagram.length);
   const frames = splitter.push(datagram);
   if (splitter.pending) throw malformed('length');
   return frames;
 }
+
+/** What a WebSocket's message begins with that holds several frames. */
+const BATCH = 0x0e;
+
+/** @param {Uint8Array} message of a WebSocket @returns {Uint8Array[]} its frames: itself, or those of a batch */
+export const splitMessage = (message) => (message[0] === BATCH ? splitDatagram(message.subarray(1)) : [message]);

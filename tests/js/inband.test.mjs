@@ -419,7 +419,7 @@ describe('WebSocket', () => {
     const messages = [];
     const connection = await open('websocket', {
       base: 'http://h:1/', WebSocket, channels: ['state:a'], onmessage: (message) => messages.push(message) });
-    assert.equal(made[0].url, 'ws://h:1/ws');
+    assert.equal(made[0].url, 'ws://h:1/ws?batch');
     assert.deepEqual(made[0].protocols, ['fulmar.v1.bin']);
     await turn();
     assert.deepEqual(messages.map(({ type }) => type), ['reset', 'publication', 'synced']);
@@ -435,6 +435,16 @@ describe('WebSocket', () => {
     connection.close(4321, 'done');
     assert.deepEqual(await connection.closed, { code: 4321, reason: 'done' });
     await assert.rejects(connection.publish('event:x', { data: 1 }), { code: 'closed' });
+  });
+
+  test('takes several frames in one message', async () => {
+    const { made, WebSocket } = fakeWebSocket();
+    const messages = [];
+    await open('websocket', { base: 'http://h:1/', WebSocket, channels: ['state:a'], onmessage: (message) => messages.push(message) });
+    await turn();
+    const frames = [3, 4, 5].map((offset) => prefixed(encodeServer(state('k', offset, offset))));
+    made[0].onmessage({ data: Uint8Array.from([0x0e, ...frames.flatMap((frame) => [...frame])]).buffer });
+    assert.deepEqual(messages.slice(3).map(({ offset, data }) => [offset, data]), [[3, 3], [4, 4], [5, 5]]);
   });
 
   test('is told when to come back', async () => {

