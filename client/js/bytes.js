@@ -135,7 +135,7 @@ export function packPayload(data) {
   if (data instanceof Uint8Array) return [BINARY, data];
   if (typeof data === 'string') return [TEXT, encoder.encode(data)];
   const json = JSON.stringify(data);
-  if (json === undefined) throw new TypeError('no JSON');
+  if (json === undefined) throw new TypeError('data is text, bytes, or what JSON can hold');
   return [JSON_VALUE, encoder.encode(json)];
 }
 

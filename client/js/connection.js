@@ -107,13 +107,13 @@ export class Connection {
 
   /** Throws where nothing can be asked any more. @protected */
   mustBeOpen() {
-    if (!this.open) throw new FulmarError('closed', 'The connection is closed.');
+    if (!this.open) throw new FulmarError('closed', 'The connection is closed: open another.');
   }
 
   /** Throws where the channel cannot be subscribed to. @protected @param {string} channel */
   mustLack(channel) {
     this.mustBeOpen();
-    if (this.has(channel)) throw new FulmarError('already_subscribed', `It has ${channel}.`);
+    if (this.has(channel)) throw new FulmarError('already_subscribed', `The connection has ${channel}: unsubscribe first.`);
   }
 
   /** @protected @param {Message} message */

@@ -46,7 +46,7 @@ export function parseCursor(cursor) {
   });
   const isBad = entries.some(({ offset, base = 0 }) => !(Math.max(offset, base) <= MAX_INTEGER));
   if (isBad || entries.length > MAX_CURSOR_CHANNELS || cursor.length > MAX_CURSOR_BYTES) {
-    throw new FulmarError('bad_cursor', 'This is no cursor.');
+    throw new FulmarError('bad_cursor', 'This is no cursor: hand over one that a connection gave.');
   }
   return entries;
 }

@@ -3,7 +3,7 @@ import { FELL_BEHIND, GOING_AWAY, LOST, NORMAL, NO_HEARTBEAT, PROTOCOL_ERROR, RE
 
 /**
  * An error with the protocol's code. The server's own come with its reason as the message (PROTOCOL.md, section 6); these are
- * made here, with a message that says little more than the code:
+ * made here:
  *
  * | code                 | what it says, and what to do                                                              |
  * |----------------------|-------------------------------------------------------------------------------------------|
@@ -88,7 +88,7 @@ export async function answerOf(response, count) {
     answer = JSON.parse(text);
     if (!ok) error = new FulmarError(answer.error.code, answer.error.message, more);
   } catch (cause) {
-    error = new FulmarError('unreachable', `The answer was ${status}: no server's.`, { ...more, cause });
+    error = new FulmarError('unreachable', `The answer was ${status}, and not Fulmar's: is \`base\` right, or a proxy or login page on the way?`, { ...more, cause });
   }
   if (error) throw error;
   return answer;
@@ -120,7 +120,7 @@ const PASSING = /^(closed|unreachable|shutting_down|replaced|unknown_session|nod
 export const isPassing = ({ code, status }) => PASSING.test(code) || status === 429 || status === 408;
 
 /** What is left of a request when its connection closes. @param {{code: number, reason: string}} close */
-export const closedError = ({ code, reason }) => new FulmarError('closed', `Connect anew: ${code} ${reason}`);
+export const closedError = ({ code, reason }) => new FulmarError('closed', `Connect anew: it was closed with ${code} ${reason}`);
 
 /**
  * The application's mistake is the application's to see, and must not stop the reading.

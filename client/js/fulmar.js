@@ -82,7 +82,7 @@ export function connect(base, options = {}) {
   const { transports = TRANSPORTS } = options;
   const all = placed({ ...options, base, attach: true });
   for (const transport of transports) named(transport);
-  if (!transports.length) throw new TypeError('no transport');
+  if (!transports.length) throw new TypeError('transports: name one at least');
   const client = new Client(all.base, transports, async (transport, wanted) => {
     // These open with their first channel: whether there is a server is asked before.
     if (transport === 'sse' || transport === 'poll') {
@@ -99,7 +99,7 @@ export function connect(base, options = {}) {
 /** @template {Options} T @param {T} options @returns {T & Placed} */
 function placed(options) {
   const { base = globalThis.location?.origin } = options;
-  if (!base) throw new TypeError('`base` is needed');
+  if (!base) throw new TypeError('base: the server\'s URL is needed where there is no page');
   return { ...options, base };
 }
 

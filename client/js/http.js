@@ -56,7 +56,7 @@ export class HttpConnection extends PostingConnection {
     this.mustLack(channel);
     // Where all of them stand must go in one cursor.
     if (this.channels.size >= MAX_CURSOR_CHANNELS) {
-      throw new FulmarError('too_many_channels', `${MAX_CURSOR_CHANNELS} are all: unsubscribe from some.`);
+      throw new FulmarError('too_many_channels', `SSE and polling read ${MAX_CURSOR_CHANNELS} channels: unsubscribe from some.`);
     }
     this.cursor = cursorFor(this.cursor, this.channels, entryFrom(channel, from));
     this.channels.add(channel);

@@ -115,7 +115,7 @@ export class LiveState {
   /** @package @param {Error} [error] */
   end(error) {
     this.#ended = true;
-    this.#whole.reject(error ?? new FulmarError('closed', 'It was ended.'));
+    this.#whole.reject(error ?? new FulmarError('closed', 'The state was closed before it was complete.'));
     this.#listeners.clear();
   }
 }

@@ -65,7 +65,7 @@ export class PostingConnection extends Connection {
 
   /** @param {string} channel @param {import('./connection.js').Content} content @param {number} turn */
   async #publish(channel, content, turn) {
-    if (turn !== this.#turn) throw unreachable('One before it did not arrive.');
+    if (turn !== this.#turn) throw unreachable('What was sent before did not arrive: send it again.');
     this.mustBeOpen();
     const { data, key, ...rest } = content;
     const payload = data instanceof Uint8Array ? { b64: toBase64(data) } : { data };

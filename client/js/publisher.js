@@ -36,10 +36,10 @@ export class Publisher {
    */
   async publish(channel, content) {
     if (this.#pending.size >= MAX_PENDING) {
-      throw new FulmarError('too_many_pending', `${MAX_PENDING} have no answer yet.`);
+      throw new FulmarError('too_many_pending', `${MAX_PENDING} publications have no answer yet: wait for some.`);
     }
     const id = content.id ?? `${this.#prefix}.${(this.#count++).toString(36)}`;
-    if (this.#pending.has(id)) throw new FulmarError('bad_id', 'One of this id has no answer yet.');
+    if (this.#pending.has(id)) throw new FulmarError('bad_id', 'A publication of this id has no answer yet: give another id, or wait.');
     const { promise, ...settle } = /** @type {typeof deferred<{epoch: string, offset: number}>} */ (deferred)();
     const timer = setTimeout(() => this.#expire(id), REPEAT_MS);
     const pending = { channel, content: { ...content, id }, ...settle, timer, sent: false };
@@ -88,8 +88,8 @@ export class Publisher {
   #expire(id) {
     const pending = this.#take(id);
     pending?.reject(pending.sent
-      ? new FulmarError('unanswered', 'It was not answered.')
-      : unreachable('There was no connection.'));
+      ? new FulmarError('unanswered', 'It was sent and not answered: look whether it was published before you repeat it.')
+      : unreachable('There was no connection: publish it again.'));
   }
 
   /** @param {Error} error for all that wait */

@@ -81,7 +81,7 @@ export class Subscription {
     if (this.#ended) return;
     this.#ended = true;
     this.#error = error ?? null;
-    this.#taken.reject(error ?? new FulmarError('closed', 'It was ended.'));
+    this.#taken.reject(error ?? new FulmarError('closed', 'The subscription was ended.'));
     if (error) guarded(this.#handlers.onError, error);
     this.#wake();
   }
@@ -95,7 +95,7 @@ export class Subscription {
 
   /** @returns {AsyncIterator<Publication, undefined>} of which there should be one only */
   [Symbol.asyncIterator]() {
-    if (this.#handlers.onPublication) throw new TypeError('it has onPublication');
+    if (this.#handlers.onPublication) throw new TypeError('a subscription with onPublication cannot be iterated');
     return {
       next: async () => {
         for (;;) {

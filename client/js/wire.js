@@ -55,7 +55,7 @@ import { readValues } from './values.js';
  */
 export function bounded(message) {
   if (message.length > MAX_MESSAGE) {
-    throw new FulmarError('message_too_large', `${message.length} of ${MAX_MESSAGE} bytes.`);
+    throw new FulmarError('message_too_large', `The message has ${message.length} bytes, and may have ${MAX_MESSAGE}: publish less at a time.`);
   }
   return message;
 }

@@ -9,7 +9,7 @@ import { discover } from './discover.js';
 /** @param {import('../fulmar.js').Placed} options */
 export async function openWebSocket(options) {
   const { base, timeout = 8000, WebSocket = globalThis.WebSocket } = options;
-  if (!WebSocket) throw new FulmarError('unsupported', 'There is no WebSocket here.');
+  if (!WebSocket) throw new FulmarError('unsupported', 'There is no WebSocket here: hand one in, or use another transport.');
   const socket = new WebSocket(urlOf(base, '/ws?batch').replace(/^http/, 'ws'), ['fulmar.v1.bin']);
   socket.binaryType = 'arraybuffer';
   // It closes then too; but where there are no pages an error that nobody listens to ends the process.
@@ -17,7 +17,7 @@ export async function openWebSocket(options) {
   try {
     await within(timeout, new Promise((resolve, reject) => {
       socket.onopen = resolve;
-      socket.onclose = ({ reason }) => reject(unreachable(reason || 'The WebSocket could not be opened.'));
+      socket.onclose = ({ reason }) => reject(unreachable(reason || 'The WebSocket could not be opened: is a proxy on the way?'));
     }));
   } catch (error) {
     socket.close();

@@ -141,7 +141,7 @@ function createLink(connection, session, first, asked, given) {
         return await session.createBidirectionalStream();
       } catch (cause) {
         if (!connection.open) throw closedError(await connection.closed);
-        if (ms > MAX_STREAM_PAUSE_MS) throw unreachable('No stream could be opened.', cause);
+        if (ms > MAX_STREAM_PAUSE_MS) throw unreachable('No stream could be opened: unsubscribe from some channels.', cause);
         await pause(ms);
       }
     }
@@ -221,7 +221,7 @@ function createLink(connection, session, first, asked, given) {
       }
       if (pipe.taken > taken) say(pipe, { type: 'ack', newest: pipe.taken, bitmap: 0n });
     }).then(() => setTimeout(() => {
-      if (inUse(pipe)) connection.fail(unreachable('The server ended it.'));
+      if (inUse(pipe)) connection.fail(unreachable('The server ended a stream.'));
     }, GRACE_MS));
     if (later) nextTurn().then(run);
     else run();
@@ -373,14 +373,14 @@ async function openSession(WebTransport, { url, certificate_hashes: hashes = [] 
     } catch {
       // It never opened.
     }
-    throw unreachable(`No session with ${url}.`, cause);
+    throw unreachable(`No WebTransport session with ${url}: is UDP blocked?`, cause);
   }
 }
 
 /** @param {import('../fulmar.js').Placed} options */
 export async function openWebTransport(options) {
   const { base, timeout = 8000, attach = false, WebTransport = globalThis.WebTransport } = options;
-  if (!WebTransport) throw new FulmarError('unsupported', 'There is no WebTransport here.');
+  if (!WebTransport) throw new FulmarError('unsupported', 'There is no WebTransport here: pages have it over https.');
 
   const ask = async () => (await discover(options)).webtransport;
   // In a microtask, so that what is asked for in the turn in which the client was made goes along.
