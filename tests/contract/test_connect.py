@@ -6,6 +6,7 @@ import hashlib
 import json
 from urllib.parse import urlsplit
 
+import pytest
 import wt
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -93,3 +94,16 @@ async def test_the_module_beside_the_clients_says_the_same(server):
         check_error(await http.get("/client/place.js", headers={"host": "elsewhere.example"}), 421, "misdirected")
         check_error(await http.get("/client/place.js", headers={"sec-fetch-site": "cross-site"}), 403, "forbidden_origin")
         check_error(await http.post("/client/place.js", json={}), 405, "method_not_allowed")
+
+
+@pytest.mark.parametrize("path", ["/client/fulmar.js", "/"])
+async def test_a_file_that_is_known_is_not_sent_again(server, path):
+    async with server.http() as http:
+        first = await http.get(path)
+        tag = first.headers["etag"]
+        for known in (tag, f"W/{tag}", f'"another", {tag}', "*"):
+            again = await http.get(path, headers={"if-none-match": known})
+            assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag), known
+        other = await http.get(path, headers={"if-none-match": '"another"'})
+        assert (other.status_code, other.content) == (200, first.content)
+        assert (await http.get("/client/wire.js")).headers["etag"] != tag

@@ -1,6 +1,7 @@
 //! The HTTP contract: PROTOCOL.md, sections 6 and 7. One router, whatever version of HTTP brought the request.
 
 mod api;
+mod asset;
 mod connect;
 mod guard;
 mod problem;
@@ -10,34 +11,21 @@ mod serve;
 mod sessions;
 mod upgrade;
 
-use std::{borrow::Cow, collections::HashMap, fmt, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use axum::{
     Router,
     extract::State,
-    http::{HeaderValue, header},
+    http::HeaderMap,
     middleware,
-    response::{IntoResponse, Response},
     routing::{any, get, post},
 };
-use bytes::Bytes;
 use fulmar_core::{Code, Problem};
 use tokio_util::task::TaskTracker;
 
-use self::problem::Failure;
-pub use self::{connect::Directory, serve::Sidecar};
+pub use self::{asset::Asset, connect::Directory, serve::Sidecar};
+use self::{asset::Served, problem::Failure};
 use crate::{access::Access, hub::Hub};
-
-/// A file that is served as it is.
-#[derive(Clone, Debug)]
-pub struct Asset {
-    /// Where, beginning with `/`.
-    pub path: Cow<'static, str>,
-    /// As what.
-    pub content_type: &'static str,
-    /// What.
-    pub body: Bytes,
-}
 
 /// A key to `/api/*`. Never printed by `Debug`.
 #[derive(Clone)]
@@ -96,7 +84,8 @@ pub fn router(app: Arc<App>, assets: Vec<Asset>) -> Router {
         let served = if path == connect::PLACE {
             get(connect::place)
         } else {
-            get(move || serve_asset(asset.clone()))
+            let served = Served::from(asset);
+            get(async move |headers: HeaderMap| served.answer(&headers))
         };
         router = router.route(&path, served);
     }
@@ -114,19 +103,4 @@ async fn ready(State(app): State<Arc<App>>) -> Result<&'static str, Failure> {
         return Err(Problem::new(Code::ShuttingDown, "the server is stopping").into());
     }
     Ok("ok")
-}
-
-async fn serve_asset(asset: Asset) -> Response {
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static(asset.content_type)),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
-        (
-            header::CONTENT_SECURITY_POLICY,
-            // The page talks to this server only; WebTransport's port is another one, and so another source.
-            HeaderValue::from_static(
-                "default-src 'self'; connect-src 'self' https: ws: wss:; frame-ancestors 'none'",
-            ),
-        ),
-    ];
-    (headers, asset.body).into_response()
 }
