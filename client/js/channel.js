@@ -7,9 +7,8 @@
  * @typedef {import('./subscription.js').Subscription} Subscription
  * @typedef {import('./fulmar.js').AnyConnection} AnyConnection
  */
-import { MAX_AHEAD } from './limits.js';
 import { formatCursor } from './cursor.js';
-import { StateView } from './state.js';
+import { StateView, keepAhead, takeAhead } from './state.js';
 
 /**
  * @typedef {object} Owner what a channel asks of its client
@@ -50,8 +49,8 @@ export class Channel {
   #latest = 0;
   /** Of the latest reset. @type {string | undefined} */
   #epoch;
-  /** What has overtaken the reset of its epoch, on this connection: datagrams do. @type {import('./wire.js').Publication[]} */
-  #ahead = [];
+  /** What has overtaken the reset of its epoch, on this connection: datagrams do. @type {import('./state.js').Ahead} */
+  #ahead = new Map();
   /** Whether the connection before was still heard when this one said its first word. */
   #overlapped = false;
 
@@ -96,7 +95,7 @@ export class Channel {
     this.#floor = this.entry;
     this.#overlapped = this.#source !== null;
     this.#source = connection;
-    this.#ahead = [];
+    this.#ahead.clear();
     return true;
   }
 
@@ -119,7 +118,7 @@ export class Channel {
     const floor = this.#floor;
     const isPast = floor?.epoch === epoch && offset <= floor.offset;
     if (type === 'publication') {
-      if (epoch !== this.#epoch && this.#ahead.length < MAX_AHEAD) this.#ahead.push(message);
+      if (epoch !== this.#epoch) keepAhead(this.#ahead, message);
       // Of another epoch it is from before the gap that the connection before has told already, or before a reset.
       if (isPast || (floor && floor.epoch !== epoch)) return;
     } else if (type !== 'synced') {
@@ -140,7 +139,7 @@ export class Channel {
     for (const subscription of this.subscriptions) subscription.deliver(message, !!view);
     // The snapshot does not bring again what was sent by then.
     if (type === 'reset') {
-      for (const one of this.#ahead.splice(0)) if (one.epoch === epoch && one.offset > offset) this.take(connection, one);
+      for (const one of takeAhead(this.#ahead, message)) this.take(connection, one);
     }
     // Behind the messages that came with this one: the connection's position is then behind what was handed over.
     if (!view && this.#isFull()) queueMicrotask(() => !this.paused && this.#isFull() && this.#owner.pause(this));

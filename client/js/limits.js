@@ -21,8 +21,8 @@ export const ASSEMBLY_BYTES = 256 * 1024;
 export const REMEMBERED_KEYS = 1 << 18;
 /** Removed keys that are remembered in a channel, so that an older value that was overtaken does not bring them back. */
 export const MAX_REMOVED = 1024;
-/** Publications of an epoch of which the reset has yet to come: datagrams overtake it. */
-export const MAX_AHEAD = 64;
+/** Keys with a publication of an epoch of which the reset has yet to come: datagrams overtake it. */
+export const MAX_AHEAD = 4096;
 /** Publications that may wait for their answers. */
 export const MAX_PENDING = 1000;
 /** Publications that wait for their iterator: above the first the channel pauses, below the second it goes on. */

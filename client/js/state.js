@@ -20,8 +20,28 @@ import { MAX_AHEAD, MAX_REMOVED } from './limits.js';
  * @property {number} snapshot
  * @property {Map<string, Value>} values
  * @property {number} removed how many of the values are removals
- * @property {import('./wire.js').Publication[]} ahead
+ * @property {Ahead} ahead of the reset of its epoch
+ *
+ * @typedef {Map<string, Publication>} Ahead by epoch and key
+ * @typedef {import('./wire.js').Publication} Publication
  */
+
+/**
+ * Keeps what may have overtaken the reset of its epoch: the newest of each key, so that little is kept of events.
+ * @param {Ahead} ahead @param {Publication} message
+ */
+export function keepAhead(ahead, message) {
+  const what = `${message.epoch} ${message.key}`;
+  const before = ahead.get(what);
+  if (before ? before.offset < message.offset : ahead.size < MAX_AHEAD) ahead.set(what, message);
+}
+
+/** @param {Ahead} ahead @param {{epoch: string, offset: number}} reset @returns {Publication[]} what it does not forget of that; no more is kept */
+export function takeAhead(ahead, { epoch, offset }) {
+  const kept = [...ahead.values()].filter((one) => one.epoch === epoch && one.offset > offset);
+  ahead.clear();
+  return kept;
+}
 
 export class StateView {
   /** @type {Map<string, Held>} */
@@ -39,7 +59,7 @@ export class StateView {
     const { type, channel, epoch, offset } = message;
     /** @type {Held} */
     const held = this.#channels.get(channel)
-      ?? { epoch: undefined, synced: false, snapshot: 0, values: new Map(), removed: 0, ahead: [] };
+      ?? { epoch: undefined, synced: false, snapshot: 0, values: new Map(), removed: 0, ahead: new Map() };
     const { values } = held;
     this.#channels.set(channel, held);
     /** @param {string} key */
@@ -53,7 +73,7 @@ export class StateView {
         held.epoch ??= epoch;
         if (held.epoch !== epoch) {
           // A straggler of an old epoch, or the first of the one that a reset is about to tell.
-          if (held.ahead.length < MAX_AHEAD) held.ahead.push(message);
+          keepAhead(held.ahead, message);
           return false;
         }
         const before = values.get(key);
@@ -85,7 +105,7 @@ export class StateView {
         }
         held.epoch = epoch;
         held.synced = false;
-        for (const one of held.ahead.splice(0)) if (one.epoch === epoch && one.offset > offset) this.apply(one, changed);
+        for (const one of takeAhead(held.ahead, message)) this.apply(one, changed);
         return false;
       }
       case 'synced': {

@@ -3,7 +3,7 @@ import { describe, test } from 'node:test';
 import { buildCursor } from '../../client/js/cursor.js';
 import { createPositions } from '../../client/js/positions.js';
 import { MAX_AHEAD } from '../../client/js/limits.js';
-import { StateView } from '../../client/js/state.js';
+import { StateView, keepAhead, takeAhead } from '../../client/js/state.js';
 
 const channel = 'state:room';
 const put = (key, offset, data, epoch = 'e1') => (
@@ -108,10 +108,19 @@ describe('StateView', () => {
 
   test('of what is told of another epoch no more is kept than is worth it', () => {
     const made = view(put('a', 1, 1));
-    for (let i = 1; i <= 1000; i++) made.apply(put(`k${i}`, i, i, 'e2'));
+    for (let i = 1; i <= MAX_AHEAD + 10; i++) made.apply(put(`k${i}`, i, i, 'e2'));
     made.apply(control('reset', 0, 'e2'));
     made.apply(control('synced', 0, 'e2'));
     assert.equal(Object.keys(held(made)).length, MAX_AHEAD);
+  });
+
+  test('of what overtakes a reset the newest of each key is kept, and little of what has no keys', () => {
+    const ahead = new Map();
+    for (const [key, offset] of [['a', 3], ['b', 4], ['a', 5], ['b', 2]]) keepAhead(ahead, put(key, offset, offset));
+    for (let offset = 6; offset < 100; offset++) keepAhead(ahead, put('', offset, 'an event'));
+    assert.equal(ahead.size, 3);
+    assert.deepEqual(takeAhead(ahead, put('', 4)).map(({ key, offset }) => [key, offset]), [['a', 5], ['', 99]]);
+    assert.equal(ahead.size, 0);
   });
 
   test('what one epoch forgot does not come back with an older one', () => {
