@@ -10,7 +10,7 @@
  * @typedef {{alias: number, low: number, offset: number, time: number, key: string, id?: string, removed: boolean,
  *   data?: unknown, part?: Part}} Change
  * @typedef {Change | {alias: number, low: number, offset?: undefined}} Entry
- * @typedef {{flags: number, offset: number, time: number, length: number, key: Uint8Array}} Before what an entry has of
+ * @typedef {{flags: number, offset: number, time: number, length: number, key: Uint8Array, text: string}} Before what an entry has of
  *   the one before it
  * @typedef {{type: 'values', number: number, entries: Entry[]}} Values
  */
@@ -25,7 +25,7 @@ const SAYS_OFFSET = 0x10, SAYS_TIME = 0x20, SAYS_LENGTH = 0x40, SAYS_FLAGS = 0x8
 /** Flags of an entry besides those of a publication, and those that hold for the next one too. */
 const OTHER_CHANNEL = 0x20, IS_PART = 0x40, NO_VALUE = 0x80, HOLD_ON = KIND | REMOVED | HAS_ID | IS_PART;
 /** How a key stands there. Else, so many bytes less of the one before, times four, and so many instead. */
-const AS_BEFORE = 0, COUNTED_ON = 4, AFRESH = 8, SHARING = 12;
+const HOW = 0xf, COUNTED_ON = 4, AFRESH = 8, SHARING = 12;
 const MAX_KEY = 255;
 
 /** @param {number} length of the whole payload @param {number} index @returns {number} 0 where there is no such part */
@@ -39,7 +39,7 @@ export function readValues(reader) {
   const entries = [];
   let alias, low = 0;
   /** @type {Before} */
-  const before = { flags: 0, offset: 0, time: 0, length: 0, key: new Uint8Array(0) };
+  const before = { flags: 0, offset: 0, time: 0, length: 0, key: new Uint8Array(0), text: '' };
   while (!reader.ended) {
     const head = reader.byte();
     const flags = head & SAYS_FLAGS ? reader.byte() : before.flags;
@@ -71,9 +71,9 @@ function readChange(reader, head, flags, { alias, low }, before) {
   }
   const time = before.time += head & SAYS_TIME ? reader.signed() : 0;
   if (time < 0 || time > MAX_INTEGER) throw malformed('a time is below 0, or 2^53 or above');
-  before.key = readKey(reader, head & 0xf, before.key);
+  if (head & HOW) before.text = text(before.key = readKey(reader, head & HOW, before.key));
   /** @type {Change} */
-  const entry = { alias, low, offset, time, key: text(before.key), removed };
+  const entry = { alias, low, offset, time, key: before.text, removed };
   if (flags & HAS_ID) entry.id = reader.string();
   if (removed) return entry;
   const part = flags & IS_PART ? { index: reader.integer(), length: reader.integer() } : null;
@@ -91,7 +91,6 @@ function readChange(reader, head, flags, { alias, low }, before) {
  * @param {Uint8Array} before the key of the entry before @returns {Uint8Array}
  */
 function readKey(reader, how, before) {
-  if (how === AS_BEFORE) return before;
   const counted = how === COUNTED_ON;
   const shared = how === AFRESH ? 0 : how === SHARING ? reader.integer() : before.length - (counted ? 1 : how >> 2);
   if (shared < 0 || shared > before.length) throw malformed('a key has more of the one before than there is');

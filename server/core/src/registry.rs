@@ -440,11 +440,13 @@ impl<T: Clone> Registry<T> {
         self.stay(id, Stay { since: now.monotonic, subscriptions })
     }
 
-    /// A session has so many subscriptions by now, which counts while it is without a connection. Gives back the handle of the
-    /// session that ends because of it, as [`Self::detach`] does.
-    pub fn hold(&mut self, id: SessionId, subscriptions: usize) -> Option<T> {
-        let stay = self.sessions.get(&id)?.detached?;
-        self.stay(id, Stay { subscriptions, ..stay })
+    /// A session has another number of subscriptions by now, which counts while it is without a connection: `subscriptions` tells
+    /// it of the handle that the session has now. Gives back the handle of the session that ends because of it, as
+    /// [`Self::detach`] does.
+    pub fn hold(&mut self, id: SessionId, subscriptions: impl FnOnce(&T) -> usize) -> Option<T> {
+        let Entry { handle, detached, .. } = self.sessions.get(&id)?;
+        let stay = Stay { subscriptions: subscriptions(handle), ..(*detached)? };
+        self.stay(id, stay)
     }
 
     fn stay(&mut self, id: SessionId, stay: Stay) -> Option<T> {

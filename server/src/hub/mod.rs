@@ -179,7 +179,7 @@ impl Hub {
     fn weigh(&self, session: &Session) {
         let mut registry = lock(&self.registry);
         // Asked under the registry's lock, so that the last to say is right.
-        let ended = registry.hold(session.id(), session.subscriptions());
+        let ended = registry.hold(session.id(), |session| session.subscriptions());
         drop(registry);
         self.end_session(ended);
     }

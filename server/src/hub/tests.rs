@@ -541,7 +541,7 @@ fn of_two_fresh_attaches_at_once_one_is_replaced() {
 
 /// On streams of one connection.
 #[test]
-fn of_two_attaches_attaches_at_once_both_the_registry_and_the_connection_know_the_same_as_the_last() {
+fn of_two_attaches_at_once_both_the_registry_and_the_connection_know_the_same_as_the_last() {
     let hub = hub();
     for _ in 0..1_000 {
         let session = session(&hub);

@@ -294,7 +294,7 @@ fn where_those_without_a_connection_hold_too_much_the_one_that_holds_most_gives_
     // Those of sessions with connections do not count.
     let c = registry.attach(&secret(3)).expect("known").2;
     assert_eq!(
-        (registry.detached_subscriptions(), registry.hold(SessionId::from_entropy([3; 16]), 99)),
+        (registry.detached_subscriptions(), registry.hold(SessionId::from_entropy([3; 16]), |_| 99)),
         (3, None)
     );
     assert_eq!(visit(&mut registry, 2, 7, 5), None);
@@ -302,10 +302,10 @@ fn where_those_without_a_connection_hold_too_much_the_one_that_holds_most_gives_
     assert_eq!(registry.detached_subscriptions(), 4);
 
     // What it subscribes to meanwhile does, and does not make its stay longer.
-    assert_eq!(registry.hold(SessionId::from_entropy([1; 16]), 7), None);
-    assert_eq!(registry.hold(SessionId::from_entropy([1; 16]), 8), Some("a"));
-    assert_eq!(registry.hold(SessionId::from_entropy([1; 16]), 9), None, "it has ended");
-    assert_eq!(registry.hold(SessionId::from_entropy([4; 16]), 1), None);
+    assert_eq!(registry.hold(SessionId::from_entropy([1; 16]), |_| 7), None);
+    assert_eq!(registry.hold(SessionId::from_entropy([1; 16]), |_| 8), Some("a"));
+    assert_eq!(registry.hold(SessionId::from_entropy([1; 16]), |_| 9), None, "it has ended");
+    assert_eq!(registry.hold(SessionId::from_entropy([4; 16]), |_| 1), None);
     assert_eq!(registry.detached_subscriptions(), 2);
     assert_eq!(registry.reap(Now::from_millis(30_003)), ["d"]);
     assert_eq!(registry.reap(Now::from_millis(30_006)), ["c"]);

@@ -228,8 +228,6 @@ impl Session {
         let (mut known, mut waiting) = (Known::default(), feed.wait());
         // Moved from one deadline to the next, which costs much less than a new one for each.
         let mut alarm = pin!(time::sleep(Duration::ZERO));
-        // Whether it will wake this task, which it knows until it has gone off.
-        let mut armed = false;
         loop {
             let mut batch = BATCH.take().unwrap_or_default();
             let path = |now, under_way| self.path(&mut known, now, under_way);
@@ -257,19 +255,14 @@ impl Session {
                 continue;
             }
             if let Some(next) = next {
-                armed &= !alarm.is_elapsed();
                 alarm.as_mut().reset(self.connection.hub().instant(next));
             }
             poll_fn(|cx| {
                 if waiting.poll(cx.waker()).is_ready() {
                     return Poll::Ready(());
                 }
-                if next.is_none() || armed && !alarm.is_elapsed() {
-                    return Poll::Pending;
-                }
-                let gone_off = alarm.as_mut().poll(cx);
-                armed = gone_off.is_pending();
-                gone_off
+                // Each time, though it may know whom to wake: one that went off while it was moved has forgotten.
+                if next.is_some() { alarm.as_mut().poll(cx) } else { Poll::Pending }
             })
             .await;
         }
