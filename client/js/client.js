@@ -21,7 +21,7 @@ import { pause } from './pause.js';
 import { Channel } from './channel.js';
 import { entryOf, formatCursor } from './cursor.js';
 import { Dialler } from './dial.js';
-import { FulmarError, advice, closeFor, closedError, deferred, isPassing } from './errors.js';
+import { FulmarError, advice, closeFor, closedError, deferred, isPassing, unreachable } from './errors.js';
 import { Heartbeat } from './heartbeat.js';
 import { toBase64 } from './json.js';
 import { LiveState } from './live.js';
@@ -211,9 +211,9 @@ export class Client extends EventTarget {
     return [...this.#channels.values()];
   }
 
-  /** What a connection that opens will be asked for. */
+  /** What a connection that opens will be asked for. One that is to take over goes on from where the other will be then. */
   #wanted() {
-    return this.#all.filter(({ paused, refused }) => !paused && !refused).map(({ name, from }) => ({ channel: name, ...from }));
+    return this.#connection?.open ? [] : this.#all.filter(({ paused, refused }) => !paused && !refused).map(({ name, from }) => ({ channel: name, ...from }));
   }
 
   /** @param {string} name @param {string} [after] */
@@ -240,7 +240,8 @@ export class Client extends EventTarget {
       channel.resuming = true;
       // Not before it is answered: what still comes of the old subscription lies behind a hole.
       channel.busy = channel.busy.then(() => (channel.paused = channel.resuming = false));
-      this.#join(channel);
+      // On the connection that there is by then.
+      channel.busy.then(() => this.#join(channel));
     },
     drop: (channel) => {
       if (this.#channels.get(channel.name) !== channel) return;
@@ -322,7 +323,7 @@ export class Client extends EventTarget {
         close = closeFor(error);
       }
       const { code, error } = close;
-      const told = error instanceof FulmarError ? error : closedError(close);
+      const told = error instanceof FulmarError ? error : connection ? closedError(close) : unreachable(close.reason, error);
       let { retry } = close;
       if (told.code === 'held_back') {
         this.#dialler.bar('sse', told);
@@ -387,6 +388,7 @@ export class Client extends EventTarget {
     this.#heartbeat.start();
     connection.identify(this.#secret);
     this.#meter.use(connection);
+    this.#parting.clear();
     const all = this.#all;
     for (const channel of all) {
       // What the connection before owes an answer to may never get one: nothing here waits for that.

@@ -1,6 +1,7 @@
 /** WebTransport: subscriptions that go with the CONNECT, and the stream that the server opens for them. */
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import { buildCursor } from '../../client/js/cursor.js';
 import { createSplitter, prefixed } from '../../client/js/framing.js';
 import { openWebTransport } from '../../client/js/transports/webtransport.js';
 import { clock, settled } from './memory.mjs';
@@ -34,7 +35,8 @@ function server({ opens = true } = {}) {
     datagrams = { readable: new ReadableStream(), writable: new WritableStream() };
     incomingBidirectionalStreams = new ReadableStream({
       start: (controller) => {
-        if (opens) controller.enqueue(it.given = new Stream());
+        if (opens === 'ends') controller.error(new Error('the session has ended'));
+        else if (opens) controller.enqueue(it.given = new Stream());
       },
     });
     constructor(url) {
@@ -63,15 +65,16 @@ function server({ opens = true } = {}) {
 
 const subscribed = (ref, channel, alias = ref) => ({ type: 'subscribed', ref, alias, channel, epoch: 'e', offset: 0 });
 const publication = (alias, offset, data) => ({ type: 'publication', alias, offset, time: 1, key: '', removed: false, data });
-const position = { epoch: 'e', offset: 7 };
+const after = (channel, offset) => buildCursor([{ channel, epoch: 'e', offset }]);
 
 describe('what goes with the CONNECT', () => {
   test('is answered on the stream of the server, and no other is opened for it', async () => {
     const at = server();
-    const connection = await at.open([{ channel: 'event:a', position }, { channel: 'event:b' }]);
+    const from = { after: after('event:a', 7) };
+    const connection = await at.open([{ channel: 'event:a', ...from }, { channel: 'event:b' }]);
     assert.match(at.urls[0], /^https:\/\/h:1\/wt\?attach&subscribe=[\w-]+$/);
-    assert.deepEqual(at.asked().map(({ channel, ref, position: from }) => [channel, ref, from]), [['event:a', 1, position], ['event:b', 2, undefined]]);
-    const first = [connection.subscribe('event:a', { position: { epoch: 'e', offset: 9 } }), connection.subscribe('event:b')];
+    assert.deepEqual(at.asked().map(({ channel, ref, after }) => [channel, ref, after]), [['event:a', 1, from.after], ['event:b', 2, undefined]]);
+    const first = [connection.subscribe('event:a', from), connection.subscribe('event:b')];
     at.given.answer(subscribed(1, 'event:a'), subscribed(2, 'event:b'), publication(1, 8, 'x'), publication(2, 1, 'y'));
     assert.deepEqual((await Promise.all(first)).map(({ channel }) => channel), ['event:a', 'event:b']);
     await settled();
@@ -112,20 +115,37 @@ describe('what goes with the CONNECT', () => {
     assert.equal((await again).channel, 'event:a');
   });
 
-  test('is asked for anew where there is a position now and was none then, or the other way round', async () => {
+  test('is asked for anew where it goes on from elsewhere now, and what comes of the first says nothing', async () => {
     const at = server();
-    const connection = await at.open([{ channel: 'event:a' }, { channel: 'state:b', position }]);
-    const joined = [connection.subscribe('event:a', { position }), connection.subscribe('state:b')];
+    const connection = await at.open([{ channel: 'event:a' }, { channel: 'event:b', after: after('event:b', 7) }]);
+    const joined = [connection.subscribe('event:a', { after: after('event:a', 9) }), connection.subscribe('event:b', { after: after('event:b', 3) })];
     await settled();
-    assert.deepEqual(at.streams[0].said.map(({ type, ref, channel }) => [type, ref, channel]), [['unsubscribe', 3, 'event:a'], ['unsubscribe', 4, 'state:b']]);
-    at.given.answer(subscribed(1, 'event:a'), subscribed(2, 'state:b'));
-    at.streams[0].answer({ type: 'unsubscribed', ref: 3, channel: 'event:a' }, { type: 'unsubscribed', ref: 4, channel: 'state:b' });
+    assert.deepEqual(at.streams[0].said.map(({ type, ref, channel }) => [type, ref, channel]), [['unsubscribe', 3, 'event:a'], ['unsubscribe', 4, 'event:b']]);
+    at.given.answer(subscribed(1, 'event:a'), subscribed(2, 'event:b'), publication(1, 11, 'too soon'), publication(2, 8, 'too far'));
     await settled();
-    const sent = at.streams.slice(1).flatMap(({ said }) => said).map(({ channel, position: from }) => [channel, from]);
-    assert.deepEqual(sent, [['event:a', position], ['state:b', undefined]]);
-    at.streams[1].answer(subscribed(5, 'event:a', 5));
-    at.streams[2].answer(subscribed(6, 'state:b', 6));
+    at.streams[0].answer({ type: 'unsubscribed', ref: 3, channel: 'event:a' }, { type: 'unsubscribed', ref: 4, channel: 'event:b' });
+    await settled();
+    const sent = at.streams.slice(1).flatMap(({ said }) => said).map(({ channel, after }) => [channel, after]);
+    assert.deepEqual(sent, [['event:a', after('event:a', 9)], ['event:b', after('event:b', 3)]]);
+    at.streams[1].answer(subscribed(5, 'event:a', 5), publication(5, 10, 'ten'));
+    at.streams[2].answer(subscribed(6, 'event:b', 6), publication(6, 4, 'four'));
     await Promise.all(joined);
+    at.given.answer(publication(1, 12, 'late'));
+    await settled();
+    assert.deepEqual(at.heard, ['event:a publication ten', 'event:b publication four']);
+  });
+
+  test('is not what a server could not read, which is refused on a stream of its own', async () => {
+    const at = server();
+    await at.open([{ channel: 'event:not ok' }, { channel: 'event:b' }]);
+    assert.deepEqual(at.asked().map(({ channel }) => channel), ['event:b']);
+  });
+
+  test('is asked for again where the session has ended meanwhile', async () => {
+    const at = server({ opens: 'ends' });
+    await assert.rejects(at.open([{ channel: 'event:a' }]), { code: 'unreachable' });
+    await assert.rejects(at.open([{ channel: 'event:a' }]), { code: 'unreachable' });
+    assert.deepEqual(at.asked().map(({ channel }) => channel), ['event:a']);
   });
 
   test('may be refused, one by one', async () => {

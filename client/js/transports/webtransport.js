@@ -171,18 +171,29 @@ function createLink(connection, session, first, asked, given) {
     }
   }
 
+  /**
+   * Of a channel that comes by another stream by now, or by none, what is still on its way here says nothing.
+   * @param {Pipe} pipe @param {string} channel
+   */
+  const isPast = (pipe, channel) => pipe !== control && pipes.get(channel) !== pipe;
+
   /** Values off a stream, where nothing comes too early and nothing twice. @param {Pipe} pipe @param {Values} values */
-  function takeValues(pipe, values) {
-    if (values.number !== pipe.taken + 1) throw malformed('number');
-    if (!values.entries.every(({ alias }) => aliases.get(alias))) throw malformed('alias');
-    if (receiver.apply(values, true) === 'refused') throw noRoom('parts');
-    pipe.taken = values.number;
+  function takeValues(pipe, { type, number, entries }) {
+    if (number !== pipe.taken + 1) throw malformed('number');
+    entries = entries.filter(({ alias }) => {
+      const place = aliases.get(alias);
+      if (!place) throw malformed('alias');
+      return !isPast(pipe, place.channel);
+    });
+    if (receiver.apply({ type, number, entries }, true) === 'refused') throw noRoom('parts');
+    pipe.taken = number;
   }
 
-  /** @param {Frame} frame off a stream */
-  function takeFrame(frame) {
+  /** @param {Pipe} pipe @param {Frame} frame off a stream */
+  function takeFrame(pipe, frame) {
     const message = aliases.resolve(frame);
     if (!message) throw malformed('alias');
+    if ('epoch' in message && isPast(pipe, message.channel)) return;
     if (receiver.note(message)) connection.receive(message);
     else positions.note(/** @type {import('../wire.js').Publication} it is known */ (message));
     // Whoever is told closes first: a page of Chromium 156 crashes where a server closes a session that has streams.
@@ -213,7 +224,7 @@ function createLink(connection, session, first, asked, given) {
       for (const frame of splitter.push(chunk)) {
         const message = decodeServer(frame);
         if (message.type === 'values') takeValues(pipe, message);
-        else takeFrame(message);
+        else takeFrame(pipe, message);
         if (!early.length) continue;
         const since = performance.now() - EARLY_MS;
         early = early.filter(({ at, message }) => !takeDatagram(message) && at >= since);
@@ -285,12 +296,11 @@ function createLink(connection, session, first, asked, given) {
     claim(channel, from) {
       const message = unclaimed.get(channel);
       if (!message || !shared) return undefined;
-      if (hasStart(message) !== hasStart(from)) {
+      // By now another connection may have got further, or it is another subscription.
+      if (message.after !== from.after || from.position) {
         part(channel);
         return undefined;
       }
-      // By now another connection may have got further: what comes twice is known by its position. Without one on either side it
-      // begins here or there.
       unclaimed.delete(channel);
       pipes.set(channel, shared);
       return message;
@@ -326,9 +336,6 @@ function nextTurn() {
  * @typedef {import('../wire.js').Subscribe & {ref: number}} Asked
  */
 
-/** @param {import('../connection.js').From} from */
-const hasStart = ({ after, position }) => !!(after || position);
-
 /** Whether subscriptions go with the CONNECT. */
 let asks = true;
 
@@ -337,9 +344,11 @@ function asking(wanted) {
   /** @type {Asked[]} */
   const asked = [];
   let frames = new Uint8Array();
-  for (const { channel, position, after } of asks ? wanted.slice(0, MAX_ASKED) : []) {
+  for (const { channel, after } of asks ? wanted.slice(0, MAX_ASKED) : []) {
+    // One frame that cannot be read would have the whole CONNECT refused: on a stream of its own it is refused alone.
+    if (!/^[\w.:/~=@-]{1,255}$/.test(channel)) continue;
     /** @type {Asked} */
-    const message = { type: 'subscribe', ref: asked.length + 1, channel, ...(position ? { position } : after ? { after } : {}) };
+    const message = { type: 'subscribe', ref: asked.length + 1, channel, ...(after && { after }) };
     const longer = join([frames, prefixed(encodeClient(message))]);
     if (longer.length > MAX_ASKED_BYTES) break;
     asked.push(message);
@@ -418,13 +427,16 @@ export async function openWebTransport(options) {
   /** @type {WebTransportBidirectionalStream | undefined} */
   let given;
   if (asked.length) {
-    try {
-      given = (await within(ASKED_MS, session.incomingBidirectionalStreams.getReader().read())).value;
-    } catch (cause) {
-      // The server, or the browser, is not one that can do that.
-      asks = false;
+    const waited = new AbortController();
+    const first = await Promise.race([
+      session.incomingBidirectionalStreams.getReader().read().catch(() => null), pause(ASKED_MS, waited.signal)]);
+    waited.abort();
+    // The server, or the browser, is not one that can do that.
+    if (first === undefined) asks = false;
+    given = first?.value;
+    if (!given) {
       session.close();
-      throw unreachable('The first channels did not come.', cause);
+      throw unreachable('The first channels did not come.');
     }
   }
   const control = await opening;
