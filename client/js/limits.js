@@ -52,7 +52,7 @@ export const STABLE_MS = 10_000;
 export const FIRST_CLIMB_MS = 5000, MAX_CLIMB_MS = 5 * 60_000;
 /** For how long it is remembered which transport worked, and which did not. */
 export const VERDICT_MS = 5 * 60_000;
-/** For how long WebTransport is dialled where it opened before, without asking. */
+/** For how long WebTransport is dialled where it opened before, in the same network, without asking. */
 export const KNOWN_MS = 24 * 60 * 60_000;
 /** How long it may take to open there until the server is asked: Firefox does not notice that nobody is at a port. */
 export const KNOWN_PATIENCE_MS = 1000;
