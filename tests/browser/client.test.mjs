@@ -162,9 +162,9 @@ for (const name of engines) {
             world.origin = proxy.base;
             const { transports } = await world.begin(transport);
             t.diagnostic(transports.map(([name, at]) => `${name} after ${at} ms`).join(', '));
-            const [[, sseAt], [, at]] = [transports[0], transports.at(-1)];
+            const [[, sseAt], [, givenUpAt] = []] = transports;
             assert.deepEqual(transports.map(([each]) => each), buffering ? ['sse', null, 'poll'] : ['sse']);
-            assert.ok(at - sseAt < 5500, 'a silent stream is given up after 3 s');
+            if (buffering) assert.ok(givenUpAt - sseAt < 5500, 'a silent stream is given up after 3 s');
             const report = await world.reach({ count: 30 });
             assertWhole(await world.settle());
             assert.ok(proxy.refused > 0, 'a WebSocket was tried');
@@ -192,7 +192,8 @@ for (const name of engines) {
         const isOver = () => performance.now() > end && world.feed.next > before + 100;
         // What is stopped does not end with its browser.
         await until('what is published meanwhile', () => delay(100), isOver).finally(wake);
-        const stillness = await world.page.evaluate(() => window.stillness);
+        // Behind the turn that comes late: timers go off in the order in which they are due.
+        const stillness = await world.page.evaluate(() => new Promise((resolve) => { setTimeout(() => resolve(window.stillness), 200); }));
         assert.ok(stillness > FROZEN_MS - 500, `it was still for ${stillness} ms`);
         const next = world.feed.next;
         const { reconnects, transport: now } = await world.reach({ last: next });

@@ -52,7 +52,7 @@ async function run(connection, signal, joined) {
   const listen = () => {
     clearTimeout(silence);
     silence = setTimeout(() => connection.finish(closeFor(
-      new FulmarError('held_back', 'The event stream is held back on the way: poll.'))), SILENCE_MS);
+      new FulmarError('held_back', 'Something on the way is holding it back: poll.'))), SILENCE_MS);
   };
   const parser = createSseParser();
   /** @type {import('../connection.js').Close | null} */
