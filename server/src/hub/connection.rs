@@ -422,7 +422,8 @@ impl Connection {
     }
 
     /// Reads on for the feed of [`Self::with_datagrams`]: signals, and the packets with state that are due; `path` is asked
-    /// only if there may be any, and told the time and how many bytes are under way. When the next are due, on the node's monotonic clock, if nothing happens before.
+    /// only if there may be any, and told the time and how many bytes are under way. When the next are due, on the node's
+    /// monotonic clock, if nothing happens before.
     pub fn read_datagrams<'a>(
         &self,
         feed: &Feed,
@@ -431,7 +432,7 @@ impl Connection {
         out: &mut DatagramBatch,
     ) -> (FeedEnd, Option<Duration>) {
         let now = self.hub.now();
-        lock(&self.attached).session.read_datagrams(feed, path, budget, now, &self.hub.counters, out)
+        self.session().read_datagrams(feed, path, budget, now, &self.hub.counters, out)
     }
 
     /// Takes in what the client acknowledges by datagram, which is a sign of life.
@@ -439,7 +440,7 @@ impl Connection {
         let now = self.hub.now();
         self.hear_at(now);
         if let Some(datagrams) = &self.datagrams
-            && lock(&self.attached).session.acknowledge(datagrams, ack, now)
+            && self.session().acknowledge(datagrams, ack, now)
         {
             datagrams.poke();
         }
