@@ -2,7 +2,6 @@
 
 use std::{
     error::Error,
-    fs,
     future::pending,
     io,
     net::{Ipv4Addr, SocketAddr},
@@ -266,7 +265,6 @@ impl Process {
     }
 
     fn cpu_seconds(&self) -> io::Result<f64> {
-        let pid = self.child.id().ok_or_else(|| io::Error::other("the source has ended"))?;
-        Ok(cpu_seconds(&fs::read_to_string(format!("/proc/{pid}/stat"))?))
+        cpu_seconds(self.child.id().ok_or_else(|| io::Error::other("the source has ended"))?)
     }
 }
