@@ -133,7 +133,8 @@ export class Dialler {
     const at = Date.now();
     this.#barred.set(transport, at + VERDICT_MS);
     this.attempts.set(transport, { transport, outcome: 'failed', at, error });
-    forget(this.#key);
+    // Those before it have been tried just now.
+    remember(this.#key, this.#order[this.#order.indexOf(transport) + 1]);
   }
 
   /** @param {TransportName} transport @returns {Promise<void>} settled when it has opened, and was handed over, or has failed */

@@ -12,14 +12,15 @@ const memory = new Map();
  * @returns {any} what was remembered in this network; null where nothing was
  */
 export function recall(key, now = Date.now(), ms = VERDICT_MS) {
-  let text = memory.get(key) ?? null;
+  /** @type {any} */
+  let text = memory.get(key);
   try {
     text = localStorage.getItem(key);
   } catch {
     // There is none, or it is denied.
   }
   try {
-    const { what, at, where } = JSON.parse(text ?? '');
+    const { what, at, where } = JSON.parse(text);
     if (where === network() && now >= at && now - at < ms) return what;
   } catch {
     // What is stored is somebody else's, or there is nothing.

@@ -240,6 +240,7 @@ describe('the verdict', () => {
     const silent = new FulmarError('held_back', 'silent');
     dialler.bar('sse', silent);
     assert.equal(dialler.attempts.get('sse').error, silent);
+    assert.equal(recall(key, Date.now()), 'poll', 'those before it have been tried');
     const dialAgain = async () => {
       started.length = 0;
       const dialling = dialler.dial().catch(() => {});

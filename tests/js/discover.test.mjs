@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { KNOWN_MS } from '../../client/js/limits.js';
 import { Dialler } from '../../client/js/dial.js';
-import { know, known } from '../../client/js/transports/discover.js';
+import { guessed, know, known } from '../../client/js/transports/discover.js';
 import { openWebTransport } from '../../client/js/transports/webtransport.js';
 import { clock, settled } from './memory.mjs';
 
@@ -140,5 +140,98 @@ describe('where WebTransport is', () => {
     know(at.base, 'nonsense');
     await at.open();
     assert.equal(at.asked, 3);
+  });
+});
+
+/** A server with a name, of which the page knows nothing: `names` is what it tells when it is let, `there` where sessions open. */
+function named(base, names, there = [names]) {
+  const at = { dialled: [], closed: [], asked: 0 };
+  const answering = new Promise((resolve) => { at.answer = resolve; });
+  at.arrive = {};
+  const fetch = async () => {
+    at.asked++;
+    await answering;
+    return names ? Response.json({ webtransport: { certificate_hashes: [], url: names } }) : Response.json({ error: { code: 'forbidden', message: 'No.' } }, { status: 403 });
+  };
+  class WebTransport {
+    constructor(url) {
+      at.dialled.push(url);
+      this.place = url;
+      this.ready = new Promise((resolve, reject) => { at.arrive[url] = () => (there.includes(url) ? resolve() : reject(new Error('refused'))); });
+      this.closed = new Promise(() => {});
+      this.datagrams = { readable: new ReadableStream(), writable: new WritableStream() };
+    }
+    async createBidirectionalStream() {
+      return { readable: new ReadableStream(), writable: new WritableStream() };
+    }
+    close() {
+      at.closed.push(this.place);
+    }
+  }
+  at.opening = openWebTransport({ base, fetch, WebTransport });
+  at.opening.catch(() => {});
+  return at;
+}
+
+describe('a place that nobody told', () => {
+  test('is dialled beside the asking, used when it opens first, and remembered', async () => {
+    const at = named('https://one.example', 'https://one.example:443/wt');
+    await settled();
+    assert.deepEqual([at.dialled, at.asked], [['https://one.example:443/wt'], 1]);
+    at.arrive['https://one.example:443/wt']();
+    await at.opening;
+    at.answer();
+    await settled();
+    assert.deepEqual([at.dialled.length, at.closed], [1, []]);
+    assert.equal(known('https://one.example').url, 'https://one.example:443/wt');
+  });
+
+  test('is not dialled twice where the server names it', async () => {
+    const at = named('https://two.example:8443/', 'https://two.example:8443/wt');
+    at.answer();
+    await settled();
+    at.arrive['https://two.example:8443/wt']();
+    await at.opening;
+    assert.deepEqual([at.dialled, at.closed], [['https://two.example:8443/wt'], []]);
+  });
+
+  test('says nothing where it fails: what the server names is dialled, or its error is the reason', async () => {
+    for (const [i, names] of ['https://three.example:4433/wt', null].entries()) {
+      const at = named(`https://three${i}.example`, names);
+      await settled();
+      at.arrive[`https://three${i}.example:443/wt`]();
+      await settled();
+      assert.equal(at.dialled.length, 1);
+      at.answer();
+      await settled();
+      at.arrive[names]?.();
+      if (names) await at.opening;
+      else await assert.rejects(at.opening, { code: 'forbidden' });
+      assert.deepEqual(at.dialled.slice(1), names ? [names] : []);
+    }
+  });
+
+  test('is dropped when the server names another or wants nobody, and closed where it opens in the end', async () => {
+    for (const [i, names] of ['https://four.example:4433/wt', null].entries()) {
+      const guess = `https://four${i}.example:443/wt`;
+      const at = named(`https://four${i}.example`, names, [names, guess]);
+      at.answer();
+      await settled();
+      assert.deepEqual(at.dialled, names ? [guess, names] : [guess]);
+      at.arrive[guess]();
+      await settled();
+      assert.deepEqual(at.closed, [guess]);
+      at.arrive[names]?.();
+      if (names) await at.opening;
+      else await assert.rejects(at.opening, { code: 'forbidden' });
+      assert.deepEqual(at.closed, [guess]);
+      assert.equal(known(`https://four${i}.example`)?.url, names ?? undefined);
+    }
+  });
+
+  test('is not guessed where the certificate is one of development', () => {
+    const hosts = ['https://localhost', 'https://localhost:8443', 'https://a.localhost:1', 'https://10.78.0.1:8443', 'https://[::1]:8443', 'http://five.example', 'https://name'];
+    assert.deepEqual(hosts.map(guessed), hosts.map(() => null));
+    assert.deepEqual(['https://a.b-c.example', 'https://a.example:1/sub/'].map((base) => guessed(base).url), ['https://a.b-c.example:443/wt', 'https://a.example:1/wt']);
   });
 });

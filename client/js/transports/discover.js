@@ -31,7 +31,17 @@ const keyOf = (base) => `fulmar:${base} place`;
 const isTold = (base) => served === urlOf(base, '/client/place.js');
 
 /** @param {string} base @returns {Discovery['webtransport'] | null} where WebTransport is or was, by what is known here */
-export const known = (base) => (told && isTold(base) ? told.webtransport : recall(keyOf(base), Date.now(), KNOWN_MS));
+export const known = (base) => (isTold(base) ? /** @type {Discovery} */ (told).webtransport : recall(keyOf(base), Date.now(), KNOWN_MS));
+
+/**
+ * Where WebTransport may well be: at the same name and port over UDP, with the same certificate. One of a development server is
+ * self-signed, and so is that of a server without TLS: there a guess is of no use. As the server writes it, so that the two compare.
+ * @param {string} base @returns {Discovery['webtransport'] | null}
+ */
+export function guessed(base) {
+  const [, host, port = ':443'] = /^(https:\/\/[\w.-]+\.(?!localhost)[a-z][\w-]*)(:\d+)?(\/|$)/.exec(base) ?? [];
+  return host ? { certificate_hashes: [], url: `${host + port}/wt` } : null;
+}
 
 /** @param {string} base @param {Discovery['webtransport'] | null} place where WebTransport has opened; null where it is not any more */
 export function know(base, place) {

@@ -9,7 +9,7 @@ import { join } from '../bytes.js';
 import { fromBase64, toBase64Url } from '../json.js';
 import { createReceiver, noRoom } from '../receiver.js';
 import { createAliases, decodeServer, encodeClient } from '../wire.js';
-import { discover, know, known } from './discover.js';
+import { discover, guessed, know, known } from './discover.js';
 
 /**
  * @typedef {import('../wire.js').ClientMessage} ClientMessage
@@ -357,65 +357,54 @@ function asking(wanted) {
   return [asked, frames];
 }
 
-/** @param {Promise<WebTransport>} dialling that nobody waits for any more */
-const abandon = (dialling) => dialling.then((session) => session.close(), () => {});
-
-/**
- * @param {typeof globalThis.WebTransport} WebTransport @param {Place} place @param {string} query @param {number} timeout
- * @returns {Promise<WebTransport>} a session that is ready
- */
-async function openSession(WebTransport, { url, certificate_hashes: hashes = [] }, query, timeout) {
-  /** @type {WebTransportOptions} */
-  const init = { congestionControl: 'low-latency' };
-  if (hashes.length) {
-    init.serverCertificateHashes = hashes.map(({ algorithm, value }) => ({ algorithm, value: fromBase64(value) }));
-  }
-  let session;
-  try {
-    session = new WebTransport(url + query, init);
-    session.closed.catch(() => {});
-    await within(timeout, session.ready);
-    return session;
-  } catch (cause) {
-    try {
-      session?.close();
-    } catch {
-      // It never opened.
-    }
-    throw unreachable(`No WebTransport session with ${url}: is UDP blocked?`, cause);
-  }
-}
-
 /** @param {import('../fulmar.js').Placed} options */
 export async function openWebTransport(options) {
   const { base, timeout = 8000, attach = false, WebTransport = globalThis.WebTransport } = options;
   if (!WebTransport) throw new FulmarError('unsupported', 'There is no WebTransport here: pages have it over https.');
 
-  const ask = async () => (await discover(options)).webtransport;
   // In a microtask, so that what is asked for in the turn in which the client was made goes along.
   if (options.wanted) await null;
   const [asked, frames] = asking(options.wanted?.() ?? []);
   const query = (attach ? '?attach' : '') + (asked.length ? `&subscribe=${toBase64Url(frames)}` : '');
-  const dial = (/** @type {Place} */ to) => openSession(WebTransport, to, query, timeout);
-  let place = known(base);
-  let session;
-  if (place) {
-    const dialling = dial(place);
-    session = await within(KNOWN_PATIENCE_MS, dialling).catch(async () => {
-      // It may be elsewhere by now, or have another certificate.
-      know(base, null);
-      const before = JSON.stringify(place);
+  /** @param {Place} place @returns {Promise<WebTransport>} a session that is ready */
+  const dial = async ({ url, certificate_hashes: hashes = [] }) => {
+    /** @type {any} */
+    let session;
+    try {
+      session = new WebTransport(url + query, {
+        congestionControl: 'low-latency',
+        serverCertificateHashes: hashes[0] && hashes.map(({ value, ...rest }) => ({ ...rest, value: fromBase64(value) })),
+      });
+      session.closed.catch(() => {});
+      await within(timeout, session.ready);
+      return session;
+    } catch (cause) {
       try {
-        place = await ask();
-        if (JSON.stringify(place) === before) return dialling;
-      } catch (error) {
-        abandon(dialling);
-        throw error;
+        session.close();
+      } catch {
+        // It never opened, or there is none.
       }
-      abandon(dialling);
-      return dial(place);
-    });
-  } else session = await dial(place = await ask());
+      throw unreachable(`No WebTransport session with ${url}: is UDP blocked?`, cause);
+    }
+  };
+  const before = known(base);
+  let place = before ?? guessed(base);
+  const dialling = place ? dial(place) : Promise.reject();
+  // What is only guessed is dialled beside the asking.
+  const session = await (before ? within(KNOWN_PATIENCE_MS, dialling) : Promise.reject()).catch(async () => {
+    // It may be elsewhere by now, or have another certificate.
+    know(base, null);
+    const told = discover(options).then(({ webtransport }) => webtransport);
+    let isThere = false;
+    try {
+      const first = await Promise.race([told, dialling.catch(() => told)]);
+      isThere = !('url' in first) || JSON.stringify(first) === JSON.stringify(place);
+      return isThere ? dialling : dial(place = /** @type {Place} */ (first));
+    } finally {
+      // One that opens in the end is wanted by nobody.
+      if (!isThere) dialling.then((late) => late.close(), () => {});
+    }
+  });
   know(base, place);
 
   const datagrams = /** @type {Datagrams} */ (session.datagrams);
@@ -427,13 +416,11 @@ export async function openWebTransport(options) {
   /** @type {WebTransportBidirectionalStream | undefined} */
   let given;
   if (asked.length) {
-    const waited = new AbortController();
-    const first = await Promise.race([
-      session.incomingBidirectionalStreams.getReader().read().catch(() => null), pause(ASKED_MS, waited.signal)]);
-    waited.abort();
-    // The server, or the browser, is not one that can do that.
-    if (first === undefined) asks = false;
-    given = first?.value;
+    const first = session.incomingBidirectionalStreams.getReader().read().catch(() => null);
+    given = (await within(ASKED_MS, first).catch(() => {
+      // The server, or the browser, is not one that can do that.
+      asks = false;
+    }))?.value;
     if (!given) {
       session.close();
       throw unreachable('The first channels did not come.');
