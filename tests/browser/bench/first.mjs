@@ -18,9 +18,12 @@ const QUIC = `${SERVER}:4433`;
 const BASE = `https://${HTTP}`;
 /** Where a page comes from that has no connection to the server yet. */
 const ELSEWHERE = `${SERVER}:9443`;
+/** As in production: a name, and QUIC at the port of HTTP. */
+const NAME = 'fulmar.example';
+const NAMED = `https://${NAME}:7443`;
 const CHANNEL = 'state:first';
 const CONFIGURATION = `
-hosts = ["${SERVER}"]
+hosts = ["${SERVER}", "${NAME}"]
 origins = ["https://${ELSEWHERE}"]
 
 [namespaces.state]
@@ -35,13 +38,14 @@ const TRANSPORTS = [
   { name: 'all, UDP blocked', blocked: true },
 ];
 /** A page of the server's own brings a connection along, over which HTTP/2 carries a WebSocket at once, and the client. */
-const PAGES = [{ from: BASE, label: 'own page' }, { from: `https://${ELSEWHERE}`, label: 'other page' }];
-const CASES = PAGES.flatMap(({ from, label }) => TRANSPORTS.map((it) => ({ ...it, from, label, name: `${label}, ${it.name}` })));
+const PAGES = [{ from: BASE, label: 'own page' }, { from: `https://${ELSEWHERE}`, label: 'other page' },
+  { from: `https://${ELSEWHERE}`, to: NAMED, label: 'other page, by name' }];
+const CASES = PAGES.flatMap(({ from, to = BASE, label }) => TRANSPORTS.map((it) => ({ ...it, from, to, label, name: `${label}, ${it.name}` })));
 const VISITS = ['first visit', 'second visit'];
 
 /** @param {{binary: string, browsers: string[], rounds: number, rtt: number}} options */
 export async function measureFirst({ binary, browsers, rounds, rtt }) {
-  const certificates = await makeCertificates([`IP:${SERVER}`]);
+  const certificates = await makeCertificates([`IP:${SERVER}`, `DNS:${NAME}`]);
   let network;
   const end = async () => {
     await network?.remove();
@@ -54,7 +58,7 @@ export async function measureFirst({ binary, browsers, rounds, rtt }) {
     const configuration = join(certificates.folder, 'fulmar.toml');
     await writeFile(configuration, CONFIGURATION);
     const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('FULMAR_')));
-    for (const [http, quic] of [[HTTP, QUIC], [ELSEWHERE, `${SERVER}:5433`]]) {
+    for (const [http, quic] of [[HTTP, QUIC], [ELSEWHERE, `${SERVER}:5433`], [`${SERVER}:7443`, `${SERVER}:7443`]]) {
       await network.ready('server', [binary, 'serve', '--http', http, '--quic', quic, '--config', configuration,
         '--tls-cert', certificates.certificate, '--tls-key', certificates.key], { env });
     }
@@ -134,31 +138,33 @@ async function firstMessage(base, transports, channel) {
   }
 }
 
-async function visit(context, { from, transports }) {
+async function visit(context, { from, to, transports }) {
   const page = await context.newPage();
   try {
     await page.goto(`${from}/healthz`);
     // A page of the server's has its client, which brings the place along; another has the one of the package.
     if (from === BASE) await page.evaluate(async () => { globalThis.fulmar = await import('/client/fulmar.js'); });
     else await putClient(page);
-    return await within('the first message', page.evaluate(firstMessage, BASE, transports ?? null, CHANNEL));
+    return await within('the first message', page.evaluate(firstMessage, to, transports ?? null, CHANNEL));
   } finally {
     await page.close();
   }
 }
 
 async function main({ browsers, rounds, root, server, out }) {
-  const publisher = await open('websocket', { base: BASE, WebSocket: QuietWebSocket });
-  await publisher.publish(CHANNEL, { data: 'hello' });
-  publisher.close();
+  for (const base of [BASE, `https://${SERVER}:7443`]) {
+    const publisher = await open('websocket', { base, WebSocket: QuietWebSocket });
+    await publisher.publish(CHANNEL, { data: 'hello' });
+    publisher.close();
+  }
   const running = [];
   const visits = [];
   try {
     for (const name of browsers) {
       running.push({ name, ...await launch(name, {
         root,
-        args: [`--origin-to-force-quic-on=${QUIC}`],
-        prefs: { 'network.http.http3.disable_when_third_party_roots_found': false },
+        args: [`--origin-to-force-quic-on=${QUIC},${NAME}:4433`, `--host-resolver-rules=MAP ${NAME} ${SERVER}`],
+        prefs: { 'network.http.http3.disable_when_third_party_roots_found': false, 'network.dns.forceResolve': SERVER },
       }) });
     }
     for (let round = 0; round < rounds; round++) {
