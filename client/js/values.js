@@ -34,7 +34,7 @@ const sizeOfPart = (length, index) => Math.max(0, Math.min(PART, length - index 
 /** @param {import('./bytes.js').Reader} reader behind the frame's type @returns {Values} */
 export function readValues(reader) {
   const number = reader.integer();
-  if (!number) throw malformed('frames are numbered from 1');
+  if (!number) throw malformed('number');
   /** @type {Entry[]} */
   const entries = [];
   let alias, low = 0;
@@ -47,7 +47,7 @@ export function readValues(reader) {
     if (flags & OTHER_CHANNEL) {
       alias = reader.integer();
       before.offset = low = reader.integer();
-    } else if (alias === undefined) throw malformed('the first entry names no channel');
+    } else if (alias === undefined) throw malformed('alias');
     if (head === SAYS_FLAGS && flags === (OTHER_CHANNEL | NO_VALUE)) entries.push({ alias, low });
     else entries.push(readChange(reader, head, flags, { alias, low }, before));
   }
@@ -62,15 +62,11 @@ function readChange(reader, head, flags, { alias, low }, before) {
   const kind = flags & KIND;
   const removed = (flags & REMOVED) !== 0;
   if (flags & ~(HOLD_ON | OTHER_CHANNEL) || kind === 3
-    || (removed && (flags & (IS_PART | KIND) || head & SAYS_LENGTH))) {
-    throw malformed('an entry has flags that do not go together');
-  }
+    || (removed && (flags & (IS_PART | KIND) || head & SAYS_LENGTH))) throw malformed('flags');
   const offset = before.offset += head & SAYS_OFFSET ? reader.signed() : 1;
-  if (offset <= low || offset > MAX_INTEGER) {
-    throw malformed('an offset is at the low-water offset or below, or 2^53 or above');
-  }
+  if (offset <= low || offset > MAX_INTEGER) throw malformed('offset');
   const time = before.time += head & SAYS_TIME ? reader.signed() : 0;
-  if (time < 0 || time > MAX_INTEGER) throw malformed('a time is below 0, or 2^53 or above');
+  if (time < 0 || time > MAX_INTEGER) throw malformed('time');
   if (head & HOW) before.text = text(before.key = readKey(reader, head & HOW, before.key));
   /** @type {Change} */
   const entry = { alias, low, offset, time, key: before.text, removed };
@@ -81,7 +77,7 @@ function readChange(reader, head, flags, { alias, low }, before) {
   const bytes = reader.taken(before.length);
   if (!part) entry.data = unpackPayload(kind, bytes);
   else if (part.length > MAX_PARTS * PART || !bytes.length || bytes.length !== sizeOfPart(part.length, part.index)) {
-    throw malformed('no part of its payload');
+    throw malformed('part');
   } else entry.part = { kind, ...part, bytes };
   return entry;
 }
@@ -93,9 +89,9 @@ function readChange(reader, head, flags, { alias, low }, before) {
 function readKey(reader, how, before) {
   const counted = how === COUNTED_ON;
   const shared = how === AFRESH ? 0 : how === SHARING ? reader.integer() : before.length - (counted ? 1 : how >> 2);
-  if (shared < 0 || shared > before.length) throw malformed('a key has more of the one before than there is');
+  if (shared < 0 || shared > before.length) throw malformed('key');
   const rest = counted ? Uint8Array.of(/** @type {number} */ (before.at(-1)) + 1)
     : how === AFRESH || how === SHARING ? reader.counted() : reader.taken(how & 3);
-  if (shared + rest.length > MAX_KEY) throw malformed('a key is at most 255 bytes');
+  if (shared + rest.length > MAX_KEY) throw malformed('key');
   return join([before.subarray(0, shared), rest]);
 }
