@@ -46,21 +46,18 @@ export class Connection {
   /** What has been received, and the bytes that were sent: of the transport's payload. @type {Counts} */
   received = { bytes: 0, publications: 0, datagrams: 0, late: 0, lost: 0, repaired: 0, sent: 0 };
   open = true;
+  #ended = /** @type {typeof deferred<Close>} */ (deferred)();
   /** How the connection ended, once it has; never rejects. @type {Promise<Close>} */
-  closed;
+  closed = this.#ended.promise;
   /** Those that are subscribed to, or about to be. @protected @type {Set<string>} */
   channels = new Set();
   /** @protected */
   positions = createPositions();
-  #finish;
 
   /** @param {import('./fulmar.js').TransportName} transport @param {string} encoding */
   constructor(transport, encoding) {
     this.transport = transport;
     this.encoding = encoding;
-    const { promise, resolve } = /** @type {typeof deferred<Close>} */ (deferred)();
-    this.closed = promise;
-    this.#finish = resolve;
   }
 
   /** A cursor over all channels; null while there is none to be had. @returns {string | null} */
@@ -83,7 +80,7 @@ export class Connection {
     if (!this.open) return;
     this.open = false;
     this.release(close);
-    this.#finish(close);
+    this.#ended.resolve(close);
   }
 
   /** Asks the server for a sign of life. @returns {boolean} whether it can be asked */
@@ -257,18 +254,10 @@ export class InbandConnection extends Connection {
         this.#closing ??= { code, reason, ...(retry !== undefined && { retry }) };
         break;
       }
-      case 'error':
-        if (message.ref === undefined) this.deliver(message);
-        else this.#answer(message);
-        break;
-      case 'subscribed':
-      case 'unsubscribed':
-      case 'published':
-      case 'attached':
-      case 'pong':
+      default:
         if (message.type === 'subscribed') this.positions.note(message);
-        this.#answer(message);
-      // A type that is not known is of a later minor version.
+        if (message.type === 'error' && message.ref === undefined) this.deliver(message);
+        else this.#answer(message);
     }
   }
 
