@@ -33,6 +33,8 @@ async def test_every_transport_is_named(server):
         assert url.hostname in LOOPBACK, answer[transport]
     url = urlsplit(answer["webtransport"]["url"])
     assert (url.scheme, url.path) == ("https", "/wt") and url.port and url.hostname in LOOPBACK, answer["webtransport"]
+    # The browser client compares the text with that of the place that it guessed.
+    assert list(answer["webtransport"]) == ["certificate_hashes", "url"], answer["webtransport"]
 
 
 async def test_certificate_hashes_are_sha_256(server):

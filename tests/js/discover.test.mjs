@@ -60,7 +60,7 @@ describe('where WebTransport is', () => {
     await assert.rejects(at.open(), { code: 'unreachable' });
     await assert.rejects(at.open(), { code: 'unreachable' });
     assert.equal(at.asked, 2);
-    assert.equal(known(at.base), null);
+    assert.ok(!known(at.base));
   });
 
   test('is asked again when the certificate was renewed, or the port is another', async () => {
@@ -82,7 +82,7 @@ describe('where WebTransport is', () => {
     at.reachable = false;
     await assert.rejects(at.open(), { code: 'unreachable' });
     assert.equal(at.dialled.length, 2);
-    assert.equal(known(at.base), null);
+    assert.ok(!known(at.base));
   });
 
   test('is asked when nothing comes from there, and still waited for where the server says the same', async (context) => {
@@ -229,9 +229,44 @@ describe('a place that nobody told', () => {
     }
   });
 
+  test('is not guessed again where the server named another, whether that opened or not', async () => {
+    const [base, guess, names] = ['https://six.example', 'https://six.example:443/wt', 'https://six.example:4433/wt'];
+    const first = named(base, names, []);
+    first.answer();
+    await settled();
+    first.arrive[guess]();
+    first.arrive[names]();
+    await assert.rejects(first.opening, { code: 'unreachable' });
+    const second = named(base, names);
+    second.answer();
+    await settled();
+    assert.deepEqual([first.dialled, second.dialled], [[guess, names], [names]]);
+    second.arrive[names]();
+    await second.opening;
+    assert.equal(known(base).url, names);
+  });
+
+  test('is forgotten only by an answer', async () => {
+    const at = server();
+    await at.open();
+    at.reachable = false;
+    const { place } = at;
+    at.place = null;
+    await assert.rejects(at.open(), { code: 'forbidden' });
+    assert.deepEqual(known(at.base), place);
+  });
+
+  test('an answer that names no place is an error that says so', async () => {
+    const at = server();
+    at.place = {};
+    at.reachable = false;
+    await assert.rejects(at.open(), { code: 'unreachable' });
+  });
+
   test('is not guessed where the certificate is one of development', () => {
     const hosts = ['https://localhost', 'https://localhost:8443', 'https://a.localhost:1', 'https://10.78.0.1:8443', 'https://[::1]:8443', 'http://five.example', 'https://name'];
     assert.deepEqual(hosts.map(guessed), hosts.map(() => null));
-    assert.deepEqual(['https://a.b-c.example', 'https://a.example:1/sub/'].map((base) => guessed(base).url), ['https://a.b-c.example:443/wt', 'https://a.example:1/wt']);
+    assert.equal(guessed('https://a.example/behind/a/path'), null, 'more than one server may be there');
+    assert.deepEqual(['https://a.b-c.example', 'https://a.example:1/'].map((base) => guessed(base).url), ['https://a.b-c.example:443/wt', 'https://a.example:1/wt']);
   });
 });

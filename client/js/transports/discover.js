@@ -39,11 +39,11 @@ export const known = (base) => (isTold(base) ? /** @type {Discovery} */ (told).w
  * @param {string} base @returns {Discovery['webtransport'] | null}
  */
 export function guessed(base) {
-  const [, host, port = ':443'] = /^(https:\/\/[\w.-]+\.(?!localhost)[a-z][\w-]*)(:\d+)?(\/|$)/.exec(base) ?? [];
+  const [, host, port = ':443'] = /^(https:\/\/[\w.-]+\.(?!localhost)[a-z][\w-]*)(:\d+)?\/*$/.exec(base) ?? [];
   return host ? { certificate_hashes: [], url: `${host + port}/wt` } : null;
 }
 
-/** @param {string} base @param {Discovery['webtransport'] | null} place where WebTransport has opened; null where it is not any more */
+/** @param {string} base @param {Discovery['webtransport'] | null | false} place where WebTransport has opened; null where it is not any more, false where a guess is of no use either */
 export function know(base, place) {
   // A certificate may have been renewed since the page was loaded.
   if (!place && isTold(base)) served = null;

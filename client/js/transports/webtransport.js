@@ -392,14 +392,14 @@ export async function openWebTransport(options) {
   const dialling = place ? dial(place) : Promise.reject();
   // What is only guessed is dialled beside the asking.
   const session = await (before ? within(KNOWN_PATIENCE_MS, dialling) : Promise.reject()).catch(async () => {
-    // It may be elsewhere by now, or have another certificate.
-    know(base, null);
     const told = discover(options).then(({ webtransport }) => webtransport);
     let isThere = false;
     try {
-      const first = await Promise.race([told, dialling.catch(() => told)]);
-      isThere = !('url' in first) || JSON.stringify(first) === JSON.stringify(place);
-      return isThere ? dialling : dial(place = /** @type {Place} */ (first));
+      const first = await Promise.race([told, dialling.then(() => /** @type {Place} */ (place), () => told)]);
+      isThere = !!place && JSON.stringify(first) === JSON.stringify(place);
+      // It may be elsewhere by now, or have another certificate; what was guessed in vain is not guessed again.
+      know(base, isThere ? null : false);
+      return isThere ? dialling : dial(place = first);
     } finally {
       // One that opens in the end is wanted by nobody.
       if (!isThere) dialling.then((late) => late.close(), () => {});

@@ -63,8 +63,9 @@ fn answer(directory: &Directory, request: &Request) -> String {
         .collect();
     let answer = json!({
         "webtransport": {
-            "url": format!("https://{}/wt", quic_authority(directory.quic, &authority)),
+            // In this order whether or not `serde_json` keeps it: a client compares its guess with the text.
             "certificate_hashes": hashes,
+            "url": format!("https://{}/wt", quic_authority(directory.quic, &authority)),
         },
         "websocket": {"url": format!("{ws}://{authority}/ws")},
         "sse": {"url": format!("{http}://{authority}/sse")},
