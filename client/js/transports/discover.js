@@ -30,7 +30,7 @@ const keyOf = (base) => `fulmar:${base} place`;
 /** @param {string} base @returns {boolean} whether it is the server by whose place this client was served */
 const isTold = (base) => served === urlOf(base, '/client/place.js');
 
-/** @param {string} base @returns {Discovery['webtransport'] | null} where WebTransport is or was, by what is known here */
+/** @param {string} base @returns {Discovery['webtransport'] | null | false} where WebTransport is or was, by what is known here; false where a guess was in vain */
 export const known = (base) => (isTold(base) ? /** @type {Discovery} */ (told).webtransport : recall(keyOf(base), Date.now(), KNOWN_MS));
 
 /**
