@@ -11,6 +11,7 @@ use super::{
     source::{CHANNEL, Process, Stack},
     summary::median,
 };
+use crate::limits;
 
 /// About what Fulmar puts around a value with a short key in a frame of its own, so that both stacks send datagrams of one size.
 const AROUND: usize = 29;
@@ -37,7 +38,7 @@ impl Comparison {
         let (mut readers, mut sources) = (Readers::default(), Vec::new());
         // One that is woken again before it has sent sends once, so there is no such thing at full speed.
         let woken = rate.map(|_| Stack::Woken);
-        for stack in [Stack::Fulmar, Stack::Quinn, Stack::Fanout].into_iter().chain(woken) {
+        for stack in [Stack::Fulmar, Stack::Quinn, Stack::Fanout, Stack::Plain].into_iter().chain(woken) {
             let bytes = if stack == Stack::Fulmar { payload } else { payload + AROUND };
             let source = Process::start(stack, sessions, datagrams, bytes, rate).await?;
             readers.gather(stack, source.address, sessions).await?;
@@ -95,7 +96,10 @@ async fn read_session(url: String) -> Result<impl Future<Output = ()>, Box<dyn E
 }
 
 async fn read_quic(address: SocketAddr) -> Result<impl Future<Output = ()>, Box<dyn Error>> {
-    let endpoint = quic::client(TransportConfig::default())?;
+    let mut transport = TransportConfig::default();
+    // Others take their turns meanwhile, and not every server says something by itself.
+    transport.keep_alive_interval(Some(limits::QUIC_KEEP_ALIVE));
+    let endpoint = quic::client(transport)?;
     let connection = endpoint.connect(address, "localhost")?.await?;
     Ok(async move {
         let _endpoint = endpoint;

@@ -48,6 +48,8 @@ pub(super) enum Stack {
     Fanout,
     /// As `fanout`, but the one task wakes a task of each connection, which sends
     Woken,
+    /// As `fanout`, with quinn's own settings in place of Fulmar's
+    Plain,
 }
 
 /// Prints where it is. Sends to all who have connected by then whenever a line comes, and prints how many datagrams it sent.
@@ -71,7 +73,7 @@ impl Source {
         let lines = BufReader::new(tokio::io::stdin()).lines();
         match self.stack {
             Stack::Fulmar => self.fulmar(lines).await,
-            Stack::Quinn | Stack::Fanout | Stack::Woken => self.quinn(lines).await,
+            Stack::Quinn | Stack::Fanout | Stack::Woken | Stack::Plain => self.quinn(lines).await,
         }
     }
 
@@ -88,7 +90,9 @@ impl Source {
         let certificates = Arc::new(Certificates::development(now)?);
         let crypto = QuicServerConfig::try_from(certificates.server_config(&[b"h3"])?)?;
         let mut config = ServerConfig::with_crypto(Arc::new(crypto));
-        config.transport_config(Arc::new(transport_config()));
+        if self.stack != Stack::Plain {
+            config.transport_config(Arc::new(transport_config()));
+        }
         let endpoint = Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into())?;
         println!("{}", endpoint.local_addr()?);
         let mut connections: Vec<Connection> = Vec::new();
@@ -102,7 +106,7 @@ impl Source {
                 continue;
             }
             // One task for all of them, or one for each.
-            let size = if self.stack == Stack::Fanout { connections.len() } else { 1 };
+            let size = if self.stack == Stack::Quinn { 1 } else { connections.len() };
             let mut senders = JoinSet::new();
             for chunk in connections.chunks(size) {
                 let (chunk, packet, datagrams) = (chunk.to_vec(), packet.clone(), self.datagrams);

@@ -136,6 +136,8 @@ pub(super) struct Lane {
     pub(super) sent: bool,
     pub(super) pending: HashMap<Key, Pending>,
     pub(super) lost: Vec<Lost>,
+    /// The low-water offset that its packets tell until one of them arrives: it rises then, mostly, and a lower one is as true.
+    pub(super) low: Option<Offset>,
     /// The low-water offset that the receiver is known to know.
     pub(super) told: Offset,
     /// When to see whether the low-water offset is to be told by itself.
@@ -161,6 +163,7 @@ impl Lane {
             sent: false,
             pending: HashMap::new(),
             lost: Vec::new(),
+            low: None,
             told: Offset::ZERO,
             position_due: None,
             // The receiver acknowledges it, and so what came before it.
@@ -234,6 +237,12 @@ impl Lane {
     pub(super) fn least(&self) -> Option<Offset> {
         let lost = self.lost.iter().map(|it| it.offset);
         self.pending.values().map(|it| it.offset).chain(lost).min()
+    }
+
+    /// Takes note that what told the receiver this low-water offset has arrived.
+    pub(super) fn arrived(&mut self, low: Offset) {
+        self.told = self.told.max(low);
+        self.low = None;
     }
 
     /// Lets go of memory that is not needed.

@@ -85,7 +85,7 @@ impl Sender {
             arrived = true;
             for section in packet.sections.iter() {
                 if let Some(lane) = lanes.get_mut(section.lane) {
-                    lane.told = lane.told.max(section.low);
+                    lane.arrived(section.low);
                     lane.settle();
                 }
             }
@@ -101,7 +101,7 @@ impl Sender {
     pub fn acknowledge_stream(&mut self, stream: usize, number: u64) -> Vec<usize> {
         for (lane, low) in self.streamed.acknowledge(stream, number) {
             if let Some(lane) = self.lanes.get_mut(lane) {
-                lane.told = lane.told.max(low);
+                lane.arrived(low);
                 lane.confirmed = true;
             }
         }
@@ -121,7 +121,7 @@ impl Sender {
     }
 
     /// As [`low`](Self::low), where `least` knows the least offset of a channel that is under way.
-    fn low_with(&self, id: LaneId, least: impl Fn(LaneId) -> Option<Offset>) -> Offset {
+    fn low_with(&self, id: LaneId, least: impl FnOnce(LaneId) -> Option<Offset>) -> Offset {
         match self.lanes.get(id) {
             Some(lane) if lane.confirmed && lane.known => self.low_by_stream(id, lane, least(id)),
             _ => Offset::ZERO,
@@ -187,15 +187,18 @@ impl Sender {
 
     /// Makes packets of what is due, as far as there is room.
     fn pack(&mut self, now: Duration, path: &Path<'_>, source: &mut impl Source, out: &mut Effects) {
-        // Looked through once, however many channels there are.
-        let leasts = (self.lanes.len() > 1).then(|| self.record.leasts());
-        let least = |lane| match &leasts {
-            Some(leasts) => leasts.get(&lane).copied(),
-            None => self.record.least(lane),
-        };
         let mut due = std::mem::take(&mut self.due);
         let lanes = self.lanes.iter().filter(|(_, lane)| lane.ready <= now && lane.has_work(true));
-        due.extend(lanes.map(|(id, _)| (id, self.low_with(id, least))));
+        // Looked through once, however many channels there are, and only for those of which something has arrived.
+        let mut leasts = None;
+        let mut least = |lane| match self.lanes.len() {
+            1 => self.record.least(lane),
+            _ => leasts.get_or_insert_with(|| self.record.leasts()).get(&lane).copied(),
+        };
+        due.extend(lanes.map(|(id, lane)| {
+            let known = lane.low.filter(|_| lane.known);
+            (id, known.unwrap_or_else(|| self.low_with(id, &mut least)))
+        }));
         let pending = self.pending();
         let Self { lanes, record, .. } = self;
         let first = record.next();
@@ -212,8 +215,9 @@ impl Sender {
         (self.blocked, self.more) = (done.blocked, done.more);
         out.counts.values += done.values;
         out.counts.repaired += done.repaired;
-        for (id, _) in due.drain(..) {
+        for (id, low) in due.drain(..) {
             let Some(lane) = self.lanes.get_mut(id) else { continue };
+            lane.low = Some(low);
             // What had to stop goes on as soon as there is room.
             if std::mem::take(&mut lane.sent) {
                 lane.position_due = Some(now + limits::POSITION_DELAY);

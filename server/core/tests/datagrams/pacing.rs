@@ -494,3 +494,34 @@ fn a_flush_makes_no_more_than_it_is_told() {
     }
     assert!(flushes > 5, "in {flushes} flushes");
 }
+
+/// Several channels and one, of which something changes all the time.
+#[test]
+fn packets_tell_how_far_what_was_sent_has_arrived() {
+    for channels in [1, 3] {
+        let mut bench = Bench::new(channels, AT_ONCE, usize::MAX);
+        for turn in 0..20 {
+            let before = bench.logs.0[0].head();
+            for channel in 0..channels {
+                bench.publish(channel, turn, 10, 1);
+            }
+            bench.now += ms(20);
+            let lows = |sent: Vec<Values>| -> Vec<_> {
+                sent.iter().flat_map(|values| &values.entries).map(|entry| entry.low).collect()
+            };
+            assert_eq!(
+                lows(bench.flush()),
+                vec![before; channels],
+                "in turn {turn}, what came before has arrived"
+            );
+            (0..channels).for_each(|channel| bench.publish(channel, 100 + turn, 10, 1));
+            bench.now += ms(20);
+            assert_eq!(
+                lows(bench.flush()),
+                vec![before; channels],
+                "in turn {turn}, what is under way has not"
+            );
+            bench.acknowledge();
+        }
+    }
+}
