@@ -323,9 +323,12 @@ impl Record {
             return Some(packet.sent + self.latency.expected(rtt) * 9 / 8);
         }
         let doublings = self.timeouts.saturating_sub(TIMEOUTS - 1).min(8);
+        let patience = self.latency.patience(rtt);
         // While others follow, the receiver waits for them.
         let followed = self.sent.saturating_sub(packet.sent).min(FOLLOWED);
-        Some(packet.sent + followed + (self.latency.patience(rtt) * (1 << doublings)).min(PATIENCE_MAX))
+        let patience =
+            if doublings == 0 { patience } else { (patience * (1 << doublings)).min(PATIENCE_MAX) };
+        Some(packet.sent + followed + patience)
     }
 }
 

@@ -34,7 +34,7 @@ pub struct Sender {
     more: bool,
     /// As many values wait as may, so that no log is read on.
     full: bool,
-    /// When something of what is under way will be lost: what only a flush and an acknowledgement change.
+    /// When the first of what is under way will be lost: what only a flush and an acknowledgement change.
     losses: Option<Duration>,
     /// The round-trip time that the last flush was told.
     rtt: Duration,
@@ -172,7 +172,9 @@ impl Sender {
     /// Makes the packets that are due and have room on the path.
     pub fn flush(&mut self, now: Duration, path: &Path<'_>, source: &mut impl Source, out: &mut Effects) {
         self.rtt = path.rtt;
-        self.lose(now, out);
+        if self.losses.is_some_and(|losses| losses <= now) {
+            self.lose(now, out);
+        }
         self.tell_positions(now, out);
         if self.record.has_room(path.room, path.window) {
             self.pack(now, path, source, out);
