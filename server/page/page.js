@@ -14,6 +14,8 @@ const WINDOW = 30_000;
 const STEP = 0.6;
 const MIN_FRAME_MS = 1000 / 30;
 const MAX_FRAME_MS = 80;
+/** Charts out of sight are drawn so often: whoever jumps to them, prints the page or takes a picture of all of it finds them. */
+const UNSEEN_FRAME_MS = 1000;
 const FIGURES_MS = 250;
 const MAX_EVENTS = 60;
 
@@ -132,7 +134,6 @@ const CHARTS = {
 };
 
 class Chart {
-  #canvas;
   #context;
   #text;
   #scale = 0;
@@ -140,20 +141,20 @@ class Chart {
   /** @param {HTMLElement} element */
   constructor(element) {
     Object.assign(this, CHARTS[element.dataset.chart]);
-    this.#canvas = element.querySelector('canvas');
-    this.#context = this.#canvas.getContext('2d');
+    this.canvas = element.querySelector('canvas');
+    this.#context = this.canvas.getContext('2d');
     this.#text = element.querySelector('p');
     this.#text.replaceChildren('–', document.createElement('i'));
     this.series = this.keys.map(() => new Series());
-    new ResizeObserver(([entry]) => this.#resize(entry)).observe(this.#canvas);
   }
 
-  #resize({ contentRect: { width, height } }) {
+  /** It is empty then. */
+  resize({ width, height }) {
     this.width = width;
     this.height = height;
     this.ratio = devicePixelRatio;
-    this.#canvas.width = Math.round(width * this.ratio);
-    this.#canvas.height = Math.round(height * this.ratio);
+    this.canvas.width = Math.round(width * this.ratio);
+    this.canvas.height = Math.round(height * this.ratio);
   }
 
   take({ key, time, value }) {
@@ -273,7 +274,8 @@ class Panel {
   #looks = [];
   #age = NaN;
   #drawnAt = 0;
-  visible = true;
+  #paintedAt = 0;
+  #visible = true;
 
   /** @param {HTMLElement} element */
   constructor(element) {
@@ -292,6 +294,12 @@ class Panel {
     this.charts = [...element.querySelectorAll('.chart')].map((chart) => new Chart(chart));
     this.readColors();
     this.#connect();
+    // Before the browser paints: else the charts would be gone until they are drawn next.
+    const resized = new ResizeObserver((entries) => {
+      for (const { target, contentRect } of entries) this.charts.find(({ canvas }) => canvas === target).resize(contentRect);
+      this.#paint(clock());
+    });
+    for (const { canvas } of this.charts) resized.observe(canvas);
   }
 
   #connect() {
@@ -399,8 +407,18 @@ class Panel {
       this.#age = age > 1000 || Number.isNaN(this.#age) ? age : this.#age + (age - this.#age) * weight;
       this.#drawnAt = now;
     }
-    if (!this.visible) return;
-    for (const chart of this.charts) chart.draw(now, newest, this.#get, this.colors);
+    if (this.#visible || now - this.#paintedAt >= UNSEEN_FRAME_MS) this.#paint(now);
+  }
+
+  #paint(now) {
+    this.#paintedAt = now;
+    for (const chart of this.charts) chart.draw(now, this.#newest, this.#get, this.colors);
+  }
+
+  /** @param {boolean} visible in sight, or nearly */
+  set visible(visible) {
+    this.#visible = visible;
+    if (visible) this.#paint(clock());
   }
 }
 

@@ -33,6 +33,16 @@ async function followAnEvent(server, page, names = NAMES) {
 const isFull = ({ state, figures, charts, cursor, trouble }) => state === 'live' && !trouble.length
   && figures.every((figure) => figure && figure !== '–') && charts.every((chart) => /\d/.test(chart)) && /^\w{4}….\S+ \+5$/.test(cursor);
 
+/** What is called in the page: whether something stands in each chart besides the three lines of its grid. */
+function helpers() {
+  window.isDrawn = (canvas) => {
+    const { width, height } = canvas;
+    const rows = Array.from({ length: height }, (_, y) => canvas.getContext('2d').getImageData(0, y, width, 1).data);
+    return rows.filter((row) => row.some((byte) => byte)).length > 3;
+  };
+  window.drawn = () => [...document.querySelectorAll('.panel canvas')].map(window.isDrawn);
+}
+
 for (const name of wanted) {
   describe(`the development page in ${name}`, { concurrency: true }, () => {
     test('shows this machine over four transports, and goes on when the server is back', async () => {
@@ -65,6 +75,30 @@ for (const name of wanted) {
         await page.evaluate(() => window.dispatchEvent(new Event('online')));
         await until('four live panels', () => look(page), allAre('live'));
         await followAnEvent(server, page);
+      } finally {
+        await close();
+        await server.stop();
+      }
+    });
+
+    test('draws charts that are far below, and those that are resized before they are seen', async () => {
+      const server = await Server.start();
+      const { browser, close } = await launch(name);
+      try {
+        const page = await browser.newPage();
+        await page.setViewport({ width: 420, height: 500 });
+        await page.goto(`${server.base}/`);
+        await page.evaluate(helpers);
+        await until('four full panels', () => look(page), (panels) => NAMES.every((name) => isFull(panels[name])));
+        await until('all charts', () => page.evaluate(() => window.drawn()), (drawn) => drawn.length === 16 && drawn.every(Boolean));
+        // What is observed later is told later, in the same frame: as it will be painted.
+        const painted = await page.evaluate(() => new Promise((resolve) => {
+          const [canvas] = document.querySelectorAll('.panel canvas');
+          const { width } = canvas;
+          new ResizeObserver(() => canvas.width !== width && resolve(window.drawn())).observe(canvas);
+          document.body.style.width = '300px';
+        }));
+        assert.deepEqual(painted, painted.map(() => true));
       } finally {
         await close();
         await server.stop();
