@@ -15,6 +15,8 @@ const RUSH = 50, MOST = 9000;
 const DEADLINE = 28_000;
 /** For a hundred frames, each of which loads all modules of the client. */
 const FRAMES_DEADLINE = 100_000;
+/** How long the publisher's connection rests: the server ends one that rests for 10 s, and what is sent just then is lost. */
+const REST_MS = 5000;
 
 class FromPublisher extends QuietWebSocket {
   constructor(url, protocols) {
@@ -29,7 +31,7 @@ class FromPublisher extends QuietWebSocket {
 class Feed {
   next = 0;
   channels = { event: channelIn('event'), state: channelIn('state') };
-  #agent = new http.Agent({ keepAlive: true, maxSockets: 1, localAddress: PUBLISHER });
+  #agent = new http.Agent({ keepAlive: true, maxSockets: 1, localAddress: PUBLISHER, timeout: REST_MS });
   /** @type {NodeJS.Timeout | undefined} */
   #timer;
   #running = Promise.resolve();
