@@ -22,8 +22,7 @@ const inWorld = (browser, options, run) => async (t) => {
   try {
     await run(world, t);
   } catch (error) {
-    const report = await world.page?.evaluate(() => window.report()).catch(() => 'no report');
-    error.message += `\n${JSON.stringify(report)}`;
+    if (world.page) error.message += `\n${await world.said(() => window.report())}`;
     throw error;
   } finally {
     await world.stop();

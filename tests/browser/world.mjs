@@ -15,6 +15,10 @@ const RUSH = 50, MOST = 9000;
 const DEADLINE = 28_000;
 /** For a hundred frames, each of which loads all modules of the client. */
 const FRAMES_DEADLINE = 100_000;
+/** For what a page has to say of a failure: one that has crashed says nothing. */
+const REPORT_DEADLINE = 5000;
+/** Failed requests that are told, of what may be thousands. */
+const TOLD = 5;
 /** How long the publisher's connection rests: the server ends one that rests for 10 s, and what is sent just then is lost. */
 const REST_MS = 5000;
 
@@ -239,6 +243,13 @@ export class World {
   async openFrames(count) {
     this.context = await this.browser.createBrowserContext();
     this.page = await this.context.newPage();
+    /** @type {string[]} */
+    const failed = [];
+    this.page.on?.('requestfailed', (request) => failed.push(`${request.url()} ${request.failure()?.errorText}`));
+    // Nothing that is asked of a page settles when it crashes.
+    const crashed = new Promise((_, reject) => { this.page.on?.('error', reject); });
+    const gone = this.server.ended.then((code) => { throw new Error(`the server ended with ${code}`); });
+    for (const end of [crashed, gone]) end.catch(() => {});
     await this.page.goto(`${this.origin}/healthz`);
     await this.page.evaluate((count, deadline, source, channels, options) => {
       window.tabs = [];
@@ -258,11 +269,16 @@ export class World {
       window.opened = Promise.all(Array.from({ length: count }, open));
     }, count, FRAMES_DEADLINE, String(helpers), this.feed.channels, this.options);
     const opened = this.page.evaluate(() => window.opened.then(() => true));
-    await within(`${count} frames`, opened, FRAMES_DEADLINE).catch(async (error) => {
+    await within(`${count} frames`, Promise.race([opened, crashed, gone]), FRAMES_DEADLINE).catch(async (error) => {
       const stuck = () => window.tabs.map((tab) => tab.report?.()).filter((report) => !(report?.taken && report.status === 'open'));
-      error.message += ` ${JSON.stringify(await this.page.evaluate(stuck))}`;
+      error.message += `; ${failed.length} requests failed: ${failed.slice(0, TOLD)}; ${await this.said(stuck)}`;
       throw error;
     });
+  }
+
+  /** What a page says of a failure, or why it says nothing. @param {() => unknown} report */
+  async said(report) {
+    return within('a report', this.page.evaluate(report), REPORT_DEADLINE).then(JSON.stringify, String);
   }
 
   reachAll(wanted, deadline = DEADLINE) {
