@@ -18,9 +18,10 @@
  * @typedef {{after?: string | null, position?: {epoch: string, offset: number}}} From
  */
 import { LOST, NORMAL } from './codes.js';
-import { FulmarError, closeFor, closedError, deferred, guarded } from './errors.js';
+import { FulmarError, closeFor, closedError, deferred, guarded, malformed } from './errors.js';
 import { entryFrom } from './cursor.js';
-import { createPositions } from './positions.js';
+import { MAX_ASKED } from './limits.js';
+import { createReceiver } from './receiver.js';
 
 let serials = 0;
 
@@ -49,10 +50,10 @@ export class Connection {
   #ended = /** @type {typeof deferred<Close>} */ (deferred)();
   /** How the connection ended, once it has; never rejects. @type {Promise<Close>} */
   closed = this.#ended.promise;
-  /** Those that are subscribed to, or about to be. @protected @type {Set<string>} */
-  channels = new Set();
-  /** @protected */
-  positions = createPositions();
+  /** @protected @type {import('./receiver.js').Receiver} */
+  receiver = createReceiver((message) => this.deliver(message), this.received);
+  /** Those that are subscribed to, or about to be. @protected @type {{has(channel: string): boolean}} */
+  channels = this.receiver.channels;
 
   /** @param {import('./fulmar.js').TransportName} transport @param {string} encoding */
   constructor(transport, encoding) {
@@ -62,12 +63,12 @@ export class Connection {
 
   /** A cursor over all channels; null while there is none to be had. @returns {string | null} */
   get cursor() {
-    return this.positions.cursor();
+    return this.receiver.cursor();
   }
 
   /** Where the channel's reading goes on from. @param {string} channel @returns {import('./cursor.js').Entry | null} */
   entry(channel) {
-    return this.positions.entry(channel);
+    return this.receiver.entry(channel);
   }
 
   /** @param {string} channel @returns {boolean} whether it is subscribed to, or about to be */
@@ -126,21 +127,20 @@ export class Connection {
  * @property {number} quiet
  * @property {number} patience
  * @property {Counts} received
- * @property {import('./positions.js').Positions} positions
+ * @property {import('./receiver.js').Receiver} receiver
  * @property {Promise<Close>} closed
  * @property {(close: Close) => void} finish
  * @property {(error: unknown) => void} fail
- * @property {(message: Message, datagram?: boolean) => void} receive
- * @property {(message: Request) => Promise<any>} request
+ * @property {(frame: import('./wire.js').Frame, datagram?: boolean) => boolean} receive
+ * @property {(message: Request, pipe?: Pipe) => Promise<any>} request
  *
  * @typedef {object} Link what carries the messages of a connection
- * @property {(message: ClientMessage) => void} send
+ * @property {(message: ClientMessage, pipe?: Pipe) => void} send
  * @property {(code: number, reason: string) => void} close
- * @property {number} [refs] how many requests the server had before, which have the first numbers
- * @property {(channel: string, from: From) => From & {ref: number} | undefined} [claim] that of them with which the channel is
- *   subscribed to already
- * @property {(channel: string) => Promise<void>} [begin] before it is subscribed to
- * @property {(channel: string) => void} [drop] what was begun
+ * @property {(channel: string, from: From) => Promise<{pipe: Pipe, ref?: number}>} [begin] before a channel is subscribed to: the
+ *   stream that it comes by, and the `ref` of the request where the server has that already
+ *
+ * @typedef {{send: (message: ClientMessage) => unknown, end?: () => void}} Pipe a stream of the connection's own
  */
 
 export class InbandConnection extends Connection {
@@ -148,14 +148,16 @@ export class InbandConnection extends Connection {
   #closing = null;
   /** @type {Map<unknown, {began: number, resolve: (answer: any) => void, reject: (error: Error) => void}>} */
   #waiting = new Map();
-  #ref = 0;
+  // The first are those of what went with the CONNECT.
+  #ref = MAX_ASKED;
+  /** Of the channels that have one. @type {Map<string, Pipe>} */
+  #pipes = new Map();
   #link;
 
   /** @package @param {import('./fulmar.js').TransportName} transport @param {string} encoding @param {(inner: Inner) => Link} link */
   constructor(transport, encoding, link) {
     super(transport, encoding);
     this.#link = link(/** @type {Inner} */ (/** @type {unknown} */ (this)));
-    this.#ref = this.#link.refs ?? 0;
   }
 
   /**
@@ -165,29 +167,31 @@ export class InbandConnection extends Connection {
    */
   async subscribe(channel, from = {}) {
     this.mustLack(channel);
-    const asked = this.#link.claim?.(channel, from);
-    const { position, after } = asked ?? from;
-    const entry = entryFrom(channel, asked ?? from);
-    this.channels.add(channel);
-    if (entry) this.positions.seed(channel, entry);
+    const { position, after } = from;
+    const entry = entryFrom(channel, from);
+    this.receiver.begin(channel, entry);
     try {
-      if (!asked) await this.#link.begin?.(channel);
-      return await this.request({ type: 'subscribe', channel, ...(position ? { position } : entry && after ? { after } : {}) }, asked?.ref);
+      const { pipe, ref } = await this.#link.begin?.(channel, from) ?? {};
+      if (pipe) this.#pipes.set(channel, pipe);
+      return await this.request({ type: 'subscribe', channel, ...(position ? { position } : entry && after ? { after } : {}) }, pipe, ref);
     } catch (error) {
-      this.#link.drop?.(channel);
-      this.channels.delete(channel);
       // When it is the connection that was lost, the position asked from is still where to go on.
-      if (this.open) this.positions.forget(channel);
+      if (this.open) this.#forget(channel);
       throw error;
     }
   }
 
   /** @param {string} channel */
   async unsubscribe(channel) {
-    await this.request({ type: 'unsubscribe', channel });
-    this.#link.drop?.(channel);
-    this.channels.delete(channel);
-    this.positions.forget(channel);
+    await this.request({ type: 'unsubscribe', channel }, this.#pipes.get(channel));
+    this.#forget(channel);
+  }
+
+  /** @param {string} channel is not read any more */
+  #forget(channel) {
+    this.receiver.forget(channel);
+    this.#pipes.get(channel)?.end?.();
+    this.#pipes.delete(channel);
   }
 
   /** @param {string} channel @param {Content} content @returns {Promise<Answers['publish']>} */
@@ -225,29 +229,34 @@ export class InbandConnection extends Connection {
   /**
    * Sends a message with a `ref`, unless the server had it before, and waits for what answers it.
    * @template {Request} R
-   * @protected @param {R} message @param {number} [had] the `ref` that it had then
+   * @protected @param {R} message @param {Pipe} [pipe] that it goes by @param {number} [had] the `ref` that it had then
    * @returns {Promise<Answers[R['type']]>}
    */
-  async request(message, had) {
+  async request(message, pipe, had) {
     this.mustBeOpen();
-    const ref = had ?? (this.#ref = (this.#ref % 0xffffffff) + 1);
-    if (!had) this.#link.send({ ...message, ref });
+    const ref = had || (this.#ref = (this.#ref % 0xffffffff) + 1);
+    if (!had) this.#link.send({ ...message, ref }, pipe);
     const { promise, ...waiting } = /** @type {typeof deferred<Answers[R['type']]>} */ (deferred)();
     this.#waiting.set(ref, { began: performance.now(), ...waiting });
     return promise;
   }
 
-  /** @protected @param {Message} message of the server, without alias @param {boolean} [datagram] */
-  receive(message, datagram) {
+  /**
+   * @protected @param {import('./wire.js').Frame | Message} frame of the server @param {boolean} [datagram]
+   * @returns {boolean} false where it came in a datagram, and before what it is about
+   */
+  receive(frame, datagram) {
     this.heard = performance.now();
+    const message = this.receiver.resolve(frame);
+    if (!message) {
+      if (datagram) return false;
+      throw malformed('alias');
+    }
     switch (message.type) {
       case 'publication':
       case 'gap':
       case 'reset':
-      case 'synced':
-        this.deliver(message);
-        this.positions.note(message, datagram);
-        break;
+      case 'synced': return this.receiver.take(message, datagram);
       case 'ping': this.#link.send({ type: 'pong', ref: message.ref }); break;
       case 'close': {
         const { code, reason, retry_ms: retry } = message;
@@ -255,16 +264,18 @@ export class InbandConnection extends Connection {
         break;
       }
       default:
-        if (message.type === 'subscribed') this.positions.note(message);
         if (message.type === 'error' && message.ref === undefined) this.deliver(message);
         else this.#answer(message);
     }
+    return true;
   }
 
   /** @param {Answer | import('./wire.js').ErrorMessage} message */
   #answer(message) {
     const { type, ref } = message;
     const waiting = this.#waiting.get(ref);
+    // What answers nobody is not wanted any more; but one without a `ref` is told.
+    if (type === 'subscribed' && (waiting || !ref)) this.receiver.take(message);
     if (!waiting) return;
     this.#waiting.delete(ref);
     if (type === 'error') {

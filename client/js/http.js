@@ -20,6 +20,8 @@ import { PostingConnection, ask } from './posting.js';
  */
 
 export class HttpConnection extends PostingConnection {
+  /** @protected @type {Set<string>} */
+  channels = new Set();
   /** The last cursor that the server gave, over all channels. @type {string | null} */
   #cursor = null;
   /** Called when something of the server has come. @type {(() => void) | null} */

@@ -1,49 +1,49 @@
 /**
- * The receiving side of state over WebTransport (PROTOCOL.md, section 9): what of the `values` frames is new, what a
- * channel's position is, and what is acknowledged. It reads no clock and sends nothing.
+ * What a connection has read of its channels: where it has got to in each of them (PROTOCOL.md, sections 2 and 3), and over
+ * WebTransport what of the `values` frames is new, and what is acknowledged (section 9). It reads no clock and sends nothing.
  */
 import { ASSEMBLY_BYTES, REMEMBERED_KEYS } from './limits.js';
 import { createAcks } from './acks.js';
 import { unpackPayload } from './bytes.js';
+import { fnv1a64, formatCursor } from './cursor.js';
 import { malformed, unreachable } from './errors.js';
 import { PART } from './values.js';
 
 /**
- * @typedef {import('./values.js').Entry} Entry
+ * @typedef {import('./cursor.js').Entry} Entry
  * @typedef {import('./values.js').Values} Values
  * @typedef {import('./values.js').Change} Change
- * @typedef {import('./wire.js').Message} Message
- * @typedef {import('./wire.js').Publication} Publication
- * @typedef {{type: 'settled', channel: string, epoch: string, offset: number}} Settled where a channel has got to
+ * @typedef {import('./wire.js').InChannel} InChannel
+ * @typedef {import('./wire.js').Subscribed} Subscribed
  * @typedef {{offset: number, bytes: Uint8Array, have: Set<number>}} Assembly
  *
- * @typedef {object} Channel of a subscription that was answered
+ * @typedef {object} Channel that is subscribed to, or about to be
  * @property {string} name
- * @property {string} epoch
- * @property {number} floor what lies at or below it is void: it is known, or was replaced
+ * @property {string} hash
+ * @property {string} [epoch] none until its subscription has been answered: what comes before is of another
+ * @property {number} offset its position: what lies at or below it is void, for it is known or was replaced
+ * @property {Entry | null} [from] where to go on from in place of that; null within a snapshot, where a position means nothing
  * @property {boolean} synced whether its low-water offsets mean something
- * @property {Map<string, number>} keys offsets above the floor, in the order in which they came
- * @property {Map<string, Assembly>} assemblies by key; they lie above the floor and above the key's offset
- *
- * @typedef {'taken' | 'early' | 'refused'} Verdict on a frame. `early`: it names a channel that is not there yet, so it is
- *   worth another try when one is; `refused`: there was no room for all of it. Neither is acknowledged
+ * @property {Map<string, number>} keys offsets above the position, in the order in which they came
+ * @property {Map<string, Assembly>} assemblies by key; they lie above the position and above the key's offset
  */
 
 /** What is to be remembered would be too much. @param {string} of */
-export const noRoom = (of) => unreachable(`There is no room for ${of}.`);
+const noRoom = (of) => unreachable(`There is no room for ${of}.`);
 
-/** @param {Entry[]} entries of a frame @returns {number} the time of the first value, about which it was sent; 0 without any */
-const timeOf = (entries) => entries.find((entry) => entry.offset !== undefined)?.time ?? 0;
+/** @param {Values} values @returns {number} the time of the first value, about which it was sent; 0 without any */
+const timeOf = ({ entries }) => entries.find((entry) => entry.offset !== undefined)?.time ?? 0;
 
 /**
- * @param {import('./wire.js').Aliases} aliases of the connection
- * @param {(message: Publication | Settled) => void} emit is given each publication that is new, and `settled` for a channel's position
- * @param {{late: number, lost: number, repaired: number}} [counts] kept of what comes by datagram
+ * @param {(message: InChannel) => void} emit is given each message that is new
+ * @param {{late: number, lost: number, repaired: number}} counts kept of what comes by datagram
  */
-export function createReceiver(aliases, emit, counts = { late: 0, lost: 0, repaired: 0 }) {
+export function createReceiver(emit, counts) {
   const acks = createAcks();
   /** @type {Map<string, Channel>} */
   const channels = new Map();
+  /** What the aliases stand for. @type {Map<number, {channel: string, epoch: string}>} */
+  const aliases = new Map();
   let reserved = 0, remembered = 0;
   // The highest number of a frame off a datagram, and about when that was sent which showed the last loss.
   let newest = 0, lost = -1;
@@ -75,23 +75,16 @@ export function createReceiver(aliases, emit, counts = { late: 0, lost: 0, repai
     for (const key of channel.assemblies.keys()) drop(channel, key, upTo);
   }
 
-  /** @param {Channel} channel @param {number} floor */
-  function raise(channel, floor) {
-    if (floor <= channel.floor) return;
-    channel.floor = floor;
+  /** Moves the position, but never back. @param {Channel} channel @param {number} offset */
+  function raise(channel, offset) {
+    if (offset <= channel.offset) return;
+    channel.offset = offset;
     // A key that came out of order may stay until its turn.
-    clear(channel, floor, true);
+    clear(channel, offset, true);
   }
 
-  /** @param {string} name of a channel that is not read any more */
-  function forget(name) {
-    const channel = channels.get(name);
-    if (channel) clear(channel, Infinity);
-    channels.delete(name);
-  }
-
-  /** Whether this publication says nothing new. @param {Channel} channel @param {string} key @param {number} offset */
-  const isKnown = ({ keys }, key, offset) => offset <= (keys.get(key) ?? -1);
+  /** Whether this publication says nothing new. @param {Channel} channel @param {{key?: string, offset: number}} of */
+  const isKnown = ({ keys }, { key, offset }) => offset <= (keys.get(/** @type {string} */ (key)) ?? -1);
 
   /**
    * @param {Channel} channel @param {Change} entry @param {import('./values.js').Part} part that it brings
@@ -104,7 +97,10 @@ export function createReceiver(aliases, emit, counts = { late: 0, lost: 0, repai
     if (assembly && offset < assembly.offset) return undefined;
     if (offset !== assembly?.offset) {
       drop(channel, key, offset);
-      if (reserved + length > ASSEMBLY_BYTES) return null;
+      if (reserved + length > ASSEMBLY_BYTES) {
+        if (sent < 0) throw noRoom('parts');
+        return null;
+      }
       reserved += length;
       assembly = { offset, bytes: new Uint8Array(length), have: new Set() };
       assemblies.set(key, assembly);
@@ -117,10 +113,10 @@ export function createReceiver(aliases, emit, counts = { late: 0, lost: 0, repai
     return assembly.bytes;
   }
 
-  /** @param {Channel} channel @param {Change} entry @returns {boolean} false where there was no room for it */
-  function takeValue(channel, entry) {
+  /** @param {Channel} channel @param {string} epoch @param {Change} entry @returns {boolean} false where there was no room for it */
+  function takeValue(channel, epoch, entry) {
     const { offset, time, key, id, removed, part } = entry;
-    if (offset <= channel.floor || isKnown(channel, key, offset)) return true;
+    if (offset <= channel.offset || isKnown(channel, entry)) return true;
     let { data } = entry;
     if (part) {
       const bytes = assemble(channel, entry, part);
@@ -128,11 +124,11 @@ export function createReceiver(aliases, emit, counts = { late: 0, lost: 0, repai
       data = unpackPayload(part.kind, bytes);
     }
     drop(channel, key, offset);
-    // Set anew at the end: what came first is what the floor reaches first, but for a few.
+    // Set anew at the end: what came first is what the position reaches first, but for a few.
     if (!channel.keys.delete(key)) remembered++;
     channel.keys.set(key, offset);
-    /** @type {Publication} */
-    const message = { type: 'publication', channel: channel.name, epoch: channel.epoch, offset, time, key, removed };
+    /** @type {import('./wire.js').Publication} */
+    const message = { type: 'publication', channel: channel.name, epoch, offset, time, key, removed };
     if (id !== undefined) message.id = id;
     if (!removed) message.data = data;
     if (sent > lost && time <= lost) counts.repaired++;
@@ -141,77 +137,118 @@ export function createReceiver(aliases, emit, counts = { late: 0, lost: 0, repai
     return true;
   }
 
+  /** @param {string} name of a channel that is not read any more @returns {boolean} whether it was */
+  function forget(name) {
+    const channel = channels.get(name);
+    if (channel) clear(channel, Infinity);
+    return channels.delete(name);
+  }
+
   /**
-   * What can be applied is, even where the rest cannot: to apply it again changes nothing.
-   * @param {Values} values @param {boolean} [byStream] whether it came on a stream, behind what its channels began with
-   * @returns {Verdict}
+   * A subscription begins, or is asked for: then this stays the channel's position until the answer, so that a connection which is
+   * lost before it loses nothing.
+   * @param {string} name @param {Entry | null} [from] @param {{epoch?: string, offset?: number}} [at]
    */
-  function apply({ entries }, byStream) {
-    sent = byStream ? -1 : timeOf(entries);
-    /** @type {Verdict} */
-    let verdict = 'taken';
-    for (const entry of entries) {
-      const { alias, low } = entry;
-      const place = aliases.get(alias);
-      const channel = place && channels.get(place.channel);
-      if (!channel) verdict = 'early';
-      else if (channel.epoch === place.epoch) {
-        const { name, epoch } = channel;
-        channel.synced ||= !!byStream;
-        if (channel.synced && low > channel.floor) {
-          raise(channel, low);
-          emit({ type: 'settled', channel: name, epoch, offset: low });
-        }
-        if (entry.offset !== undefined && !takeValue(channel, entry) && verdict === 'taken') verdict = 'refused';
-      }
-      // Of another epoch is what a reset has overtaken.
-    }
-    return verdict;
+  function begin(name, from, { epoch, offset = 0 } = {}) {
+    forget(name);
+    channels.set(name, { name, hash: fnv1a64(name), epoch, offset, from, synced: false, keys: new Map(), assemblies: new Map() });
+  }
+
+  /** @param {string} name @returns {Entry | null} null while it has no position */
+  function entry(name) {
+    const channel = channels.get(name);
+    if (!channel?.epoch || channel.from !== undefined) return channel?.from ?? null;
+    const { hash, epoch, offset } = channel;
+    return { hash, epoch, offset };
   }
 
   return {
     acks,
+    channels,
+    begin,
+    entry,
     forget,
-    apply,
+
+    /** @returns {string | null} */
+    cursor: () => formatCursor([...channels.keys()].flatMap((name) => entry(name) ?? [])),
 
     /** What is held: keys remembered, and bytes kept for payloads that are not whole. */
     held: () => ({ keys: remembered, bytes: reserved }),
 
     /**
-     * @param {Message} message off a stream, without its alias
-     * @returns {boolean} whether the application has yet to see it: a datagram may have brought something newer
+     * Learns aliases from `subscribed`, `gap` and `reset`, and resolves what bears an alias only.
+     * @param {import('./wire.js').Frame | import('./wire.js').Message} frame
+     * @returns {import('./wire.js').Message | null} the message without its alias; null if the alias is not known yet
      */
-    note(message) {
-      if (message.type === 'subscribed') {
-        const { channel: name, epoch, offset } = message;
-        forget(name);
-        channels.set(name, { name, epoch, floor: offset, synced: false, keys: new Map(), assemblies: new Map() });
-      } else if (message.type === 'unsubscribed') forget(message.channel);
-      else if ('epoch' in message) {
-        const { type, epoch, offset } = message;
-        const channel = channels.get(message.channel);
-        if (!channel) return true;
-        if (type === 'gap' || type === 'reset') {
-          clear(channel, channel.epoch === epoch ? offset : Infinity);
-          Object.assign(channel, { epoch, floor: offset, synced: false });
-        } else if (type === 'synced') {
-          channel.synced = true;
-          raise(channel, offset);
-        } else if (type === 'publication' && channel.epoch === epoch) {
-          if (isKnown(channel, message.key, offset)) return false;
-          // Up to `synced` the stream is in the order of the offsets: of what lies below, it has brought what counts.
-          if (!channel.synced) raise(channel, offset);
-        }
+    resolve(frame) {
+      const { alias, ...message } = /** @type {Partial<import('./wire.js').Place> & {alias?: number}} */ (frame);
+      if (alias === undefined) return /** @type {import('./wire.js').Message} */ (frame);
+      const { channel, epoch } = message;
+      if (channel !== undefined && epoch !== undefined) aliases.set(alias, { channel, epoch });
+      const place = aliases.get(alias);
+      return place ? /** @type {any} */ ({ ...message, ...place }) : null;
+    },
+
+    /**
+     * @param {InChannel | Subscribed} message @param {boolean} [datagram] whether it came in one
+     * @returns {boolean} false where its channel is not there: in a datagram it may come before it
+     */
+    take(message, datagram) {
+      const { type, epoch, offset } = message;
+      const channel = channels.get(message.channel);
+      if (type === 'subscribed') {
+        const from = channel?.from;
+        // The gap or the reset that says so may not arrive: until it does, the next one is to ask from here too.
+        // A subscription that goes on with a snapshot has no position of its own before `synced`.
+        begin(message.channel, message.recovered === false ? from : from?.base === undefined ? undefined : null, message);
+        return true;
       }
+      if (!channel?.epoch) return false;
+      // A datagram may have brought something newer.
+      if (!isKnown(channel, message)) emit(message);
+      if (type === 'publication') {
+        // A datagram can have overtaken others. A stream is in the order of the offsets: of what lies below, it has brought what counts.
+        if (!datagram) raise(channel, offset);
+        return true;
+      }
+      clear(channel, channel.epoch === epoch ? offset : Infinity);
+      Object.assign(channel, { epoch, offset, from: type === 'reset' ? null : undefined, synced: type === 'synced' });
       return true;
     },
 
+    /**
+     * What can be applied is, even where the rest cannot: to apply it again changes nothing.
+     * @param {Values} values @param {boolean} [datagram] else it came on a stream, behind what its channels began with
+     * @returns {boolean} false where it is worth another try, and not to be acknowledged: it names a channel that is not there yet,
+     *   or there was no room for all of it
+     */
+    apply(values, datagram) {
+      sent = datagram ? timeOf(values) : -1;
+      let isWhole = true;
+      for (const entry of values.entries) {
+        const { alias, low } = entry;
+        const place = aliases.get(alias);
+        if (!place && !datagram) throw malformed('alias');
+        const channel = place && channels.get(place.channel);
+        const { epoch } = channel ?? {};
+        if (!channel || !epoch) isWhole = false;
+        else if (epoch === place.epoch) {
+          channel.synced ||= !datagram;
+          if (channel.synced) raise(channel, low);
+          if (entry.offset !== undefined && !takeValue(channel, epoch, entry)) isWhole = false;
+        }
+        // Of another epoch is what a reset has overtaken.
+      }
+      return isWhole;
+    },
+
     /** To be called once for each frame off a datagram, before it is taken in. @param {Values} values */
-    arrived({ number, entries }) {
+    arrived(values) {
+      const { number } = values;
       const ahead = number - newest;
       if (ahead > 1) {
         counts.lost += ahead - 1;
-        lost = timeOf(entries);
+        lost = timeOf(values);
       } else if (ahead < 0 && !acks.has(number)) {
         counts.late++;
         counts.lost--;
@@ -219,11 +256,12 @@ export function createReceiver(aliases, emit, counts = { late: 0, lost: 0, repai
       newest = Math.max(newest, number);
     },
 
-    /** @param {Values} values off a datagram @param {number} now @returns {Verdict} */
+    /** @param {Values} values off a datagram @param {number} now @returns {boolean} whether it was taken in, now or before */
     datagram(values, now) {
-      const verdict = acks.has(values.number) ? 'taken' : apply(values);
-      if (verdict === 'taken') acks.take(values.number, now);
-      return verdict;
+      const isTaken = acks.has(values.number) || this.apply(values, true);
+      if (isTaken) acks.take(values.number, now);
+      return isTaken;
     },
   };
 }
+/** @typedef {ReturnType<typeof createReceiver>} Receiver */

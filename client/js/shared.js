@@ -65,14 +65,14 @@ export class SharedConnection extends PostingConnection {
     this.mustLack(channel);
     const { promise: joined, ...waiting } = deferred();
     this.#joining.set(channel, waiting);
-    this.channels.add(channel);
+    this.receiver.begin(channel);
     try {
       const entry = await this.#begin(channel, from);
-      this.positions.seed(channel, entry);
+      this.receiver.begin(channel, undefined, entry);
       this.#say({ is: 'want', tab: this.#tab, channel, entry });
       await joined;
     } catch (error) {
-      this.channels.delete(channel);
+      this.receiver.forget(channel);
       throw error;
     } finally {
       this.#joining.delete(channel);
@@ -100,8 +100,7 @@ export class SharedConnection extends PostingConnection {
 
   /** @param {string} channel */
   async unsubscribe(channel) {
-    if (!this.channels.delete(channel)) return;
-    this.positions.forget(channel);
+    if (!this.receiver.forget(channel)) return;
     this.#say({ is: 'leave', tab: this.#tab, channel });
   }
 
@@ -118,7 +117,7 @@ export class SharedConnection extends PostingConnection {
     if (!this.open) return;
     switch (word.is) {
       case 'reading':
-        for (const channel of this.channels) {
+        for (const channel of this.receiver.channels.keys()) {
           const entry = this.entry(channel);
           if (entry) this.#say({ is: 'want', tab: this.#tab, channel, entry });
         }
@@ -141,12 +140,10 @@ export class SharedConnection extends PostingConnection {
   #told(message) {
     this.heard = performance.now();
     const { type, channel, epoch, offset } = message;
-    if (!this.channels.has(channel)) return;
     const at = this.entry(channel);
     const isKnown = at?.epoch === epoch && offset <= at.offset;
     if (isKnown && (type === 'publication' || type === 'gap')) return;
-    this.deliver(message);
-    this.positions.note(message);
+    this.receiver.take(message);
   }
 
   // ---- of the tab that reads ----------------------------------------------------------------------------------------

@@ -137,7 +137,7 @@ function clientFields(message) {
 
 /**
  * @param {Uint8Array} bytes one frame of a server, without its length
- * @returns {Frame | Values} with `alias` where the frame has one: see AliasTable
+ * @returns {Frame | Values} with `alias` where the frame has one
  */
 export function decodeServer(bytes) {
   const reader = new Reader(bytes);
@@ -178,28 +178,3 @@ function readServer(reader) {
   }
   return message;
 }
-
-/** What the aliases of one connection stand for. */
-export function createAliases() {
-  /** @type {Map<number, {channel: string, epoch: string}>} */
-  const places = new Map();
-  return {
-    /** @param {number} alias */
-    get: (alias) => places.get(alias),
-
-    /**
-     * Learns from `subscribed`, `gap` and `reset`, and resolves what bears an alias only.
-     * @param {Frame} frame as decodeServer gives it
-     * @returns {Message | null} the same message without its alias; null if the alias is not known yet
-     */
-    resolve(frame) {
-      const { alias, ...message } = /** @type {Partial<Place> & {alias?: number}} */ (frame);
-      if (alias === undefined) return /** @type {Message} */ (frame);
-      const { channel, epoch } = message;
-      if (channel !== undefined && epoch !== undefined) places.set(alias, { channel, epoch });
-      const place = places.get(alias);
-      return place ? /** @type {Message} */ ({ ...message, ...place }) : null;
-    },
-  };
-}
-/** @typedef {ReturnType<typeof createAliases>} Aliases */

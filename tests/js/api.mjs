@@ -213,7 +213,7 @@ class Reference {
       for (const parameter of signature.parameters) this.#visit(this.#checker.getTypeOfSymbol(parameter));
       this.#visit(signature.getReturnType());
     }
-    for (const property of type.getProperties()) if (ours(property)) this.#visit(this.#checker.getTypeOfSymbol(property));
+    for (const property of type.getProperties()) if (ours(property) && isPublic(property)) this.#visit(this.#checker.getTypeOfSymbol(property));
   }
 
   #add(symbol) {

@@ -180,7 +180,7 @@ function overlapping() {
   channel.subscriptions.add(new Subscription(channel, { onPublication: note }));
   const lines = [new Line('websocket'), new Line('webtransport')];
   for (const line of lines) {
-    line.positions.note({ type: 'subscribed', channel: 'event:a', epoch: 'e', offset: 0 });
+    line.receiver.take({ type: 'subscribed', channel: 'event:a', epoch: 'e', offset: 0 });
     line.onmessage = (message) => channel.take(line, message);
   }
   const say = (line) => (type, offset, epoch = 'e') => lines[line].say({ type, channel: 'event:a', epoch, offset, key: '', data: 1 });

@@ -127,9 +127,9 @@ describe('WebTransport', () => {
     assert.equal(session.url, 'https://127.0.0.1:1/wt?attach');
     const [attached] = await Promise.all([
       connection.attach('the-id.the-secret', { fresh: true }), connection.subscribe('state:a')]);
-    assert.deepEqual(attached, { type: 'attached', ref: 1, session: 'its-id', resumed: false });
+    assert.deepEqual(attached, { type: 'attached', ref: 17, session: 'its-id', resumed: false });
     assert.deepEqual(session.streams.map(({ got }) => got.map(({ type }) => type)), [['attach'], ['subscribe']]);
-    assert.deepEqual(session.streams[0].got[0], { type: 'attach', ref: 1, secret: 'the-id.the-secret', fresh: true });
+    assert.deepEqual(session.streams[0].got[0], { type: 'attach', ref: 17, secret: 'the-id.the-secret', fresh: true });
     await assert.rejects(connection.attach('no-secret'), { code: 'unknown_session' });
     assert.equal((await opened()).session.url, 'https://127.0.0.1:1/wt');
     connection.close();
@@ -320,8 +320,7 @@ describe('WebTransport', () => {
       session.got.push(...splitDatagram(datagram).map(decodeClient));
       return held;
     };
-    const deadline = performance.now() + 60;
-    for (let number = 2; performance.now() < deadline; number += 2) {
+    for (let number = 2; number < 60; number += 2) {
       session.send(values(number, low(3)));
       connection.ping().catch(() => {});
       await turn();
@@ -431,7 +430,7 @@ describe('WebSocket', () => {
     assert.equal((await connection.publish('event:x', { data: { a: 1 } })).offset, 7);
     assert.deepEqual(made[0].got.at(-1).data, { a: 1 });
     assert.equal((await connection.attach('the-id.the-secret')).resumed, true);
-    assert.deepEqual(made[0].got.at(-1), { type: 'attach', ref: 3, id: 'the-id', secret: 'the-id.the-secret' });
+    assert.deepEqual(made[0].got.at(-1), { type: 'attach', ref: 19, id: 'the-id', secret: 'the-id.the-secret' });
     connection.close(4321, 'done');
     assert.deepEqual(await connection.closed, { code: 4321, reason: 'done' });
     await assert.rejects(connection.publish('event:x', { data: 1 }), { code: 'closed' });

@@ -18,6 +18,7 @@ function channelOf(name) {
   const channel = new Channel(name, { pause, resume: note('resume'), drop: note('drop'), gap: note('gap') }, null);
   const line = new Line('websocket');
   line.onmessage = (message) => channel.take(line, message);
+  line.say({ type: 'subscribed', channel: name, epoch: 'e', offset: 0 });
   let offset = 0;
   return {
     channel, line, asked,

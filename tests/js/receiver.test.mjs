@@ -6,7 +6,7 @@ import { splitDatagram } from '../../client/js/framing.js';
 import { createReceiver } from '../../client/js/receiver.js';
 import { StateView } from '../../client/js/state.js';
 import { PART } from '../../client/js/values.js';
-import { createAliases, decodeServer } from '../../client/js/wire.js';
+import { decodeServer } from '../../client/js/wire.js';
 import { Sender, dice } from './sender.mjs';
 
 const channel = 'state:a';
@@ -14,17 +14,23 @@ const ALIAS = 1;
 
 /** A receiver, and what it gave to the application. */
 function receiving() {
-  const aliases = createAliases();
   const got = [];
-  const receiver = createReceiver(aliases, (message) => got.push(message));
+  const receiver = createReceiver((message) => got.push(message), { late: 0, lost: 0, repaired: 0 });
+  const position = () => receiver.entry(channel)?.offset;
   return {
     receiver, got,
-    hear: (message) => receiver.note(aliases.resolve({ alias: ALIAS, epoch: 'e', channel, ...message })),
-    /** What became of a datagram, and what it brought: key and offset, or the position. */
+    /** Whether the application is told of it. */
+    hear(message) {
+      const told = got.length;
+      receiver.take(receiver.resolve({ alias: ALIAS, epoch: 'e', channel, ...message }));
+      return got.length > told;
+    },
+    /** Whether a datagram was taken in, the position where it has moved, and what came: key and offset. */
     take(number, ...entries) {
       got.length = 0;
-      const verdict = receiver.datagram({ type: 'values', number, entries: entries.map((entry) => ({ alias: ALIAS, low: 0, ...entry })) }, 0);
-      return [verdict, ...got.map(({ type, key, offset }) => (type === 'settled' ? offset : `${key}@${offset}`))];
+      const before = position();
+      const isTaken = receiver.datagram({ type: 'values', number, entries: entries.map((entry) => ({ alias: ALIAS, low: 0, ...entry })) }, 0);
+      return [isTaken, ...(position() === before ? [] : [position()]), ...got.map(({ key, offset }) => `${key}@${offset}`)];
     },
     synced(offset = 0) {
       this.hear({ type: 'subscribed', offset: 0 });
@@ -118,42 +124,42 @@ describe('Acknowledgements', () => {
 describe('Receiver', () => {
   test('the newest of each key is given once', () => {
     const it = receiving().synced();
-    assert.deepEqual(it.take(1, value('a', 3), value('b', 2)), ['taken', 'a@3', 'b@2']);
-    assert.deepEqual(it.take(2, value('a', 1), value('b', 2), value('b', 4)), ['taken', 'b@4']);
-    assert.deepEqual(it.take(2, value('c', 9)), ['taken'], 'the number was there already');
+    assert.deepEqual(it.take(1, value('a', 3), value('b', 2)), [true, 'a@3', 'b@2']);
+    assert.deepEqual(it.take(2, value('a', 1), value('b', 2), value('b', 4)), [true, 'b@4']);
+    assert.deepEqual(it.take(2, value('c', 9)), [true], 'the number was there already');
     assert.deepEqual(it.receiver.acks.next(100), { newest: 2, bitmap: 1n });
     assert.equal(it.receiver.held().keys, 2);
   });
 
   test('a removed key is not brought back, below the low-water offset neither', () => {
     const it = receiving().synced();
-    assert.deepEqual(it.take(2, removal('a', 5)), ['taken', 'a@5']);
-    assert.deepEqual(it.take(1, value('a', 4)), ['taken']);
-    assert.deepEqual(it.take(3, { low: 5 }), ['taken', 5]);
+    assert.deepEqual(it.take(2, removal('a', 5)), [true, 'a@5']);
+    assert.deepEqual(it.take(1, value('a', 4)), [true]);
+    assert.deepEqual(it.take(3, { low: 5 }), [true, 5]);
     assert.equal(it.receiver.held().keys, 0);
-    assert.deepEqual(it.take(4, value('a', 4), value('b', 5)), ['taken'], 'known or replaced');
+    assert.deepEqual(it.take(4, value('a', 4), value('b', 5)), [true], 'known or replaced');
   });
 
   test('low-water offsets do not fall, and mean nothing before `synced`', () => {
     const it = receiving();
     it.hear({ type: 'subscribed', offset: 0 });
-    assert.deepEqual(it.take(1, value('a', 12, 9)), ['taken', 'a@12']);
+    assert.deepEqual(it.take(1, value('a', 12, 9)), [true, 'a@12']);
     it.hear({ type: 'reset', offset: 6 });
-    assert.deepEqual(it.take(2, value('b', 8, 7)), ['taken', 'b@8']);
+    assert.deepEqual(it.take(2, value('b', 8, 7)), [true, 'b@8']);
     it.hear({ type: 'synced', offset: 6 });
-    assert.deepEqual(it.take(3, value('c', 9, 8)), ['taken', 8, 'c@9']);
-    assert.deepEqual(it.take(4, { low: 7 }), ['taken']);
+    assert.deepEqual(it.take(3, value('c', 9, 8)), [true, 8, 'c@9']);
+    assert.deepEqual(it.take(4, { low: 7 }), [true]);
     it.hear({ type: 'reset', offset: 20 });
-    assert.deepEqual(it.take(5, { low: 30 }), ['taken'], 'the snapshot is not complete');
+    assert.deepEqual(it.take(5, { low: 30 }), [true], 'the snapshot is not complete');
   });
 
   test('what the stream brings later than a datagram is not given on', () => {
     const it = receiving();
     it.hear({ type: 'subscribed', offset: 3 });
-    assert.deepEqual(it.take(1, value('a', 9), value('old', 3)), ['taken', 'a@9']);
+    assert.deepEqual(it.take(1, value('a', 9), value('old', 3)), [true, 'a@9']);
     assert.equal(it.hear({ type: 'publication', key: 'a', offset: 7 }), false);
     assert.equal(it.hear({ type: 'publication', key: 'b', offset: 8 }), true);
-    assert.deepEqual(it.take(2, value('b', 6)), ['taken'], 'the stream is in order, so it was replaced');
+    assert.deepEqual(it.take(2, value('b', 6)), [true], 'the stream is in order, so it was replaced');
     assert.equal(it.hear({ type: 'synced', offset: 9 }), true);
     assert.equal(it.receiver.held().keys, 0);
   });
@@ -166,18 +172,18 @@ describe('Receiver', () => {
     assert.equal(it.hear({ type: 'publication', key: 'a', offset: 4 }), false);
     assert.deepEqual(it.receiver.held(), { keys: 1, bytes: 0 });
     it.hear({ type: 'reset', alias: 2, epoch: 'f', offset: 1 });
-    assert.deepEqual(it.take(2, value('a', 50), { ...value('a', 2), alias: 2 }), ['taken', 'a@2'], 'alias 1 is of the old epoch');
+    assert.deepEqual(it.take(2, value('a', 50), { ...value('a', 2), alias: 2 }), [true, 'a@2'], 'alias 1 is of the old epoch');
   });
 
   test('a frame of a channel that is not there yet is worth another try, and not acknowledged before', () => {
     const it = receiving().synced();
     const early = [value('a', 1), { ...value('b', 2), alias: 7 }];
-    assert.deepEqual(it.take(1, ...early), ['early', 'a@1']);
+    assert.deepEqual(it.take(1, ...early), [false, 'a@1']);
     assert.equal(it.receiver.acks.due(), Infinity);
     it.hear({ type: 'subscribed', alias: 7, channel: 'state:b', offset: 0 });
-    assert.deepEqual(it.take(1, ...early), ['taken', 'b@2']);
-    it.hear({ type: 'unsubscribed', channel: 'state:b', alias: undefined });
-    assert.deepEqual(it.take(2, { ...value('b', 3), alias: 7 }), ['early'], 'it may be subscribed again');
+    assert.deepEqual(it.take(1, ...early), [true, 'b@2']);
+    it.receiver.forget('state:b');
+    assert.deepEqual(it.take(2, { ...value('b', 3), alias: 7 }), [false], 'it may be subscribed again');
     assert.equal(it.receiver.held().keys, 1);
   });
 
@@ -190,37 +196,37 @@ describe('Receiver', () => {
       const bytes = new TextEncoder().encode(text);
       const piece = (index) => ({ key: 'a', offset: 5, time: 1, removed: false, id: 'i',
         part: { kind: 1, index, length, bytes: bytes.slice(index * PART, (index + 1) * PART) } });
-      assert.deepEqual(it.take(1, piece(2)), ['taken']);
-      assert.deepEqual(it.take(2, piece(0), piece(2)), ['taken']);
+      assert.deepEqual(it.take(1, piece(2)), [true]);
+      assert.deepEqual(it.take(2, piece(0), piece(2)), [true]);
       assert.deepEqual(it.receiver.held(), { keys: 0, bytes: length });
-      assert.deepEqual(it.take(3, piece(1)), ['taken', 'a@5']);
+      assert.deepEqual(it.take(3, piece(1)), [true, 'a@5']);
       assert.deepEqual(it.got[0], { type: 'publication', channel, epoch: 'e', offset: 5, time: 1, key: 'a', id: 'i', removed: false, data: text });
       assert.deepEqual(it.receiver.held(), { keys: 1, bytes: 0 });
-      assert.deepEqual(it.take(4, piece(1)), ['taken'], 'it begins nothing anew');
+      assert.deepEqual(it.take(4, piece(1)), [true], 'it begins nothing anew');
       assert.equal(it.receiver.held().bytes, 0);
     });
 
     test('one part can be all', () => {
-      assert.deepEqual(receiving().synced().take(1, part('a', 1, 0, 'short')), ['taken', 'a@1']);
+      assert.deepEqual(receiving().synced().take(1, part('a', 1, 0, 'short')), [true, 'a@1']);
     });
 
     test('what is newer makes them void: a part, a value, the low-water offset, a reset', () => {
       const large = 'z'.repeat(3000);
       const it = receiving().synced();
       it.take(1, part('a', 5, 0, large));
-      assert.deepEqual(it.take(2, part('a', 6, 0, large), part('a', 5, 1, large)), ['taken']);
+      assert.deepEqual(it.take(2, part('a', 6, 0, large), part('a', 5, 1, large)), [true]);
       assert.equal(it.receiver.held().bytes, 3000);
-      assert.deepEqual(it.take(3, part('a', 5, 2, large), part('a', 6, 1, large), part('a', 6, 2, large)), ['taken', 'a@6']);
+      assert.deepEqual(it.take(3, part('a', 5, 2, large), part('a', 6, 1, large), part('a', 6, 2, large)), [true, 'a@6']);
       it.take(4, part('a', 7, 0, large));
-      assert.deepEqual(it.take(5, value('a', 8), part('a', 7, 1, large)), ['taken', 'a@8']);
+      assert.deepEqual(it.take(5, value('a', 8), part('a', 7, 1, large)), [true, 'a@8']);
       assert.equal(it.receiver.held().bytes, 0);
       it.take(6, part('a', 9, 0, large));
-      assert.deepEqual(it.take(7, { low: 9 }), ['taken', 9]);
+      assert.deepEqual(it.take(7, { low: 9 }), [true, 9]);
       assert.equal(it.receiver.held().bytes, 0);
       it.take(8, part('a', 12, 0, large), part('b', 15, 0, large));
       it.hear({ type: 'reset', offset: 13 });
       assert.equal(it.receiver.held().bytes, 3000);
-      it.hear({ type: 'unsubscribed', alias: undefined });
+      it.receiver.forget(channel);
       assert.equal(it.receiver.held().bytes, 0);
     });
 
@@ -228,15 +234,15 @@ describe('Receiver', () => {
       const large = 'z'.repeat(16_000);
       const it = receiving().synced();
       const fit = Math.floor(ASSEMBLY_BYTES / 16_000);
-      for (let n = 1; n <= fit; n++) assert.deepEqual(it.take(n, part(`k${n}`, n, 0, large)), ['taken']);
+      for (let n = 1; n <= fit; n++) assert.deepEqual(it.take(n, part(`k${n}`, n, 0, large)), [true]);
       const refused = [part('more', 50, 0, large), part('k1', 1, 1, large), value('a', 60)];
-      assert.deepEqual(it.take(99, ...refused), ['refused', 'a@60'], 'what has room is taken');
+      assert.deepEqual(it.take(99, ...refused), [false, 'a@60'], 'what has room is taken');
       assert.ok(it.receiver.held().bytes <= ASSEMBLY_BYTES);
       assert.equal(it.receiver.acks.has(99), false);
       const rest = Array.from({ length: 14 }, (_, i) => part('k1', 1, i + 2, large));
-      assert.deepEqual(it.take(100, ...rest), ['taken', 'k1@1']);
-      assert.deepEqual(it.take(101, ...refused), ['taken']);
-      assert.deepEqual(it.take(102, part('k2', 70, 0, large)), ['taken'], 'in place of the older one');
+      assert.deepEqual(it.take(100, ...rest), [true, 'k1@1']);
+      assert.deepEqual(it.take(101, ...refused), [true]);
+      assert.deepEqual(it.take(102, part('k2', 70, 0, large)), [true], 'in place of the older one');
     });
 
     test('parts that disagree about their payload, and one that is not of its kind, are malformed', () => {
@@ -269,29 +275,39 @@ function converge(seed) {
   const random = dice(seed);
   const sender = new Sender(random);
   sender.loss = [0, 0.05, 0.3, 0.6][seed % 4];
-  const aliases = createAliases();
   const view = new StateView();
   const newest = new Map();
   const positions = new Map();
   const epochs = new Map();
   const resumed = new Set();
   const names = ['state:a', 'state:b', 'state:large'];
+  /** The aliases that the stream has told. */
+  const told = new Set();
   let early = [], ackAt = -Infinity, unacked = Infinity, refused = 0;
 
-  const apply = (message) => {
-    const { type, channel: name, epoch, offset } = message;
-    if (type === 'settled') {
+  /** What the positions say, is true. */
+  const settle = () => {
+    for (const name of names) {
+      const { epoch, offset } = receiver.entry(name) ?? {};
+      const before = positions.get(name);
+      if (offset === before?.offset && epoch === before?.epoch) continue;
+      positions.set(name, { epoch, offset });
+      if (offset === undefined) continue;
+      assert.ok(epoch !== before?.epoch || offset > before.offset, `${name} fell back to ${offset}`);
       const log = sender.channels.get(name);
-      assert.ok(offset > (positions.get(name) ?? -1), `${name} fell back to ${offset}`);
-      positions.set(name, offset);
-      if (log.epoch !== epoch) return;
+      if (log.epoch !== epoch) continue;
       for (const [key, value] of log.keys) {
         const has = newest.get(`${name} ${key}`);
-        // A snapshot does not bring what was removed before it.
+        // A snapshot does not bring what was removed before it, and what is asked for anew goes on from a position that was true.
         if (value.offset > offset || (value.data === null && has === undefined)) continue;
         assert.equal(has, value.offset, `${name} ${key} at ${offset}`);
       }
-    } else if (type === 'publication') {
+    }
+  };
+
+  const apply = (message) => {
+    const { type, channel: name, epoch, offset } = message;
+    if (type === 'publication') {
       const at = `${name} ${message.key}`;
       const back = offset < newest.get(at);
       // What a datagram of the subscription before still brings, the application has to drop.
@@ -302,28 +318,30 @@ function converge(seed) {
       for (const [at, was] of newest) {
         if (at.startsWith(`${name} `) && (epochs.get(name) !== epoch || was <= offset)) newest.delete(at);
       }
-      positions.delete(name);
       resumed.delete(name);
       epochs.set(name, epoch);
       view.apply(message);
     } else if (type === 'unsubscribed') {
-      sender.resume(name, positions.get(name));
+      sender.resume(name, receiver.entry(name).offset);
+      receiver.forget(name);
       resumed.add(name);
     } else if (type === 'subscribed') epochs.set(name, epoch);
     else view.apply(message);
-    if (type === 'synced') positions.set(name, offset);
   };
-  const receiver = createReceiver(aliases, apply);
+  const receiver = createReceiver(apply, { late: 0, lost: 0, repaired: 0 });
 
   const datagram = ({ bytes, number }) => {
     for (const frame of splitDatagram(bytes)) {
       const values = decodeServer(frame);
-      const verdict = receiver.datagram(values, sender.now);
-      if (verdict === 'early') early.push({ bytes, number });
-      else if (verdict === 'refused') refused++;
+      const isTaken = receiver.datagram(values, sender.now);
+      if (!isTaken) {
+        early.push({ bytes, number });
+        if (values.entries.every(({ alias }) => told.has(alias))) refused++;
+      }
       // One that is older than the bitmap reaches cannot be acknowledged any more.
       else if (receiver.acks.has(number)) unacked = Math.min(unacked, sender.now);
-      assert.ok(verdict === 'taken' || !receiver.acks.has(number));
+      assert.ok(isTaken || !receiver.acks.has(number));
+      settle();
     }
     early = early.slice(-64);
     assert.ok(receiver.held().bytes <= ASSEMBLY_BYTES);
@@ -333,12 +351,15 @@ function converge(seed) {
     sender.now++;
     const { stream, datagrams } = sender.arrivals();
     for (const message of stream) {
-      if (message.type === 'values') receiver.apply(message, true);
+      if (message.type === 'values') receiver.apply(message);
+      else if (message.type === 'unsubscribed') apply(message);
       else {
-        const resolved = aliases.resolve(message);
-        if (receiver.note(resolved)) apply(resolved);
-        else assert.equal(resolved.type, 'publication');
+        const resolved = receiver.resolve(message);
+        told.add(message.alias);
+        receiver.take(resolved);
+        if (resolved.type === 'subscribed') apply(resolved);
       }
+      settle();
       const again = early;
       early = [];
       again.forEach(datagram);

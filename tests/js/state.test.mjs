@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { buildCursor } from '../../client/js/cursor.js';
-import { createPositions } from '../../client/js/positions.js';
+import { buildCursor, fnv1a64 } from '../../client/js/cursor.js';
 import { MAX_AHEAD } from '../../client/js/limits.js';
+import { createReceiver } from '../../client/js/receiver.js';
 import { StateView, keepAhead, takeAhead } from '../../client/js/state.js';
 
 const channel = 'state:room';
@@ -138,60 +138,88 @@ describe('StateView', () => {
 
 describe('Positions', () => {
   const at = (offset, epoch = 'e1') => buildCursor([{ channel, epoch, offset }]);
+  const reading = (...messages) => {
+    const receiver = createReceiver(() => {});
+    for (const message of messages) receiver.take(message);
+    return receiver;
+  };
+  /** What a frame of values tells by its low-water offset. */
+  const low = (receiver, offset, epoch = 'e1', datagram = true) => {
+    receiver.resolve({ type: 'reset', alias: 1, channel, epoch, offset });
+    return receiver.apply({ number: 1, entries: [{ alias: 1, low: offset }] }, datagram);
+  };
 
   test('events move the position, a gap sets it', () => {
-    const positions = createPositions();
+    const positions = reading();
     assert.equal(positions.cursor(), null);
-    positions.note(control('subscribed', 4));
+    positions.take(control('subscribed', 4));
     assert.equal(positions.cursor(), at(4));
-    positions.note(put('', 5, 'x'));
+    positions.take(put('', 5, 'x'));
     assert.equal(positions.cursor(), at(5));
-    positions.note(control('gap', 90, 'e2'));
+    positions.take(control('gap', 90, 'e2'));
     assert.equal(positions.cursor(), at(90, 'e2'));
   });
 
   test('a snapshot has no position before it is complete', () => {
-    const positions = createPositions();
-    for (const message of [control('subscribed', 0), control('reset', 0), put('a', 3, 1)]) positions.note(message);
+    const positions = reading(control('subscribed', 0), control('reset', 0), put('a', 3, 1));
     assert.equal(positions.cursor(), null);
-    positions.note(control('synced', 8));
+    positions.take(control('synced', 8));
     assert.equal(positions.cursor(), at(8));
-    positions.note(put('a', 9, 2));
+    positions.take(put('a', 9, 2));
     assert.equal(positions.cursor(), at(9));
   });
 
   test('what comes in a datagram does not move it, what comes on the stream does', () => {
-    const positions = createPositions();
-    for (const message of [control('subscribed', 0), control('reset', 0), control('synced', 8)]) positions.note(message);
-    positions.note(put('a', 12, 1), true);
+    const positions = reading(control('subscribed', 0), control('reset', 0), control('synced', 8));
+    positions.take(put('a', 12, 1), true);
     assert.equal(positions.cursor(), at(8));
-    positions.note(put('b', 11, 1));
+    positions.take(put('b', 11, 1));
     assert.equal(positions.cursor(), at(11));
   });
 
   test('low-water offsets move it on, never back, and not within a snapshot', () => {
-    const positions = createPositions();
-    positions.settle({ channel, epoch: 'e1', offset: 9 });
-    for (const message of [control('subscribed', 0), control('reset', 0)]) positions.note(message);
-    positions.settle({ channel, epoch: 'e1', offset: 9 });
+    const positions = reading();
+    assert.equal(low(positions, 9), false, 'the channel is not there');
+    for (const message of [control('subscribed', 0), control('reset', 0)]) positions.take(message);
+    low(positions, 9);
     assert.equal(positions.entry(channel), null);
-    positions.note(control('synced', 8));
+    positions.take(control('synced', 8));
     assert.notEqual(positions.entry(channel), null);
-    positions.settle({ channel, epoch: 'e1', offset: 12 });
-    positions.settle({ channel, epoch: 'e1', offset: 10 });
-    positions.settle({ channel, epoch: 'e0', offset: 99 });
+    low(positions, 12);
+    low(positions, 10);
+    low(positions, 99, 'e0');
     assert.equal(positions.cursor(), at(12));
   });
 
   test('until it is answered, a subscription stands where it was asked to go on', () => {
-    const positions = createPositions();
-    positions.seed(channel, { epoch: 'e1', offset: 5, base: 20 });
+    const positions = reading();
+    const from = { hash: fnv1a64(channel), epoch: 'e1', offset: 5, base: 20 };
+    positions.begin(channel, from);
     assert.equal(positions.cursor(), buildCursor([{ channel, epoch: 'e1', offset: 5, base: 20 }]));
-    positions.note(control('subscribed', 5));
+    positions.take(control('subscribed', 5));
     assert.equal(positions.cursor(), null, 'it goes on within a snapshot');
-    positions.note(control('synced', 21));
+    positions.take(control('synced', 21));
     assert.equal(positions.cursor(), at(21));
     positions.forget(channel);
     assert.equal(positions.cursor(), null);
+  });
+
+  test('where it is not covered, it stands there until the gap or the reset has come', () => {
+    for (const [type, then] of [['gap', at(7, 'e2')], ['reset', null]]) {
+      const positions = reading();
+      positions.begin(channel, { hash: fnv1a64(channel), epoch: 'e1', offset: 5 });
+      positions.take({ ...control('subscribed', 7, 'e2'), recovered: false });
+      assert.equal(positions.cursor(), at(5));
+      positions.take(control(type, 7, 'e2'));
+      assert.equal(positions.cursor(), then);
+    }
+  });
+
+  test('what comes of a subscription that is not answered yet is of one before it', () => {
+    const told = [];
+    const positions = createReceiver((message) => told.push(message));
+    positions.begin(channel);
+    for (const message of [put('', 5, 'x'), control('gap', 9)]) assert.equal(positions.take(message), false);
+    assert.deepEqual([told, positions.cursor()], [[], null]);
   });
 });

@@ -5,17 +5,15 @@ import { Client } from '../../client/js/client.js';
 import { FulmarError } from '../../client/js/errors.js';
 import { createReceiver } from '../../client/js/receiver.js';
 import { Meter } from '../../client/js/stats.js';
-import { createAliases } from '../../client/js/wire.js';
 import { decodeClient, encodeServer } from './peer.mjs';
 import { Line, Memory, clock, settled } from './memory.mjs';
 
 describe('datagrams of state', () => {
   function receiving() {
-    const aliases = createAliases();
     const counts = { late: 0, lost: 0, repaired: 0 };
-    const receiver = createReceiver(aliases, () => {}, counts);
+    const receiver = createReceiver(() => {}, counts);
     for (const type of ['subscribed', 'reset', 'synced']) {
-      receiver.note(aliases.resolve({ type, alias: 1, epoch: 'e', channel: 'state:a', offset: 0 }));
+      receiver.take(receiver.resolve({ type, alias: 1, epoch: 'e', channel: 'state:a', offset: 0 }));
     }
     /** A frame of keys with their offset and time. */
     const take = (number, ...values) => {
@@ -52,7 +50,7 @@ describe('datagrams of state', () => {
     assert.deepEqual(take(4, ['d', 5, 50], ['b', 4, 20]), [0, 1, 1]);
     assert.deepEqual(take(5, ['b', 4, 20]), [0, 1, 1], 'nothing new');
     assert.deepEqual(take(2, ['x', 6, 20]), [1, 0, 1], 'late is not anew');
-    receiver.apply({ number: 1, entries: [{ alias: 1, low: 0, offset: 9, time: 20, key: 'y', removed: false, data: 1 }] }, true);
+    receiver.apply({ number: 1, entries: [{ alias: 1, low: 0, offset: 9, time: 20, key: 'y', removed: false, data: 1 }] });
     assert.equal(counts.repaired, 1, 'a stream repairs nothing');
   });
 });

@@ -4,7 +4,8 @@ import { describe, test } from 'node:test';
 import { buildCursor, cursorFor, entryFrom, entryOf, fnv1a64, parseCursor } from '../../client/js/cursor.js';
 import { createSplitter, prefixed, splitDatagram, splitMessage } from '../../client/js/framing.js';
 import { fromJson as fromServer } from '../../client/js/json.js';
-import { createAliases, decodeServer, encodeClient } from '../../client/js/wire.js';
+import { createReceiver } from '../../client/js/receiver.js';
+import { decodeServer, encodeClient } from '../../client/js/wire.js';
 import { fromJson, toJson } from './json.mjs';
 import { decodeClient, encodeServer } from './peer.mjs';
 
@@ -14,7 +15,7 @@ const unhex = (text) => new Uint8Array(Buffer.from(text, 'hex'));
 
 /** As if the frames before it had named the alias. */
 function knowing(alias, { channel, epoch }) {
-  const aliases = createAliases();
+  const aliases = createReceiver();
   aliases.resolve({ type: 'reset', alias, channel, epoch, offset: 0 });
   return aliases;
 }
@@ -126,7 +127,7 @@ describe('framing', () => {
 });
 
 test('an alias that is not known resolves to nothing, and a new epoch takes a new alias', () => {
-  const aliases = createAliases();
+  const aliases = createReceiver();
   assert.equal(aliases.resolve({ type: 'synced', alias: 1, offset: 1 }), null);
   aliases.resolve({ type: 'subscribed', alias: 1, channel: 'a', epoch: 'e1', offset: 0 });
   aliases.resolve({ type: 'gap', alias: 2, channel: 'a', epoch: 'e2', offset: 0 });

@@ -1,8 +1,8 @@
 /** WebSocket, in the binary subprotocol. */
-import { FulmarError, malformed, unreachable, within } from '../errors.js';
+import { FulmarError, unreachable, within } from '../errors.js';
 import { InbandConnection } from '../connection.js';
 import { splitMessage } from '../framing.js';
-import { createAliases, decodeServer, encodeClient } from '../wire.js';
+import { decodeServer, encodeClient } from '../wire.js';
 import { urlOf } from '../posting.js';
 import { discover } from './discover.js';
 
@@ -25,7 +25,6 @@ export async function openWebSocket(options) {
     await discover(options);
     throw error;
   }
-  const aliases = createAliases();
   return new InbandConnection('websocket', 'bin', (connection) => {
     socket.onmessage = ({ data }) => {
       if (!connection.open) return;
@@ -33,9 +32,7 @@ export async function openWebSocket(options) {
       try {
         for (const frame of splitMessage(new Uint8Array(data))) {
           // Values do not come here, and are passed over as all that is not known.
-          const message = aliases.resolve(/** @type {import('../wire.js').Frame} */ (decodeServer(frame)));
-          if (!message) throw malformed('alias');
-          connection.receive(message);
+          connection.receive(/** @type {import('../wire.js').Frame} */ (decodeServer(frame)));
         }
       } catch (error) {
         connection.fail(error);

@@ -7,8 +7,7 @@ import { InbandConnection } from '../connection.js';
 import { createSplitter, prefixed, splitDatagram } from '../framing.js';
 import { join } from '../bytes.js';
 import { fromBase64, toBase64Url } from '../json.js';
-import { createReceiver, noRoom } from '../receiver.js';
-import { createAliases, decodeServer, encodeClient } from '../wire.js';
+import { decodeServer, encodeClient } from '../wire.js';
 import { discover, guessed, know, known } from './discover.js';
 
 /**
@@ -104,28 +103,17 @@ function createAcknowledger(datagrams, acks, counts) {
 /**
  * @param {import('../connection.js').Inner} connection @param {WebTransport} session that is ready
  * @param {WebTransportBidirectionalStream} first the control stream
- * @param {Asked[]} asked with the CONNECT @param {WebTransportBidirectionalStream} [given] the server's stream for that
+ * @param {Map<string, Asked>} asked with the CONNECT @param {WebTransportBidirectionalStream} [given] the server's stream for that
  * @returns {import('../connection.js').Link}
  */
 function createLink(connection, session, first, asked, given) {
-  const aliases = createAliases();
-  /** @type {Map<string, Pipe>} by channel */
-  const pipes = new Map();
-  /** What was asked for and not subscribed to yet. */
-  const unclaimed = new Map(asked.map((message) => [message.channel, message]));
-  /** What of it was not wanted any more, until the server has let go of it. @type {Map<string, Promise<unknown>>} by channel */
-  const parting = new Map();
   /** @type {{at: number, message: Frame | Values}[]} */
   let early = [];
   let turnEnds = 0;
-  const { received, positions } = connection;
-  const receiver = createReceiver(aliases, (message) => {
-    if (message.type === 'settled') positions.settle(message);
-    else connection.receive(message, true);
-  }, received);
+  const { received, receiver } = connection;
   const acknowledger = createAcknowledger(/** @type {Datagrams} */ (session.datagrams), receiver.acks, received);
 
-  /** @param {Pipe} pipe @param {ClientMessage} message */
+  /** @param {import('../connection.js').Pipe} pipe @param {ClientMessage} message */
   function say(pipe, message) {
     pipe.send(message);
     acknowledger.hurry();
@@ -171,81 +159,54 @@ function createLink(connection, session, first, asked, given) {
     }
   }
 
-  /**
-   * Of a channel that comes by another stream by now, or by none, what is still on its way here says nothing.
-   * @param {Pipe} pipe @param {string} channel
-   */
-  const isPast = (pipe, channel) => pipe !== control && pipes.get(channel) !== pipe;
-
-  /** Values off a stream, where nothing comes too early and nothing twice. @param {Pipe} pipe @param {Values} values */
-  function takeValues(pipe, { type, number, entries }) {
-    if (number !== pipe.taken + 1) throw malformed('number');
-    entries = entries.filter(({ alias }) => {
-      const place = aliases.get(alias);
-      if (!place) throw malformed('alias');
-      return !isPast(pipe, place.channel);
-    });
-    if (receiver.apply({ type, number, entries }, true) === 'refused') throw noRoom('parts');
-    pipe.taken = number;
-  }
-
-  /** @param {Pipe} pipe @param {Frame} frame off a stream */
-  function takeFrame(pipe, frame) {
-    const message = aliases.resolve(frame);
-    if (!message) throw malformed('alias');
-    if ('epoch' in message && isPast(pipe, message.channel)) return;
-    if (receiver.note(message)) connection.receive(message);
-    else positions.note(/** @type {import('../wire.js').Publication} it is known */ (message));
-    // Whoever is told closes first: a page of Chromium 156 crashes where a server closes a session that has streams.
-    if (message.type === 'close') close(message.code, message.reason);
-  }
-
   /** @param {Frame | Values} message off a datagram @returns {boolean} whether it is done with: not where it came before its channel */
-  function takeDatagram(message) {
-    if (message.type === 'values') return receiver.datagram(message, performance.now()) !== 'early';
-    const resolved = aliases.resolve(message);
-    // What comes after an unsubscription is dropped; what comes before `subscribed` is for a channel being subscribed.
-    if (resolved && 'channel' in resolved && pipes.has(/** @type {string} */ (resolved.channel))) connection.receive(resolved, true);
-    return !!resolved;
+  const takeDatagram = (message) => (
+    message.type === 'values' ? receiver.datagram(message, performance.now()) : connection.receive(message, true));
+
+  /** Takes in what it can, now or a little later. @param {(Frame | Values)[]} messages off a datagram */
+  function takeDatagrams(messages) {
+    const at = performance.now();
+    early = [...early, ...messages.map((message) => ({ at, message }))]
+      .filter((one) => !takeDatagram(one.message) && at - one.at <= EARLY_MS).slice(-MAX_EARLY);
+    acknowledger.check();
   }
 
   /**
    * Takes a stream's frames, and the stream's end as the connection's where it is still in use a moment later: the end
    * of the session, which tells the reason, comes after those of its streams.
-   * @param {WebTransportBidirectionalStream} stream @param {(pipe: Pipe) => boolean} inUse @param {boolean} [later] whoever has
-   *   opened the connection has its turn first, and subscribes
+   * @param {WebTransportBidirectionalStream} stream @param {Promise<void>} [start] of the reading
    */
-  function follow({ readable, writable }, inUse, later) {
+  function follow({ readable, writable }, start) {
+    let inUse = true;
+    const outlet = createOutlet(writable, received);
     /** @type {Pipe} */
-    const pipe = { ...createOutlet(writable, received), taken: 0 };
+    const pipe = {
+      ...outlet,
+      taken: 0,
+      end() {
+        inUse = false;
+        outlet.end();
+      },
+    };
     const splitter = createSplitter();
-    const run = () => read(readable, (chunk) => {
+    Promise.resolve(start).then(() => read(readable, (chunk) => {
       const { taken } = pipe;
       for (const frame of splitter.push(chunk)) {
         const message = decodeServer(frame);
-        if (message.type === 'values') takeValues(pipe, message);
-        else takeFrame(pipe, message);
-        if (!early.length) continue;
-        const since = performance.now() - EARLY_MS;
-        early = early.filter(({ at, message }) => !takeDatagram(message) && at >= since);
-        acknowledger.check();
+        if (message.type !== 'values') connection.receive(message);
+        else {
+          if (message.number !== ++pipe.taken) throw malformed('number');
+          receiver.apply(message);
+        }
+        // Whoever is told closes first: a page of Chromium 156 crashes where a server closes a session that has streams.
+        if (message.type === 'close') close(message.code, message.reason);
+        takeDatagrams([]);
       }
       if (pipe.taken > taken) say(pipe, { type: 'ack', newest: pipe.taken, bitmap: 0n });
-    }).then(() => setTimeout(() => {
-      if (inUse(pipe)) connection.fail(unreachable('The server ended a stream.'));
+    })).then(() => setTimeout(() => {
+      if (inUse) connection.fail(unreachable('The server ended a stream.'));
     }, GRACE_MS));
-    if (later) nextTurn().then(run);
-    else run();
     return pipe;
-  }
-
-  /** @param {Pipe} pipe @returns {boolean} whether a channel comes by it */
-  const carries = (pipe) => [...pipes.values()].includes(pipe);
-
-  /** What was asked for is not wanted any more. @param {string} channel */
-  function part(channel) {
-    unclaimed.delete(channel);
-    parting.set(channel, connection.request({ type: 'unsubscribe', channel }).catch(() => {}));
   }
 
   /** @param {number} closeCode @param {string} reason */
@@ -266,9 +227,18 @@ function createLink(connection, session, first, asked, given) {
     ({ closeCode, reason = '' }) => connection.finish({ code: closeCode || LOST, reason }),
     (error) => connection.finish(closeFor(error)),
   );
-  const control = follow(first, () => true);
-  if (given) nextTurn().then(() => [...unclaimed.keys()].forEach(part));
-  const shared = given && follow(given, carries, true);
+  const control = follow(first);
+  // Whoever has opened the connection has its turn first, and subscribes.
+  const turn = given && nextTurn();
+  const shared = given && { send: follow(given, turn).send };
+
+  /** It is not wanted any more, and what is asked for next on its stream is behind that. @param {Asked} message */
+  function part(message) {
+    if (message.ref) connection.request({ type: 'unsubscribe', channel: message.channel }, shared).catch(() => {});
+    message.ref = 0;
+  }
+  turn?.then(() => asked.forEach(part));
+
   read(session.datagrams.readable, (datagram) => {
     received.datagrams++;
     /** @type {(Frame | Values)[]} */
@@ -279,42 +249,20 @@ function createLink(connection, session, first, asked, given) {
       return; // Not one of ours, or of a later version: values that it held come again.
     }
     for (const message of messages) if (message.type === 'values') receiver.arrived(message);
-    const at = performance.now();
-    early.push(...messages.filter((message) => !takeDatagram(message)).map((message) => ({ at, message })));
-    early.splice(0, early.length - MAX_EARLY);
-    acknowledger.check();
+    takeDatagrams(messages);
   });
   return {
     close,
+    send: (message, pipe = control) => say(pipe, message),
 
-    send(message) {
-      say('channel' in message && message.type !== 'publish' && pipes.get(message.channel) || control, message);
-    },
-
-    refs: asked.length,
-
-    claim(channel, from) {
-      const message = unclaimed.get(channel);
-      if (!message || !shared) return undefined;
+    async begin(channel, { after, position }) {
+      const message = asked.get(channel);
+      if (!message || !shared) return { pipe: follow(await newStream()) };
       // By now another connection may have got further, or it is another subscription.
-      if (message.after !== from.after || from.position) {
-        part(channel);
-        return undefined;
-      }
-      unclaimed.delete(channel);
-      pipes.set(channel, shared);
-      return message;
-    },
-
-    async begin(channel) {
-      await parting.get(channel);
-      pipes.set(channel, follow(await newStream(), carries));
-    },
-
-    drop(channel) {
-      const pipe = pipes.get(channel);
-      pipes.delete(channel);
-      if (pipe && !carries(pipe)) pipe.end();
+      if (message.after !== after || position) part(message);
+      const { ref } = message;
+      message.ref = 0;
+      return { pipe: shared, ref };
     },
   };
 }
@@ -339,19 +287,19 @@ function nextTurn() {
 /** Whether subscriptions go with the CONNECT. */
 let asks = true;
 
-/** @param {import('../fulmar.js').Wanted[]} wanted @returns {[Asked[], Uint8Array]} what goes with the CONNECT of it */
+/** @param {import('../fulmar.js').Wanted[]} wanted @returns {[Map<string, Asked>, Uint8Array]} what goes with the CONNECT of it, by channel */
 function asking(wanted) {
-  /** @type {Asked[]} */
-  const asked = [];
+  /** @type {Map<string, Asked>} */
+  const asked = new Map();
   let frames = new Uint8Array();
   for (const { channel, after } of asks ? wanted.slice(0, MAX_ASKED) : []) {
     // One frame that cannot be read would have the whole CONNECT refused: on a stream of its own it is refused alone.
     if (!/^[\w.:/~=@-]{1,255}$/.test(channel)) continue;
     /** @type {Asked} */
-    const message = { type: 'subscribe', ref: asked.length + 1, channel, ...(after && { after }) };
+    const message = { type: 'subscribe', ref: asked.size + 1, channel, ...(after && { after }) };
     const longer = join([frames, prefixed(encodeClient(message))]);
     if (longer.length > MAX_ASKED_BYTES) break;
-    asked.push(message);
+    asked.set(channel, message);
     frames = longer;
   }
   return [asked, frames];
@@ -365,7 +313,7 @@ export async function openWebTransport(options) {
   // In a microtask, so that what is asked for in the turn in which the client was made goes along.
   if (options.wanted) await null;
   const [asked, frames] = asking(options.wanted?.() ?? []);
-  const query = (attach ? '?attach' : '') + (asked.length ? `&subscribe=${toBase64Url(frames)}` : '');
+  const query = (attach ? '?attach' : '') + (asked.size ? `&subscribe=${toBase64Url(frames)}` : '');
   /** @param {Place} place @returns {Promise<WebTransport>} a session that is ready */
   const dial = async ({ url, certificate_hashes: hashes = [] }) => {
     /** @type {any} */
@@ -415,7 +363,7 @@ export async function openWebTransport(options) {
   opening.catch(() => {});
   /** @type {WebTransportBidirectionalStream | undefined} */
   let given;
-  if (asked.length) {
+  if (asked.size) {
     const first = session.incomingBidirectionalStreams.getReader().read().catch(() => null);
     given = (await within(ASKED_MS, first).catch(() => {
       // The server, or the browser, is not one that can do that.
