@@ -1,9 +1,8 @@
 /**
  * What a connection has read of its channels: where it has got to in each of them (PROTOCOL.md, sections 2 and 3), and over
- * WebTransport what of the `values` frames is new, and what is acknowledged (section 9). It reads no clock and sends nothing.
+ * WebTransport what of the `values` frames is new (section 9). It reads no clock and sends nothing.
  */
 import { ASSEMBLY_BYTES, REMEMBERED_KEYS } from './limits.js';
-import { createAcks } from './acks.js';
 import { unpackPayload } from './bytes.js';
 import { fnv1a64, formatCursor } from './cursor.js';
 import { malformed, unreachable } from './errors.js';
@@ -39,7 +38,6 @@ const timeOf = ({ entries }) => entries.find((entry) => entry.offset !== undefin
  * @param {{late: number, lost: number, repaired: number}} counts kept of what comes by datagram
  */
 export function createReceiver(emit, counts) {
-  const acks = createAcks();
   /** @type {Map<string, Channel>} */
   const channels = new Map();
   /** What the aliases stand for. @type {Map<number, {channel: string, epoch: string}>} */
@@ -163,7 +161,6 @@ export function createReceiver(emit, counts) {
   }
 
   return {
-    acks,
     channels,
     begin,
     entry,
@@ -242,25 +239,18 @@ export function createReceiver(emit, counts) {
       return isWhole;
     },
 
-    /** To be called once for each frame off a datagram, before it is taken in. @param {Values} values */
-    arrived(values) {
+    /** To be called once for each frame off a datagram, before it is taken in. @param {Values} values @param {boolean} isTaken it was already */
+    arrived(values, isTaken) {
       const { number } = values;
       const ahead = number - newest;
       if (ahead > 1) {
         counts.lost += ahead - 1;
         lost = timeOf(values);
-      } else if (ahead < 0 && !acks.has(number)) {
+      } else if (ahead < 0 && !isTaken) {
         counts.late++;
         counts.lost--;
       }
       newest = Math.max(newest, number);
-    },
-
-    /** @param {Values} values off a datagram @param {number} now @returns {boolean} whether it was taken in, now or before */
-    datagram(values, now) {
-      const isTaken = acks.has(values.number) || this.apply(values, true);
-      if (isTaken) acks.take(values.number, now);
-      return isTaken;
     },
   };
 }

@@ -16,9 +16,10 @@ const ALIAS = 1;
 function receiving() {
   const got = [];
   const receiver = createReceiver((message) => got.push(message), { late: 0, lost: 0, repaired: 0 });
+  const acks = createAcks(async () => {});
   const position = () => receiver.entry(channel)?.offset;
   return {
-    receiver, got,
+    receiver, acks, got,
     /** Whether the application is told of it. */
     hear(message) {
       const told = got.length;
@@ -29,7 +30,8 @@ function receiving() {
     take(number, ...entries) {
       got.length = 0;
       const before = position();
-      const isTaken = receiver.datagram({ type: 'values', number, entries: entries.map((entry) => ({ alias: ALIAS, low: 0, ...entry })) }, 0);
+      const values = { type: 'values', number, entries: entries.map((entry) => ({ alias: ALIAS, low: 0, ...entry })) };
+      const isTaken = acks.take(number, () => receiver.apply(values, true));
       return [isTaken, ...(position() === before ? [] : [position()]), ...got.map(({ key, offset }) => `${key}@${offset}`)];
     },
     synced(offset = 0) {
@@ -45,79 +47,109 @@ const removal = (key, offset, low = 0) => ({ key, offset, low, time: 1, removed:
 const part = (key, offset, index, text, length = text.length) => (
   { key, offset, time: 1, removed: false, part: { kind: 1, index, length, bytes: new TextEncoder().encode(text.slice(index * PART, (index + 1) * PART)) } });
 
-describe('Acknowledgements', () => {
-  const taken = (...numbers) => {
-    const acks = createAcks();
-    for (const number of numbers) acks.take(number, 0);
-    return acks;
+/** Acknowledgements, and time that passes when it is told to. */
+function acknowledging(context) {
+  let now = 0;
+  context.mock.method(performance, 'now', () => now);
+  context.mock.timers.enable({ apis: ['setTimeout'] });
+  const sent = [];
+  const acks = createAcks(async ({ newest, bitmap }) => { sent.push({ at: now, newest, bitmap }); });
+  return {
+    acks, sent,
+    take(...numbers) {
+      for (const number of numbers) acks.take(number, () => true);
+      acks.check();
+    },
+    /** What was acknowledged by then, and has not been asked for. */
+    async until(then) {
+      while (now < then) {
+        now++;
+        context.mock.timers.tick(1);
+        await Promise.resolve();
+        await Promise.resolve();
+        await Promise.resolve();
+      }
+      return sent.splice(0).map(({ at, newest, bitmap }) => [at, newest, bitmap]);
+    },
   };
+}
 
-  test('the bitmap names those before the newest, whatever their order', () => {
-    for (const [numbers, newest, bitmap] of [
-      [[1], 1, 0n], [[1, 2, 3], 3, 0b11n], [[3, 1, 2], 3, 0b11n], [[1, 4], 4, 0b100n], [[4, 1], 4, 0b100n], [[7], 7, 0n], [[7, 5], 7, 0b10n],
-      [[1, 63], 63, 1n << 61n], [[1, 64], 64, 0n], [[64, 1], 64, 0n], [[64, 2], 64, 1n << 61n], [[1, 2, 64], 64, 1n << 61n],
-      [[5, 5], 5, 0n], [[1, 2 ** 52], 2 ** 52, 0n], [[2 ** 52, 1], 2 ** 52, 0n],
-      [Array.from({ length: 200 }, (_, i) => i + 1), 200, 2n ** 62n - 1n],
-    ]) assert.deepEqual(taken(...numbers).next(1000), { newest, bitmap }, `${numbers}`);
-  });
+describe('Acknowledgements', () => {
+  for (const [numbers, newest, bitmap] of [
+    [[1], 1, 0n], [[1, 2, 3], 3, 0b11n], [[3, 1, 2], 3, 0b11n], [[1, 4], 4, 0b100n], [[4, 1], 4, 0b100n], [[7], 7, 0n], [[7, 5], 7, 0b10n],
+    [[1, 63], 63, 1n << 61n], [[1, 64], 64, 0n], [[64, 1], 64, 0n], [[64, 2], 64, 1n << 61n], [[1, 2, 64], 64, 1n << 61n],
+    [[5, 5], 5, 0n], [[1, 2 ** 52], 2 ** 52, 0n], [[2 ** 52, 1], 2 ** 52, 0n],
+    [Array.from({ length: 200 }, (_, i) => i + 1), 200, 2n ** 62n - 1n],
+  ]) {
+    test(`the bitmap names those before the newest, whatever their order: ${numbers.slice(0, 3)}`, async (context) => {
+      const { take, until } = acknowledging(context);
+      take(...numbers);
+      assert.deepEqual((await until(100)).at(-1).slice(1), [newest, bitmap]);
+    });
+  }
 
-  test('it is known which were taken', () => {
-    const acks = taken(3, 5, 66);
-    for (const [number, known] of [[66, true], [67, false], [5, true], [4, false], [3, false], [65, false]]) {
+  test('it is known which were taken, and what could not be is not', (context) => {
+    const { acks, take } = acknowledging(context);
+    take(3, 5, 66);
+    for (const [number, known] of [[66, true], [67, false], [2 ** 52, false], [5, true], [4, false], [3, false], [65, false]]) {
       assert.equal(acks.has(number), known, `${number}`);
     }
+    assert.equal(acks.take(67, () => false), false);
+    assert.equal(acks.has(67), false);
+    assert.equal(acks.take(66, () => assert.fail('it was taken in')), true);
   });
 
-  test('one waits for others while they come', () => {
-    const acks = createAcks();
-    assert.equal(acks.due(), Infinity);
-    acks.take(1, 100);
-    assert.equal(acks.due(), 100 + ACK_DELAY_MS);
-    acks.take(2, 105);
-    assert.equal(acks.due(), 105 + ACK_DELAY_MS);
-    assert.equal(acks.next(124), null);
-    assert.deepEqual(acks.next(125), { newest: 2, bitmap: 1n });
-    assert.equal(acks.due(), Infinity);
-    assert.equal(acks.next(1000), null);
+  test('one waits for others while they come', async (context) => {
+    const { take, until } = acknowledging(context);
+    assert.deepEqual(await until(100), []);
+    take(1);
+    assert.deepEqual(await until(105), []);
+    take(2);
+    assert.deepEqual(await until(2000), [[105 + ACK_DELAY_MS, 2, 1n]]);
   });
 
-  test('four do not wait for more, unless they came at once', () => {
-    const acks = createAcks();
-    [100, 117, 134, 151].forEach((now, before) => acks.take(before + 1, now));
-    assert.equal(acks.due(), 151);
-    acks.take(5, 155);
-    assert.equal(acks.due(), 151);
-    assert.deepEqual(acks.next(155), { newest: 5, bitmap: 0b1111n });
-    for (let number = 6; number < 100; number++) acks.take(number, 200);
-    assert.equal(acks.due(), 200 + ACK_DELAY_MS);
+  test('four do not wait for more, unless they came at once', async (context) => {
+    const { sent, take, until } = acknowledging(context);
+    for (const [n, now] of [100, 117, 134].entries()) {
+      assert.deepEqual(await until(now), []);
+      take(n + 1);
+    }
+    assert.deepEqual(await until(151), []);
+    take(ACK_FRAMES);
+    assert.deepEqual(sent, [{ at: 151, newest: 4, bitmap: 0b111n }]);
+    await until(200);
+    for (let number = 5; number < 100; number++) take(number);
+    assert.deepEqual(await until(300), [[200 + ACK_DELAY_MS, 99, 2n ** 62n - 1n]]);
   });
 
-  test('where a number was skipped it is due at once, but not right after the last', () => {
-    const acks = createAcks();
-    acks.take(2, 100);
-    assert.deepEqual(acks.next(100), { newest: 2, bitmap: 0n });
-    acks.take(4, 101);
-    assert.equal(acks.due(), 100 + ACK_PAUSE_MS);
-    assert.equal(acks.next(103), null);
-    assert.deepEqual(acks.next(104), { newest: 4, bitmap: 0b10n });
-    acks.take(3, 200);
-    assert.equal(acks.due(), 200 + ACK_DELAY_MS, 'what fills a hole is not as urgent');
+  test('where a number was skipped it is due at once, but not right after the last', async (context) => {
+    const { acks, sent, take, until } = acknowledging(context);
+    await until(100);
+    take(2);
+    assert.deepEqual(sent, [{ at: 100, newest: 2, bitmap: 0n }]);
+    await until(101);
+    take(4);
+    assert.deepEqual(await until(200), [[100 + ACK_PAUSE_MS, 4, 0b10n]]);
+    take(3);
+    assert.deepEqual(await until(300), [[200 + ACK_DELAY_MS, 4, 0b11n]], 'what fills a hole is not as urgent');
   });
 
-  test('what is sent anyhow takes it along', () => {
-    const acks = createAcks();
-    acks.hurry(50);
-    assert.equal(acks.due(), Infinity);
-    acks.take(1, 100);
-    acks.hurry(101);
-    assert.deepEqual(acks.next(101), { newest: 1, bitmap: 0n });
+  test('what is sent anyhow takes it along', async (context) => {
+    const { acks, sent, take, until } = acknowledging(context);
+    acks.hurry();
+    assert.deepEqual(await until(100), []);
+    take(1);
+    await until(101);
+    acks.hurry();
+    assert.deepEqual(sent, [{ at: 101, newest: 1, bitmap: 0n }]);
   });
 
-  test('what comes again is acknowledged again', () => {
-    const acks = taken(1, 2);
-    acks.next(100);
-    acks.take(1, 200);
-    assert.deepEqual(acks.next(300), { newest: 2, bitmap: 1n });
+  test('what comes again is acknowledged again', async (context) => {
+    const { take, until } = acknowledging(context);
+    take(1, 2);
+    await until(100);
+    take(1);
+    assert.deepEqual(await until(300), [[100 + ACK_DELAY_MS, 2, 1n]]);
   });
 });
 
@@ -127,7 +159,7 @@ describe('Receiver', () => {
     assert.deepEqual(it.take(1, value('a', 3), value('b', 2)), [true, 'a@3', 'b@2']);
     assert.deepEqual(it.take(2, value('a', 1), value('b', 2), value('b', 4)), [true, 'b@4']);
     assert.deepEqual(it.take(2, value('c', 9)), [true], 'the number was there already');
-    assert.deepEqual(it.receiver.acks.next(100), { newest: 2, bitmap: 1n });
+    assert.ok(it.acks.has(1) && it.acks.has(2));
     assert.equal(it.receiver.held().keys, 2);
   });
 
@@ -179,7 +211,7 @@ describe('Receiver', () => {
     const it = receiving().synced();
     const early = [value('a', 1), { ...value('b', 2), alias: 7 }];
     assert.deepEqual(it.take(1, ...early), [false, 'a@1']);
-    assert.equal(it.receiver.acks.due(), Infinity);
+    assert.equal(it.acks.has(1), false);
     it.hear({ type: 'subscribed', alias: 7, channel: 'state:b', offset: 0 });
     assert.deepEqual(it.take(1, ...early), [true, 'b@2']);
     it.receiver.forget('state:b');
@@ -238,7 +270,7 @@ describe('Receiver', () => {
       const refused = [part('more', 50, 0, large), part('k1', 1, 1, large), value('a', 60)];
       assert.deepEqual(it.take(99, ...refused), [false, 'a@60'], 'what has room is taken');
       assert.ok(it.receiver.held().bytes <= ASSEMBLY_BYTES);
-      assert.equal(it.receiver.acks.has(99), false);
+      assert.equal(it.acks.has(99), false);
       const rest = Array.from({ length: 14 }, (_, i) => part('k1', 1, i + 2, large));
       assert.deepEqual(it.take(100, ...rest), [true, 'k1@1']);
       assert.deepEqual(it.take(101, ...refused), [true]);
@@ -251,7 +283,7 @@ describe('Receiver', () => {
       assert.throws(() => it.take(2, part('a', 5, 1, 'z'.repeat(2500))), { code: 'malformed' });
       const json = { ...part('b', 6, 0, '{'), part: { ...part('b', 6, 0, '{').part, kind: 2 } };
       assert.throws(() => it.take(3, json), { code: 'malformed' });
-      assert.equal(it.receiver.acks.has(2) || it.receiver.acks.has(3), false);
+      assert.equal(it.acks.has(2) || it.acks.has(3), false);
     });
   });
 
@@ -271,7 +303,7 @@ describe('Receiver', () => {
  * position is true, what is acknowledged was taken in, acknowledgements keep their times. And in the end both hold the
  * same, and the receiver remembers nothing.
  */
-function converge(seed) {
+async function converge(seed, context) {
   const random = dice(seed);
   const sender = new Sender(random);
   sender.loss = [0, 0.05, 0.3, 0.6][seed % 4];
@@ -284,6 +316,15 @@ function converge(seed) {
   /** The aliases that the stream has told. */
   const told = new Set();
   let early = [], ackAt = -Infinity, unacked = Infinity, refused = 0;
+  context.mock.method(performance, 'now', () => sender.now);
+  // It is asked at each moment: its timer is not needed.
+  context.mock.timers.enable({ apis: ['setTimeout'] });
+  const acks = createAcks(async (ack) => {
+    assert.ok(sender.now - ackAt >= ACK_PAUSE_MS, 'acknowledgements come too fast');
+    ackAt = sender.now;
+    unacked = Infinity;
+    if (!random.chance(sender.loss)) sender.acknowledged(ack);
+  });
 
   /** What the positions say, is true. */
   const settle = () => {
@@ -333,21 +374,21 @@ function converge(seed) {
   const datagram = ({ bytes, number }) => {
     for (const frame of splitDatagram(bytes)) {
       const values = decodeServer(frame);
-      const isTaken = receiver.datagram(values, sender.now);
+      const isTaken = acks.take(number, () => receiver.apply(values, true));
       if (!isTaken) {
         early.push({ bytes, number });
         if (values.entries.every(({ alias }) => told.has(alias))) refused++;
       }
       // One that is older than the bitmap reaches cannot be acknowledged any more.
-      else if (receiver.acks.has(number)) unacked = Math.min(unacked, sender.now);
-      assert.ok(isTaken || !receiver.acks.has(number));
+      else if (acks.has(number)) unacked = Math.min(unacked, sender.now);
+      assert.ok(isTaken || !acks.has(number));
       settle();
     }
     early = early.slice(-64);
     assert.ok(receiver.held().bytes <= ASSEMBLY_BYTES);
   };
 
-  const step = () => {
+  const step = async () => {
     sender.now++;
     const { stream, datagrams } = sender.arrivals();
     for (const message of stream) {
@@ -366,12 +407,8 @@ function converge(seed) {
     }
     datagrams.forEach(datagram);
     assert.ok(sender.now - unacked <= ACK_DELAY_MS * (ACK_FRAMES - 1), 'an acknowledgement is late');
-    const ack = receiver.acks.next(sender.now);
-    if (!ack) return;
-    assert.ok(sender.now - ackAt >= ACK_PAUSE_MS, 'acknowledgements come too fast');
-    ackAt = sender.now;
-    unacked = Infinity;
-    if (!random.chance(sender.loss)) sender.acknowledged(ack);
+    acks.check();
+    await Promise.resolve().then(() => {}).then(() => {});
   };
 
   const change = () => {
@@ -393,11 +430,11 @@ function converge(seed) {
     else if (random.chance(0.001)) sender.renew(name);
     else if (random.chance(0.002) && !sender.stream.length) sender.unsubscribe(name);
     sender.flush(3);
-    step();
+    await step();
   }
   for (const end = sender.now + 10_000; ; ) {
     sender.flush(12);
-    step();
+    await step();
     const done = names.every((name) => sender.low(sender.channels.get(name)) === sender.channels.get(name).head);
     if (done && receiver.held().keys === 0 && receiver.held().bytes === 0) break;
     assert.ok(sender.now < end, `not at rest: ${JSON.stringify(receiver.held)}`);
@@ -411,16 +448,9 @@ function converge(seed) {
   return refused;
 }
 
-test('over any loss, reordering and doubling both sides come to hold the same', () => {
+test('over any loss, reordering and doubling both sides come to hold the same', async (context) => {
   const seeds = process.env.SEED ? [Number(process.env.SEED)] : Array.from({ length: 16 }, (_, seed) => seed);
   let refused = 0;
-  for (const seed of seeds) {
-    try {
-      refused += converge(seed);
-    } catch (error) {
-      error.message = `SEED=${seed}: ${error.message}`;
-      throw error;
-    }
-  }
+  for (const seed of seeds) await context.test(`SEED=${seed}`, async (inner) => { refused += await converge(seed, inner); });
   if (seeds.length > 1) assert.ok(refused > 0, 'room for parts was never short');
 });

@@ -3,6 +3,7 @@ import { describe, test } from 'node:test';
 import { open } from '../../client/js/fulmar.js';
 import { Client } from '../../client/js/client.js';
 import { FulmarError } from '../../client/js/errors.js';
+import { createAcks } from '../../client/js/acks.js';
 import { createReceiver } from '../../client/js/receiver.js';
 import { Meter } from '../../client/js/stats.js';
 import { decodeClient, encodeServer } from './peer.mjs';
@@ -12,6 +13,7 @@ describe('datagrams of state', () => {
   function receiving() {
     const counts = { late: 0, lost: 0, repaired: 0 };
     const receiver = createReceiver(() => {}, counts);
+    const acks = createAcks(async () => {});
     for (const type of ['subscribed', 'reset', 'synced']) {
       receiver.take(receiver.resolve({ type, alias: 1, epoch: 'e', channel: 'state:a', offset: 0 }));
     }
@@ -19,8 +21,8 @@ describe('datagrams of state', () => {
     const take = (number, ...values) => {
       const entries = values.map(([key, offset, published]) => ({ alias: 1, low: 0, offset, time: published, key, removed: false, data: key }));
       const frame = { type: 'values', number, entries };
-      receiver.arrived(frame);
-      receiver.datagram(frame, 0);
+      receiver.arrived(frame, acks.has(number));
+      acks.take(number, () => receiver.apply(frame, true));
       return [counts.late, counts.lost, counts.repaired];
     };
     return { take, receiver, counts };

@@ -1,6 +1,7 @@
 /** WebTransport: a control stream, a stream for each subscription, and datagrams for the newest state and signals. */
 import { LOST } from '../codes.js';
-import { ASKED_MS, EARLY_MS, GRACE_MS, INCOMING_DATAGRAMS, KNOWN_PATIENCE_MS, MAX_ACKS_UNDER_WAY, MAX_ASKED, MAX_ASKED_BYTES, MAX_EARLY, MAX_STREAM_PAUSE_MS, TURN_MS } from '../limits.js';
+import { ASKED_MS, EARLY_MS, GRACE_MS, INCOMING_DATAGRAMS, KNOWN_PATIENCE_MS, MAX_ASKED, MAX_ASKED_BYTES, MAX_EARLY, MAX_STREAM_PAUSE_MS, TURN_MS } from '../limits.js';
+import { createAcks } from '../acks.js';
 import { pause } from '../pause.js';
 import { FulmarError, closeFor, closedError, malformed, unreachable, within } from '../errors.js';
 import { InbandConnection } from '../connection.js';
@@ -39,65 +40,6 @@ function createOutlet(writable, counts) {
   };
 }
 
-/**
- * Sends acknowledgements by datagram when they are due, and never waits for one.
- * @param {Datagrams} datagrams @param {import('../acks.js').Acks} acks @param {import('../connection.js').Counts} counts
- */
-function createAcknowledger(datagrams, acks, counts) {
-  /** @type {ReturnType<typeof createOutlet> | null | undefined} null where datagrams cannot be sent */
-  let outlet;
-  let underWay = 0;
-  /** @type {any} */
-  let timer;
-  let wakes = Infinity;
-
-  /** @param {ClientMessage} ack */
-  function send(ack) {
-    try {
-      // The name before the standard's, which has one stream for all.
-      outlet ??= createOutlet(datagrams.writable ?? datagrams.createWritable(), counts);
-    } catch {
-      return;
-    }
-    underWay++;
-    outlet.send(ack).then(() => {
-      // The last of those it was waiting for may have left one due.
-      if (underWay-- === MAX_ACKS_UNDER_WAY) check();
-    });
-  }
-
-  /** Asked for at each arrival too, because timers are late in a hidden page. */
-  function check() {
-    if (underWay >= MAX_ACKS_UNDER_WAY) return;
-    const now = performance.now();
-    const ack = acks.next(now);
-    if (ack) send({ type: 'ack', ...ack });
-    const due = acks.due();
-    if (due >= wakes) return;
-    clearTimeout(timer);
-    wakes = due;
-    timer = setTimeout(() => {
-      wakes = Infinity;
-      check();
-    }, due - now);
-  }
-
-  return {
-    check,
-
-    /** A message is sent: what there is to acknowledge goes along. */
-    hurry() {
-      acks.hurry(performance.now());
-      check();
-    },
-
-    stop() {
-      clearTimeout(timer);
-      underWay = Infinity;
-    },
-  };
-}
-
 /** @typedef {ReturnType<typeof createOutlet> & {taken: number}} Pipe `taken`: the number of the last frame of values that was taken in */
 
 /**
@@ -111,12 +53,19 @@ function createLink(connection, session, first, asked, given) {
   let early = [];
   let turnEnds = 0;
   const { received, receiver } = connection;
-  const acknowledger = createAcknowledger(/** @type {Datagrams} */ (session.datagrams), receiver.acks, received);
+  /** @type {ReturnType<typeof createOutlet> | undefined} */
+  let outgoing;
+  const acks = createAcks(async (ack) => {
+    const datagrams = /** @type {Datagrams} */ (session.datagrams);
+    // The name before the standard's, which has one stream for all.
+    outgoing ??= createOutlet(datagrams.writable ?? datagrams.createWritable(), received);
+    await outgoing.send(ack);
+  });
 
   /** @param {import('../connection.js').Pipe} pipe @param {ClientMessage} message */
   function say(pipe, message) {
     pipe.send(message);
-    acknowledger.hurry();
+    acks.hurry();
   }
 
   /**
@@ -161,14 +110,14 @@ function createLink(connection, session, first, asked, given) {
 
   /** @param {Frame | Values} message off a datagram @returns {boolean} whether it is done with: not where it came before its channel */
   const takeDatagram = (message) => (
-    message.type === 'values' ? receiver.datagram(message, performance.now()) : connection.receive(message, true));
+    message.type === 'values' ? acks.take(message.number, () => receiver.apply(message, true)) : connection.receive(message, true));
 
   /** Takes in what it can, now or a little later. @param {(Frame | Values)[]} messages off a datagram */
   function takeDatagrams(messages) {
     const at = performance.now();
     early = [...early, ...messages.map((message) => ({ at, message }))]
       .filter((one) => !takeDatagram(one.message) && at - one.at <= EARLY_MS).slice(-MAX_EARLY);
-    acknowledger.check();
+    acks.check();
   }
 
   /**
@@ -222,7 +171,6 @@ function createLink(connection, session, first, asked, given) {
   // Networks that let TCP live cut UDP off, and say nothing: it is asked sooner.
   connection.quiet = 5000;
   connection.patience = 3000;
-  connection.closed.then(acknowledger.stop);
   session.closed.then(
     ({ closeCode, reason = '' }) => connection.finish({ code: closeCode || LOST, reason }),
     (error) => connection.finish(closeFor(error)),
@@ -248,7 +196,7 @@ function createLink(connection, session, first, asked, given) {
     } catch {
       return; // Not one of ours, or of a later version: values that it held come again.
     }
-    for (const message of messages) if (message.type === 'values') receiver.arrived(message);
+    for (const message of messages) if (message.type === 'values') receiver.arrived(message, acks.has(message.number));
     takeDatagrams(messages);
   });
   return {
