@@ -47,6 +47,8 @@ export class Connection {
   /** What has been received, and the bytes that were sent: of the transport's payload. @type {Counts} */
   received = { bytes: 0, publications: 0, datagrams: 0, late: 0, lost: 0, repaired: 0, sent: 0 };
   open = true;
+  /** @type {Close | null} */
+  #close = null;
   #ended = /** @type {typeof deferred<Close>} */ (deferred)();
   /** How the connection ended, once it has; never rejects. @type {Promise<Close>} */
   closed = this.#ended.promise;
@@ -80,6 +82,7 @@ export class Connection {
   finish(close) {
     if (!this.open) return;
     this.open = false;
+    this.#close = close;
     this.release(close);
     this.#ended.resolve(close);
   }
@@ -105,7 +108,7 @@ export class Connection {
 
   /** Throws where nothing can be asked any more. @protected */
   mustBeOpen() {
-    if (!this.open) throw new FulmarError('closed', 'The connection is closed: open another.');
+    if (this.#close) throw closedError(this.#close);
   }
 
   /** Throws where the channel cannot be subscribed to. @protected @param {string} channel */

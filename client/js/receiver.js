@@ -27,9 +27,6 @@ import { PART } from './values.js';
  * @property {Map<string, Assembly>} assemblies by key; they lie above the position and above the key's offset
  */
 
-/** What is to be remembered would be too much. @param {string} of */
-const noRoom = (of) => unreachable(`There is no room for ${of}.`);
-
 /** @param {Values} values @returns {number} the time of the first value, about which it was sent; 0 without any */
 const timeOf = ({ entries }) => entries.find((entry) => entry.offset !== undefined)?.time ?? 0;
 
@@ -96,7 +93,7 @@ export function createReceiver(emit, counts) {
     if (offset !== assembly?.offset) {
       drop(channel, key, offset);
       if (reserved + length > ASSEMBLY_BYTES) {
-        if (sent < 0) throw noRoom('parts');
+        if (sent < 0) throw unreachable('There is no room for parts.');
         return null;
       }
       reserved += length;
@@ -131,7 +128,7 @@ export function createReceiver(emit, counts) {
     if (!removed) message.data = data;
     if (sent > lost && time <= lost) counts.repaired++;
     emit(message);
-    if (remembered > REMEMBERED_KEYS) throw noRoom('keys');
+    if (remembered > REMEMBERED_KEYS) throw unreachable('There is no room for keys.');
     return true;
   }
 
