@@ -28,7 +28,7 @@ import { PART } from './values.js';
  */
 
 /** @param {Values} values @returns {number} the time of the first value, about which it was sent; 0 without any */
-const timeOf = ({ entries }) => entries.find((entry) => entry.offset !== undefined)?.time ?? 0;
+const timeOf = ({ entries }) => entries.find(({ time }) => time)?.time ?? 0;
 
 /**
  * @param {(message: InChannel) => void} emit is given each message that is new
@@ -42,8 +42,8 @@ export function createReceiver(emit, counts) {
   let reserved = 0, remembered = 0;
   // The highest number of a frame off a datagram, and about when that was sent which showed the last loss.
   let newest = 0, lost = -1;
-  // About when the frame was sent that is being taken in; -1 for one off a stream.
-  let sent = -1;
+  // About when the frame was sent that is being taken in, -1 for one off a stream; and whether all of it could be so far.
+  let sent = -1, isWhole = true;
 
   /**
    * Parts of this key up to an offset are void.
@@ -83,7 +83,7 @@ export function createReceiver(emit, counts) {
 
   /**
    * @param {Channel} channel @param {Change} entry @param {import('./values.js').Part} part that it brings
-   * @returns {Uint8Array | null | undefined} the payload once it is whole; null where there is no room for it
+   * @returns {Uint8Array | undefined} the payload once it is whole
    */
   function assemble(channel, { offset, key }, { index, length, bytes }) {
     if (length <= PART) return bytes;
@@ -94,7 +94,8 @@ export function createReceiver(emit, counts) {
       drop(channel, key, offset);
       if (reserved + length > ASSEMBLY_BYTES) {
         if (sent < 0) throw unreachable('There is no room for parts.');
-        return null;
+        isWhole = false;
+        return undefined;
       }
       reserved += length;
       assembly = { offset, bytes: new Uint8Array(length), have: new Set() };
@@ -108,28 +109,23 @@ export function createReceiver(emit, counts) {
     return assembly.bytes;
   }
 
-  /** @param {Channel} channel @param {string} epoch @param {Change} entry @returns {boolean} false where there was no room for it */
+  /** @param {Channel} channel @param {string} epoch @param {Change} entry */
   function takeValue(channel, epoch, entry) {
-    const { offset, time, key, id, removed, part } = entry;
-    if (offset <= channel.offset || isKnown(channel, entry)) return true;
-    let { data } = entry;
+    const { alias, low, part, ...value } = entry;
+    const { offset, time, key } = value;
+    if (offset <= channel.offset || isKnown(channel, entry)) return;
     if (part) {
       const bytes = assemble(channel, entry, part);
-      if (!bytes) return bytes === undefined;
-      data = unpackPayload(part.kind, bytes);
+      if (!bytes) return;
+      value.data = unpackPayload(part.kind, bytes);
     }
     drop(channel, key, offset);
     // Set anew at the end: what came first is what the position reaches first, but for a few.
     if (!channel.keys.delete(key)) remembered++;
     channel.keys.set(key, offset);
-    /** @type {import('./wire.js').Publication} */
-    const message = { type: 'publication', channel: channel.name, epoch, offset, time, key, removed };
-    if (id !== undefined) message.id = id;
-    if (!removed) message.data = data;
     if (sent > lost && time <= lost) counts.repaired++;
-    emit(message);
+    emit({ type: 'publication', channel: channel.name, epoch, ...value });
     if (remembered > REMEMBERED_KEYS) throw unreachable('There is no room for keys.');
-    return true;
   }
 
   /** @param {string} name of a channel that is not read any more @returns {boolean} whether it was */
@@ -178,7 +174,7 @@ export function createReceiver(emit, counts) {
       const { alias, ...message } = /** @type {Partial<import('./wire.js').Place> & {alias?: number}} */ (frame);
       if (alias === undefined) return /** @type {import('./wire.js').Message} */ (frame);
       const { channel, epoch } = message;
-      if (channel !== undefined && epoch !== undefined) aliases.set(alias, { channel, epoch });
+      if (channel && epoch) aliases.set(alias, { channel, epoch });
       const place = aliases.get(alias);
       return place ? /** @type {any} */ ({ ...message, ...place }) : null;
     },
@@ -218,18 +214,17 @@ export function createReceiver(emit, counts) {
      */
     apply(values, datagram) {
       sent = datagram ? timeOf(values) : -1;
-      let isWhole = true;
+      isWhole = true;
       for (const entry of values.entries) {
-        const { alias, low } = entry;
-        const place = aliases.get(alias);
+        const place = aliases.get(entry.alias);
         if (!place && !datagram) throw malformed('alias');
         const channel = place && channels.get(place.channel);
         const { epoch } = channel ?? {};
         if (!channel || !epoch) isWhole = false;
         else if (epoch === place.epoch) {
           channel.synced ||= !datagram;
-          if (channel.synced) raise(channel, low);
-          if (entry.offset !== undefined && !takeValue(channel, epoch, entry)) isWhole = false;
+          if (channel.synced) raise(channel, entry.low);
+          if (entry.offset !== undefined) takeValue(channel, epoch, entry);
         }
         // Of another epoch is what a reset has overtaken.
       }

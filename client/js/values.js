@@ -9,7 +9,7 @@
  * @typedef {{kind: number, index: number, length: number, bytes: Uint8Array}} Part
  * @typedef {{alias: number, low: number, offset: number, time: number, key: string, id?: string, removed: boolean,
  *   data?: unknown, part?: Part}} Change
- * @typedef {Change | {alias: number, low: number, offset?: undefined}} Entry
+ * @typedef {Change | {alias: number, low: number, offset?: undefined, time?: undefined}} Entry
  * @typedef {{flags: number, offset: number, time: number, length: number, key: Uint8Array, text: string}} Before what an entry has of
  *   the one before it
  * @typedef {{type: 'values', number: number, entries: Entry[]}} Values
