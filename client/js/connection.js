@@ -256,10 +256,6 @@ export class InbandConnection extends Connection {
       throw malformed('alias');
     }
     switch (message.type) {
-      case 'publication':
-      case 'gap':
-      case 'reset':
-      case 'synced': return this.receiver.take(message, datagram);
       case 'ping': this.#link.send({ type: 'pong', ref: message.ref }); break;
       case 'close': {
         const { code, reason, retry_ms: retry } = message;
@@ -267,8 +263,10 @@ export class InbandConnection extends Connection {
         break;
       }
       default:
-        if (message.type === 'error' && message.ref === undefined) this.deliver(message);
-        else this.#answer(message);
+        if ('ref' in message) this.#answer(/** @type {Answer} */ (message));
+        // What is told of a channel; also that the session has subscribed to it elsewhere.
+        else if ('epoch' in message) return this.receiver.take(/** @type {import('./wire.js').InChannel} */ (message), datagram);
+        else if (message.type === 'error') this.deliver(message);
     }
     return true;
   }
@@ -277,8 +275,7 @@ export class InbandConnection extends Connection {
   #answer(message) {
     const { type, ref } = message;
     const waiting = this.#waiting.get(ref);
-    // What answers nobody is not wanted any more; but one without a `ref` is told.
-    if (type === 'subscribed' && (waiting || !ref)) this.receiver.take(message);
+    // What answers nobody is not wanted any more.
     if (!waiting) return;
     this.#waiting.delete(ref);
     if (type === 'error') {
@@ -286,7 +283,8 @@ export class InbandConnection extends Connection {
       return;
     }
     // A subscription may have to wait for others.
-    if (!type.endsWith('subscribed')) {
+    if (type === 'subscribed') this.receiver.take(message);
+    else if (type !== 'unsubscribed') {
       const last = this.heard - waiting.began;
       const { least = last, smoothed = last } = this.rtt ?? {};
       this.rtt = { last, least: Math.min(least, last), smoothed: smoothed + RTT_WEIGHT * (last - smoothed) };

@@ -19,7 +19,7 @@ import { PART } from './values.js';
  * @typedef {object} Channel that is subscribed to, or about to be
  * @property {string} name
  * @property {string} hash
- * @property {string} [epoch] none until its subscription has been answered: what comes before is of another
+ * @property {string} epoch none until its subscription has been answered: what comes before is of another
  * @property {number} offset its position: what lies at or below it is void, for it is known or was replaced
  * @property {Entry | null} [from] where to go on from in place of that; null within a snapshot, where a position means nothing
  * @property {boolean} synced whether its low-water offsets mean something
@@ -109,8 +109,8 @@ export function createReceiver(emit, counts) {
     return assembly.bytes;
   }
 
-  /** @param {Channel} channel @param {string} epoch @param {Change} entry */
-  function takeValue(channel, epoch, entry) {
+  /** @param {Channel} channel @param {Change} entry */
+  function takeValue(channel, entry) {
     const { alias, low, part, ...value } = entry;
     const { offset, time, key } = value;
     if (offset <= channel.offset || isKnown(channel, entry)) return;
@@ -124,7 +124,7 @@ export function createReceiver(emit, counts) {
     if (!channel.keys.delete(key)) remembered++;
     channel.keys.set(key, offset);
     if (sent > lost && time <= lost) counts.repaired++;
-    emit({ type: 'publication', channel: channel.name, epoch, ...value });
+    emit({ type: 'publication', channel: channel.name, epoch: channel.epoch, ...value });
     if (remembered > REMEMBERED_KEYS) throw unreachable('There is no room for keys.');
   }
 
@@ -140,7 +140,7 @@ export function createReceiver(emit, counts) {
    * lost before it loses nothing.
    * @param {string} name @param {Entry | null} [from] @param {{epoch?: string, offset?: number}} [at]
    */
-  function begin(name, from, { epoch, offset = 0 } = {}) {
+  function begin(name, from, { epoch = '', offset = 0 } = {}) {
     forget(name);
     channels.set(name, { name, hash: fnv1a64(name), epoch, offset, from, synced: false, keys: new Map(), assemblies: new Map() });
   }
@@ -219,12 +219,11 @@ export function createReceiver(emit, counts) {
         const place = aliases.get(entry.alias);
         if (!place && !datagram) throw malformed('alias');
         const channel = place && channels.get(place.channel);
-        const { epoch } = channel ?? {};
-        if (!channel || !epoch) isWhole = false;
-        else if (epoch === place.epoch) {
+        if (!place || !channel?.epoch) isWhole = false;
+        else if (channel.epoch === place.epoch) {
           channel.synced ||= !datagram;
           if (channel.synced) raise(channel, entry.low);
-          if (entry.offset !== undefined) takeValue(channel, epoch, entry);
+          if (entry.offset !== undefined) takeValue(channel, entry);
         }
         // Of another epoch is what a reset has overtaken.
       }
