@@ -127,11 +127,11 @@ export class Connection {
 /**
  * @typedef {object} Inner what a connection is to what carries its messages
  * @property {boolean} open
+ * @property {() => void} mustBeOpen
  * @property {number} quiet
  * @property {number} patience
  * @property {Counts} received
  * @property {import('./receiver.js').Receiver} receiver
- * @property {Promise<Close>} closed
  * @property {(close: Close) => void} finish
  * @property {(error: unknown) => void} fail
  * @property {(frame: import('./wire.js').Frame, datagram?: boolean) => boolean} receive

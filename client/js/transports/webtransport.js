@@ -3,7 +3,7 @@ import { LOST } from '../codes.js';
 import { ASKED_MS, EARLY_MS, GRACE_MS, INCOMING_DATAGRAMS, KNOWN_PATIENCE_MS, MAX_ASKED, MAX_ASKED_BYTES, MAX_EARLY, MAX_STREAM_PAUSE_MS, TURN_MS } from '../limits.js';
 import { createAcks } from '../acks.js';
 import { pause } from '../pause.js';
-import { FulmarError, closeFor, closedError, malformed, unreachable, within } from '../errors.js';
+import { FulmarError, closeFor, malformed, unreachable, within } from '../errors.js';
 import { InbandConnection } from '../connection.js';
 import { createSplitter, prefixed, splitDatagram } from '../framing.js';
 import { join } from '../bytes.js';
@@ -40,8 +40,6 @@ function createOutlet(writable, counts) {
   };
 }
 
-/** @typedef {ReturnType<typeof createOutlet> & {taken: number}} Pipe `taken`: the number of the last frame of values that was taken in */
-
 /**
  * @param {import('../connection.js').Inner} connection @param {WebTransport} session that is ready
  * @param {WebTransportBidirectionalStream} first the control stream
@@ -77,7 +75,7 @@ function createLink(connection, session, first, asked, given) {
       try {
         return await session.createBidirectionalStream();
       } catch (cause) {
-        if (!connection.open) throw closedError(await connection.closed);
+        connection.mustBeOpen();
         if (ms > MAX_STREAM_PAUSE_MS) throw unreachable('No stream could be opened: unsubscribe from some channels.', cause);
         await pause(ms);
       }
@@ -91,7 +89,7 @@ function createLink(connection, session, first, asked, given) {
   async function read(readable, take) {
     const reader = readable.getReader();
     try {
-      while (connection.open) {
+      for (;;) {
         const { value, done } = await reader.read();
         if (done || !connection.open) return;
         received.bytes += value.length;
@@ -126,36 +124,34 @@ function createLink(connection, session, first, asked, given) {
    * @param {WebTransportBidirectionalStream} stream @param {Promise<void>} [start] of the reading
    */
   function follow({ readable, writable }, start) {
-    let inUse = true;
     const outlet = createOutlet(writable, received);
-    /** @type {Pipe} */
-    const pipe = {
-      ...outlet,
-      taken: 0,
-      end() {
-        inUse = false;
-        outlet.end();
-      },
-    };
     const splitter = createSplitter();
+    let inUse = true;
+    // The number of the last frame of values that was taken in, and of the last that was acknowledged.
+    let taken = 0, told = 0;
     Promise.resolve(start).then(() => read(readable, (chunk) => {
-      const { taken } = pipe;
       for (const frame of splitter.push(chunk)) {
         const message = decodeServer(frame);
         if (message.type !== 'values') connection.receive(message);
         else {
-          if (message.number !== ++pipe.taken) throw malformed('number');
+          if (message.number !== ++taken) throw malformed('number');
           receiver.apply(message);
         }
         // Whoever is told closes first: a page of Chromium 156 crashes where a server closes a session that has streams.
         if (message.type === 'close') close(message.code, message.reason);
         takeDatagrams([]);
       }
-      if (pipe.taken > taken) say(pipe, { type: 'ack', newest: pipe.taken, bitmap: 0n });
+      if (taken > told) say(outlet, { type: 'ack', newest: told = taken, bitmap: 0n });
     })).then(() => setTimeout(() => {
       if (inUse) connection.fail(unreachable('The server ended a stream.'));
     }, GRACE_MS));
-    return pipe;
+    return {
+      send: outlet.send,
+      end() {
+        inUse = false;
+        outlet.end();
+      },
+    };
   }
 
   /** @param {number} closeCode @param {string} reason */
