@@ -21,11 +21,12 @@ export function fnv1a64(string) {
 }
 
 /**
- * @param {Entry[]} entries
+ * @param {Entry[]} entries of which only one may have a base: another one that has is left out, so that its channel is read afresh
  * @returns {string | null} null where no cursor can hold them: there are none, or too many
  */
 export function formatCursor(entries) {
-  const cursor = entries.map(({ hash, epoch, offset, base }) => (
+  let bases = 0;
+  const cursor = entries.filter(({ base }) => base === undefined || !bases++).map(({ hash, epoch, offset, base }) => (
     [hash, epoch, offset.toString(36), base?.toString(36) ?? []].flat().join('.'))).join('~');
   return cursor && entries.length <= MAX_CURSOR_CHANNELS && cursor.length <= MAX_CURSOR_BYTES ? cursor : null;
 }
@@ -64,18 +65,4 @@ export function entryOf(cursor, channel) {
  */
 export function entryFrom(channel, { after, position }) {
   return position ? { hash: fnv1a64(channel), ...position } : after ? entryOf(after, channel) : undefined;
-}
-
-/**
- * What of a cursor is about these channels: the server refuses one that names none of those it is asked for.
- * @param {string | null} cursor @param {Iterable<string>} channels
- * @param {Entry} [newer] that is added. Only one entry of a cursor may have a base: another one that has is left out, so that
- *   its channel is read afresh
- * @returns {string | null}
- */
-export function cursorFor(cursor, channels, newer) {
-  const hashes = new Set(Array.from(channels, fnv1a64));
-  const kept = cursor ? parseCursor(cursor).filter(({ hash, base }) => (
-    hashes.has(hash) && (base === undefined || newer?.base === undefined))) : [];
-  return formatCursor(newer ? [newer, ...kept] : kept);
 }

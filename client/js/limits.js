@@ -11,8 +11,8 @@ export const MAX_INTEGER = 9007199254740991;
 export const MAX_FRAME = 1 << 20;
 /** The longest message that a server takes. */
 export const MAX_MESSAGE = 1 << 17;
-/** A line of an event stream that is longer than this is not of a Fulmar server. */
-export const MAX_LINE = 1 << 20;
+/** An event of an event stream that is longer than this is not of a Fulmar server. */
+export const MAX_EVENT = 1 << 20;
 export const MAX_CURSOR_BYTES = 2048;
 export const MAX_CURSOR_CHANNELS = 32;
 /** Payloads that are coming together in parts, in bytes, over all channels. */
@@ -62,8 +62,6 @@ export const OVERSLEPT_MS = 1500;
 export const REPEAT_MS = 100_000;
 /** When publications are sent again over HTTP, after a request that came to nothing. */
 export const AGAIN_MS = 1000;
-/** The tab that reads for others says so often that the server is heard. */
-export const ALIVE_MS = 5000;
 /** An event stream of which nothing comes for so long does not come through. */
 export const SILENCE_MS = 3000;
 /** How long the stream may take that the server opens for what went with the CONNECT. */

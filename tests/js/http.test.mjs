@@ -6,26 +6,27 @@ import { advice, buildCursor, open } from '../../client/js/fulmar.js';
 import { createSseParser } from '../../client/js/transports/sse.js';
 
 describe('SseParser', () => {
-  const source = '\ufeff: hello\nretry: 250\nid: c1\ndata: one\ndata:two\n\nevent: gap\rid: c2\rdata: {}\r\r'
-    + 'data\r\n\r\nid: c3\n\nevent: nothing\n\nid: bad\0\ndata:  x\n\n';
+  const source = ': hello\nretry: 250\nid: c0\n\nid: c1\ndata: one: 1\ndata:two\n\nevent: gap\r\nid: c2\r\ndata: {}\r\n\r\n'
+    + ': quiet\n\nevent: nothing\n\nid\ndata:  x\n\n';
   const expected = [
-    { event: 'message', data: 'one\ntwo', id: 'c1' },
-    { event: 'gap', data: '{}', id: 'c2' },
-    { event: 'message', data: '', id: 'c2' },
-    { event: 'message', data: ' x', id: 'c3' },
+    { '': 'hello', retry: '250', id: 'c0' },
+    { id: 'c1', data: 'one: 1\ntwo' },
+    { event: 'gap', id: 'c2', data: '{}' },
+    { '': 'quiet' },
+    { event: 'nothing' },
+    { id: '', data: ' x' },
   ];
   for (const size of [1, 3, 1000]) {
     test(`in pieces of ${size}`, () => {
-      const parser = createSseParser();
+      const parse = createSseParser();
       const events = [];
-      for (let at = 0; at < source.length; at += size) events.push(...parser.push(source.slice(at, at + size)));
+      for (let at = 0; at < source.length; at += size) events.push(...parse(source.slice(at, at + size)));
       assert.deepEqual(events, expected);
-      assert.equal(parser.retry, 250);
     });
   }
 
-  test('a line without end is refused', () => {
-    assert.throws(() => createSseParser().push('x'.repeat((1 << 20) + 1)), { code: 'malformed' });
+  test('an event without end is refused', () => {
+    assert.throws(() => createSseParser()('x'.repeat((1 << 20) + 1)), { code: 'malformed' });
   });
 });
 
@@ -122,6 +123,20 @@ describe('SSE and poll', () => {
     assert.deepEqual(seen.slice(0, 3), ['GET /poll?channel=event:a',
       `GET /poll?channel=event:a&after=${cursorAt(1)}&wait=20`, `GET /poll?channel=event:a&after=${cursorAt(3)}&wait=20`]);
     await assert.rejects(connection.subscribe('event:b'), { code: 'closed' });
+  });
+
+  test('the server\'s cursor goes for the channels that are read, and for those it names', async () => {
+    const at = (...entries) => buildCursor(entries.map(([channel, offset]) => ({ channel, epoch: 'e', offset })));
+    handle = (request, response) => {
+      if (request.url.includes('wait=')) return;
+      response.end(JSON.stringify({ cursor: at(['event:a', 1], ['event:c', 7]), publications: [], control: [], more: false }));
+    };
+    const connection = await open('poll', { base });
+    await Promise.all([connection.subscribe('event:a'), connection.subscribe('event:b', { after: at(['event:b', 3]) })]);
+    assert.equal(connection.cursor, at(['event:a', 1], ['event:b', 3]));
+    await connection.unsubscribe('event:a');
+    assert.equal(connection.cursor, at(['event:b', 3]));
+    connection.close();
   });
 
   test('a channel that joins later has the request made anew', async () => {

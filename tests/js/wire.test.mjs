@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { describe, test } from 'node:test';
-import { buildCursor, cursorFor, entryFrom, entryOf, fnv1a64, parseCursor } from '../../client/js/cursor.js';
+import { buildCursor, entryFrom, entryOf, fnv1a64, parseCursor } from '../../client/js/cursor.js';
 import { createSplitter, prefixed, splitDatagram, splitMessage } from '../../client/js/framing.js';
 import { fromJson as fromServer } from '../../client/js/json.js';
 import { createReceiver } from '../../client/js/receiver.js';
@@ -83,17 +83,17 @@ describe('cursors', () => {
     assert.equal(buildCursor(Array.from({ length: 33 }, (_, i) => ({ channel: `c${i}`, epoch: 'e', offset: 1 }))), null);
   });
 
-  test('of two positions the newer wins, one base is kept, and what is not asked for is left out', () => {
-    const older = buildCursor([
-      { channel: 'a', epoch: 'e', offset: 1 }, { channel: 'b', epoch: 'e', offset: 2, base: 9 }, { channel: 'c', epoch: 'e', offset: 3 }]);
-    const at = (channels, newer) => parseCursor(cursorFor(older, channels, newer)).map(({ hash, offset, base }) => [hash, offset, base]);
-    const [a, b, c] = ['a', 'b', 'c'].map(fnv1a64);
-    assert.deepEqual(at(['b', 'x']), [[b, 2, 9]]);
-    assert.equal(cursorFor(older, ['x']), null);
-    assert.equal(cursorFor(null, ['a']), null);
-    const newer = entryFrom('a', { after: buildCursor([{ channel: 'a', epoch: 'e', offset: 5, base: 8 }, { channel: 'd', epoch: 'e', offset: 4 }]) });
-    assert.deepEqual(at(['b', 'c'], newer), [[a, 5, 8], [c, 3, undefined]]);
-    assert.deepEqual(at(['b', 'c'], entryFrom('a', { position: { epoch: 'e', offset: 6 } })), [[a, 6, undefined], [b, 2, 9], [c, 3, undefined]]);
+  test('one base is kept, and the channel of another is read afresh', () => {
+    const at = (...positions) => parseCursor(buildCursor(positions)).map(({ hash, offset, base }) => [hash, offset, base]);
+    const [a, b, c] = ['a', 'b', 'c'].map((channel, i) => ({ channel, epoch: 'e', offset: i }));
+    assert.deepEqual(at(a, { ...b, base: 9 }, { ...c, base: 8 }), [[fnv1a64('a'), 0, undefined], [fnv1a64('b'), 1, 9]]);
+    assert.deepEqual(at(a, b, { ...c, base: 0 }).length, 3);
+  });
+
+  test('where a channel goes on: after its position, or its part of a cursor', () => {
+    const older = buildCursor([{ channel: 'b', epoch: 'e', offset: 2, base: 9 }]);
+    assert.deepEqual(entryFrom('b', { after: older }), { hash: fnv1a64('b'), epoch: 'e', offset: 2, base: 9 });
+    assert.deepEqual(entryFrom('a', { position: { epoch: 'e', offset: 6 } }), { hash: fnv1a64('a'), epoch: 'e', offset: 6 });
     assert.equal(entryFrom('x', { after: older }), undefined);
     assert.equal(entryFrom('x', {}), undefined);
   });

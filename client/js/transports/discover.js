@@ -1,6 +1,6 @@
 import { KNOWN_MS } from '../limits.js';
 import told from '../place.js';
-import { ask, urlOf } from '../posting.js';
+import { ask, urlOf } from '../request.js';
 import { answerOf } from '../errors.js';
 import { recall, remember } from '../verdict.js';
 

@@ -1,5 +1,5 @@
 /** Long-polling, and plain polling where `wait` is 0. */
-import { GOING_AWAY, NORMAL } from '../codes.js';
+import { GOING_AWAY } from '../codes.js';
 import { pause } from '../pause.js';
 import { answerOf, retryAfter } from '../errors.js';
 import { HttpConnection } from '../http.js';
@@ -13,34 +13,34 @@ import { fromJson } from '../json.js';
 /** @param {import('../fulmar.js').Placed} options */
 export async function openPoll(options) {
   const { wait = 25, interval = wait ? 0 : 1000 } = options;
-  const poll = new HttpConnection('poll', options, async (connection, signal, joined) => {
+  return new HttpConnection('poll', options, async (connection, signal, joined) => {
     // The first request of a set of channels does not wait: its answer tells where reading begins.
-    let patience = 0;
-    while (!signal.aborted) {
-      const response = await connection.get('/poll', signal, patience);
-      /** @type {Answer} */
-      const answer = await answerOf(response, (text) => connection.count(text));
-      if (signal.aborted) break;
-      for (const message of messagesOf(answer)) connection.deliver(message);
-      connection.cursor = answer.cursor;
+    for (let patience = 0; ; patience = wait) {
+      const { more, retry } = await poll(connection, signal, patience);
       joined();
-      const retry = retryAfter(response);
       if (retry !== undefined) return { code: GOING_AWAY, reason: 'The server is stopping.', retry };
-      patience = wait;
-      if (!answer.more && interval) await pause(interval, signal);
+      if (!more && interval) await pause(interval, signal);
     }
-    return { code: NORMAL, reason: '' };
-  });
-  poll.quiet = wait * 1000 + 10_000;
-  return poll;
+  }, wait * 1000 + 10_000);
 }
 
-/** The messages of an answer in their order: `synced` closes the publications of its channel, the others precede them. */
-export function messagesOf(/** @type {Answer} */ { publications, control }) {
+/**
+ * Asks once, and hands over what comes; throws where `signal` is aborted.
+ * @param {import('../http.js').Inner} connection @param {AbortSignal} signal @param {number} [wait]
+ * @returns {Promise<{more: boolean, retry?: number}>}
+ */
+export async function poll(connection, signal, wait) {
+  const response = await connection.get('/poll', signal, wait);
+  /** @type {Answer} */
+  const { cursor, publications, control, more } = await answerOf(response, (text) => connection.count(text));
+  signal.throwIfAborted();
+  // `synced` closes the publications of its channel, the others precede them.
   const closes = (/** @type {Json} */ { type }) => type === 'synced';
-  return [
-    ...control.filter((json) => !closes(json)),
-    ...publications.map((json) => ({ ...json, type: 'publication' })),
+  for (const json of [
+    ...control.filter((each) => !closes(each)),
+    ...publications.map((each) => ({ ...each, type: 'publication' })),
     ...control.filter(closes),
-  ].map((json) => fromJson(json));
+  ]) connection.deliver(fromJson(json));
+  connection.follow(cursor);
+  return { more, retry: retryAfter(response) };
 }

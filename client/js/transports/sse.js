@@ -1,47 +1,32 @@
 /** Server-sent events, read by a streaming fetch: the same code in pages and in node, and the cursor in our hands. */
-import { LOST, NORMAL, REFUSED } from '../codes.js';
-import { MAX_LINE, SILENCE_MS } from '../limits.js';
+import { LOST, REFUSED } from '../codes.js';
+import { MAX_EVENT, SILENCE_MS } from '../limits.js';
 import { FulmarError, closeFor, malformed } from '../errors.js';
 import { HttpConnection } from '../http.js';
 import { fromJson, parseJson } from '../json.js';
 
-/** @typedef {{event: string, data: string, id: string}} SseEvent */
-
-/** The event stream format of the HTML standard, fed with text in pieces, off which its decoder has taken a byte order mark. */
+/**
+ * The event stream format of the HTML standard, but for lines that end with CR alone. Fed with text in pieces, off which its
+ * decoder has taken a byte order mark.
+ * @returns {(text: string) => Record<string, string>[]} gives the fields of each event that is complete with it
+ */
 export function createSseParser() {
-  let rest = '', event = '', id = '';
-  /** @type {string[]} */
-  let lines = [];
-  const parser = {
-    /** The id up to which the stream has been read; that of its beginning is of no event. */
-    lastId: '',
-    /** The last `retry:`, in ms. @type {number | undefined} */
-    retry: undefined,
-
-    /** @param {string} text @returns {SseEvent[]} the events that are complete with it */
-    push(text) {
-      // A CR at the very end may be half of a CR LF: its line waits for what comes next.
-      const whole = (rest + text).split(/\r\n|\n|\r(?!$)/);
-      rest = whole.pop() ?? '';
-      if (rest.length > MAX_LINE) throw malformed('length');
-      /** @type {SseEvent[]} */
-      const events = [];
-      for (const line of whole) {
-        const [, field, value = ''] = /^([^:]*):? ?(.*)$/s.exec(line) ?? [];
-        if (!line) {
-          if (lines.length) events.push({ event: event || 'message', data: lines.join('\n'), id });
-          parser.lastId = id;
-          event = '';
-          lines = [];
-        } else if (field === 'data') lines.push(value);
-        else if (field === 'event') event = value;
-        else if (field === 'id' && !value.includes('\0')) id = value;
-        else if (field === 'retry' && /^\d+$/.test(value)) parser.retry = Number(value);
+  let rest = '';
+  return (text) => {
+    const events = (rest + text).split(/\r?\n\r?\n/);
+    rest = events.pop() ?? '';
+    if (rest.length > MAX_EVENT) throw malformed('length');
+    return events.map((lines) => {
+      /** @type {Record<string, string>} */
+      const fields = {};
+      for (const line of lines.split(/\r?\n/)) {
+        const [field = '', value = ''] = line.split(/: ?(.*)/s, 2);
+        // There may be several lines of data.
+        fields[field] = field in fields ? `${fields[field]}\n${value}` : value;
       }
-      return events;
-    },
+      return fields;
+    });
   };
-  return parser;
 }
 
 /** @type {import('../http.js').Run} */
@@ -54,9 +39,11 @@ async function run(connection, signal, joined) {
     silence = setTimeout(() => connection.finish(closeFor(
       new FulmarError('held_back', 'Something on the way is holding it back: poll.'))), SILENCE_MS);
   };
-  const parser = createSseParser();
-  /** @type {import('../connection.js').Close | null} */
-  let close = null;
+  const parse = createSseParser();
+  /** @type {import('../connection.js').Close} */
+  let close = { code: LOST, reason: 'The server ended it.' };
+  /** @type {number | undefined} */
+  let retry;
   try {
     listen();
     const { status, body } = await connection.get('/sse', signal);
@@ -73,28 +60,29 @@ async function run(connection, signal, joined) {
       if (done) break;
       clearTimeout(silence);
       connection.count(value);
-      for (const { event, data, id } of parser.push(decoder.decode(value, { stream: true }))) {
-        if (signal.aborted) return { code: NORMAL, reason: '' };
-        const message = fromJson(parseJson(data), event === 'message' ? 'publication' : event);
-        if (message.type === 'close') close = { code: message.code, reason: message.reason };
-        else connection.deliver(message);
-        if (id) connection.cursor = id;
+      for (const { event = 'publication', data, id, retry: ms } of parse(decoder.decode(value, { stream: true }))) {
+        signal.throwIfAborted();
+        if (ms) retry = Number(ms);
+        if (data) {
+          const message = fromJson(parseJson(data), event);
+          if (message.type === 'close') close = message;
+          else connection.deliver(message);
+        }
+        // That of the stream's beginning is of no event.
+        if (id) connection.follow(id);
       }
-      if (parser.lastId) connection.cursor = parser.lastId;
       joined();
     }
   } catch (error) {
-    if (!close) throw error;
+    if (close.code === LOST) throw error;
   } finally {
     clearTimeout(silence);
   }
-  return { ...(close ?? { code: LOST, reason: 'The server ended it.' }), retry: parser.retry };
+  return { code: close.code, reason: close.reason, retry };
 }
 
 /** @param {import('../fulmar.js').Placed} options */
 export async function openSse(options) {
-  const sse = new HttpConnection('sse', options, run);
   // A comment comes every 15 s.
-  sse.quiet = 40_000;
-  return sse;
+  return new HttpConnection('sse', options, run, 40_000);
 }

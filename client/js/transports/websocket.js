@@ -3,7 +3,7 @@ import { FulmarError, unreachable, within } from '../errors.js';
 import { InbandConnection } from '../connection.js';
 import { splitMessage } from '../framing.js';
 import { decodeServer, encodeClient } from '../wire.js';
-import { urlOf } from '../posting.js';
+import { urlOf } from '../request.js';
 import { discover } from './discover.js';
 
 /** @param {import('../fulmar.js').Placed} options */
