@@ -4,7 +4,7 @@
  *
  * @typedef {import('./wire.js').InChannel} Message
  * @typedef {import('./cursor.js').Entry} Entry
- * @typedef {import('./subscription.js').Subscription} Subscription
+ * @typedef {import('./subscription.js').Subscription | import('./live.js').LiveState} Consumer
  * @typedef {import('./fulmar.js').AnyConnection} AnyConnection
  */
 import { formatCursor } from './cursor.js';
@@ -20,24 +20,14 @@ import { StateView, keepAhead, takeAhead } from './state.js';
 
 export class Channel {
   name;
-  /** @type {Set<Subscription>} */
-  subscriptions = new Set();
-  /** @type {Set<import('./live.js').LiveState>} */
-  live = new Set();
+  /** @type {Set<Consumer>} */
+  #consumers = new Set();
   /** The newest values, once it has shown that it is one of state. @type {StateView | null} */
   view = null;
   /** Not read for now, because an iterator has enough to do. */
   paused = false;
-  /** About to be read again. */
-  resuming = false;
-  /** Why the server does not let it be read. @type {Error | null} */
-  refused = null;
   /** Whether the server has taken it once. */
-  known = false;
-  /** Gaps told since the beginning. */
-  gaps = 0;
-  /** Settled when what was asked of its connection has been answered. @type {Promise<unknown>} */
-  busy = Promise.resolve();
+  #known = false;
   #owner;
   /** The connection whose messages count: the latest that has told anything of the channel. @type {AnyConnection | null} */
   #source = null;
@@ -71,16 +61,21 @@ export class Channel {
     return entry && formatCursor([entry]);
   }
 
-  /** It is one of state: a value that comes by datagram may be here before the `reset` with which its stream begins. */
-  holds() {
-    this.view ??= new StateView();
+  /** Whether all values of state are known. */
+  get synced() {
+    return !!this.view?.synced(this.name);
+  }
+
+  /** Whether an iterator has enough to do. Of state only the newest values wait for it. */
+  get full() {
+    return !this.view && [...this.#consumers].some(({ full }) => full);
   }
 
   /** What to ask of a connection. @returns {import('./connection.js').From} */
   get from() {
     const { entry } = this;
     // Whole state begins with a snapshot: it may have been lost behind the answer that precedes it.
-    if (!entry || (this.live.size && !this.view?.synced(this.name))) return {};
+    if (!entry || (!this.synced && [...this.#consumers].some(({ whole }) => whole))) return {};
     return { after: formatCursor([entry]) };
   }
 
@@ -118,7 +113,10 @@ export class Channel {
     const floor = this.#floor;
     const isPast = floor?.epoch === epoch && offset <= floor.offset;
     if (type === 'publication') {
-      if (epoch !== this.#epoch) keepAhead(this.#ahead, message);
+      if (epoch !== this.#epoch) {
+        keepAhead(this.#ahead, message);
+        if (this.view) return;
+      }
       // Of another epoch it is from before the gap that the connection before has told already, or before a reset.
       if (isPast || (floor && floor.epoch !== epoch)) return;
     } else if (type !== 'synced') {
@@ -127,63 +125,55 @@ export class Channel {
       this.#floor = null;
       if (type === 'reset') {
         this.#epoch = epoch;
-        this.holds();
-      } else {
-        this.gaps++;
-        this.#owner.gap(message);
-      }
+        this.view ??= new StateView();
+      } else this.#owner.gap(message);
     }
     // What a snapshot brings is told again to those who were told to forget; else what is older, or known, is not.
     const { view } = this;
-    if (view && !this.#see(view, message) && type === 'publication' && view.synced(this.name)) return;
-    for (const subscription of this.subscriptions) subscription.deliver(message, !!view);
+    const isNews = !!view?.apply(message);
+    if (type === 'publication' && this.synced && !isNews) return;
+    for (const consumer of this.#consumers) consumer.deliver(message, view, isNews);
     // The snapshot does not bring again what was sent by then.
     if (type === 'reset') {
       for (const one of takeAhead(this.#ahead, message)) this.take(connection, one);
     }
     // Behind the messages that came with this one: the connection's position is then behind what was handed over.
-    if (!view && this.#isFull()) queueMicrotask(() => !this.paused && this.#isFull() && this.#owner.pause(this));
+    if (this.full) queueMicrotask(() => !this.paused && this.full && this.#owner.pause(this));
   }
 
-  #isFull() {
-    return [...this.subscriptions].some(({ full }) => full);
-  }
-
-  /** @param {StateView} view @param {Message} message @returns {boolean} whether it changed what is held */
-  #see(view, message) {
-    const changed = view.apply(message, (key) => {
-      for (const state of this.live) state.change(key, view.held(this.name, key));
-    });
-    if (message.type === 'synced') for (const state of this.live) state.sync();
-    return changed;
-  }
-
-  #consumers() {
-    return [...this.subscriptions, ...this.live];
+  /** Tells a newcomer what the others know. @template {Consumer} T @param {T} consumer @returns {T} */
+  add(consumer) {
+    const { name: channel, view, entry } = this;
+    for (const [key, value] of view?.entries(channel) ?? []) {
+      consumer.deliver({ type: 'publication', channel, key, ...value }, view, true);
+    }
+    if (this.synced && entry) consumer.deliver({ type: 'synced', channel, epoch: entry.epoch, offset: entry.offset }, view, false);
+    this.#consumers.add(consumer);
+    if (this.#known) consumer.accepted();
+    return consumer;
   }
 
   /** The server has taken the subscription. */
   accepted() {
-    this.known = true;
-    for (const consumer of this.#consumers()) consumer.accepted();
+    this.#known = true;
+    for (const consumer of this.#consumers) consumer.accepted();
   }
 
   /** Nothing comes any more. @param {Error} [error] */
   end(error) {
-    this.refused = error ?? null;
-    for (const consumer of this.#consumers()) consumer.end(error);
+    for (const consumer of this.#consumers) consumer.end(error);
+    this.#consumers.clear();
   }
 
   /** An iterator has caught up. */
   drained() {
-    if (this.paused && !this.#isFull()) this.#owner.resume(this);
+    if (this.paused && !this.full) this.#owner.resume(this);
   }
 
-  /** @param {Subscription | import('./live.js').LiveState} consumer */
+  /** @param {Consumer} consumer */
   leave(consumer) {
-    this.subscriptions.delete(/** @type {any} */ (consumer));
-    this.live.delete(/** @type {any} */ (consumer));
-    if (this.#consumers().length) this.drained();
+    this.#consumers.delete(consumer);
+    if (this.#consumers.size) this.drained();
     else this.#owner.drop(this);
   }
 }

@@ -56,8 +56,8 @@ export class Client extends EventTarget {
   #connection = null;
   /** @type {Map<string, Channel>} */
   #channels = new Map();
-  /** Settled when a channel that nobody reads any more may be subscribed to again. @type {Map<string, Promise<unknown>>} */
-  #parting = new Map();
+  /** By channel: settled when what was asked of the connection has been answered. @type {Map<string, Promise<void>>} */
+  #busy = new Map();
   #secret = mintSecret();
   #publisher = new Publisher(this.#secret.slice(0, 4));
   /** Attempts to come back that were in vain. */
@@ -67,8 +67,10 @@ export class Client extends EventTarget {
   #heartbeat = null;
   /** Ends the wait that is under way, or the next. */
   #hurry = new AbortController();
-  /** A connection that opened behind a running one. @type {((connection: AnyConnection) => void) | null} */
-  #better = null;
+  /** Dials what is better. @type {any} */
+  #climbing;
+  /** Settled when the connection, or the last of those that took over from it, has closed. */
+  #over = /** @type {typeof deferred<Close>} */ (deferred)();
   /** @type {Close | null} */
   #end = null;
   #suspended = false;
@@ -81,8 +83,7 @@ export class Client extends EventTarget {
   constructor(base, transports, open) {
     super();
     this.base = base;
-    this.#dialler = new Dialler(base, transports, (transport) => open(transport, () => this.#wanted()));
-    this.#dialler.onbetter = (connection) => this.#climbed(connection);
+    this.#dialler = new Dialler(base, transports, (transport) => open(transport, () => this.#wanted()), (connection) => this.#climbed(connection));
   }
 
   get status() {
@@ -109,7 +110,7 @@ export class Client extends EventTarget {
 
   /** What has been measured so far. @returns {import('./stats.js').Stats} */
   stats() {
-    const { bytes, publications, sent, datagrams, late, lost, repaired } = this.#meter.counts;
+    const { bytes, publications, sent, datagrams, ...frames } = this.#meter.counts;
     const newest = Math.max(...this.#all.map(({ view }) => view?.newest || -Infinity));
     const rtt = this.#connection?.rtt;
     return {
@@ -119,7 +120,7 @@ export class Client extends EventTarget {
       rtt: rtt ? { ...rtt } : null,
       jitter: this.#meter.jitter,
       stateAge: newest > 0 ? Math.max(0, Date.now() - newest) : null,
-      datagrams: { received: datagrams, late, lost, repaired },
+      datagrams: { received: datagrams, ...frames },
       bytes: { received: bytes, sent },
       publications,
       reconnects: this.reconnects,
@@ -138,22 +139,16 @@ export class Client extends EventTarget {
    */
   subscribe(channel, { after, ...handlers } = {}) {
     const held = this.#channel(channel, after);
-    const subscription = new Subscription(held, handlers);
-    this.#tellAll(held, subscription);
-    held.subscriptions.add(subscription);
-    if (held.known) subscription.accepted();
-    return subscription;
+    return held.add(new Subscription(held, handlers));
   }
 
   /** @param {string} channel of state @returns {LiveState} its newest values */
   state(channel) {
     const held = this.#channel(channel);
-    held.holds();
-    const state = new LiveState(held);
-    held.live.add(state);
-    if (held.entry && !held.view?.synced(channel) && !held.resuming) {
+    const state = held.add(new LiveState(held));
+    if (held.entry && !held.synced) {
       // It was begun from a cursor, so not all of its values are known here.
-      if (!held.paused) this.#owner.pause(held);
+      this.#owner.pause(held);
       held.forget();
       this.#owner.resume(held);
     }
@@ -213,7 +208,7 @@ export class Client extends EventTarget {
 
   /** What a connection that opens will be asked for. One that is to take over goes on from where the other will be then. */
   #wanted() {
-    return this.#connection?.open ? [] : this.#all.filter(({ paused, refused }) => !paused && !refused).map(({ name, from }) => ({ channel: name, ...from }));
+    return this.#connection?.open ? [] : this.#all.filter(({ paused }) => !paused).map(({ name, from }) => ({ channel: name, ...from }));
   }
 
   /** @param {string} name @param {string} [after] */
@@ -223,9 +218,7 @@ export class Client extends EventTarget {
     if (held) return held;
     const channel = new Channel(name, this.#owner, (after && entryOf(after, name)) || null);
     this.#channels.set(name, channel);
-    channel.busy = this.#parting.get(name) ?? channel.busy;
-    // In a microtask, so that all that are asked for in one turn go in one request where that is how it is done.
-    queueMicrotask(() => this.#join(channel));
+    this.#join(channel);
     return channel;
   }
 
@@ -235,21 +228,11 @@ export class Client extends EventTarget {
       channel.paused = true;
       this.#part(channel);
     },
-    resume: (channel) => {
-      if (channel.resuming) return;
-      channel.resuming = true;
-      // Not before it is answered: what still comes of the old subscription lies behind a hole.
-      channel.busy = channel.busy.then(() => (channel.paused = channel.resuming = false));
-      // On the connection that there is by then.
-      channel.busy.then(() => this.#join(channel));
-    },
+    resume: (channel) => this.#join(channel),
     drop: (channel) => {
       if (this.#channels.get(channel.name) !== channel) return;
       this.#channels.delete(channel.name);
-      if (!channel.paused) this.#part(channel);
-      const { name, busy } = channel;
-      this.#parting.set(name, busy);
-      busy.then(() => this.#parting.get(name) === busy && this.#parting.delete(name));
+      this.#part(channel);
     },
     gap: (message) => {
       this.#gaps++;
@@ -257,14 +240,23 @@ export class Client extends EventTarget {
     },
   };
 
-  /** Subscribes to it on the connection that there is. @param {Channel} channel */
+  /** What is asked for of a channel goes one behind the other. @param {string} name @param {() => Promise<void>} step */
+  #queue(name, step) {
+    const done = Promise.resolve(this.#busy.get(name)).then(step).catch(() => {}).then(() => {
+      if (this.#busy.get(name) === done) this.#busy.delete(name);
+    });
+    this.#busy.set(name, done);
+  }
+
+  /** Subscribes to it on the connection that there is by then. @param {Channel} channel */
   #join(channel) {
-    const connection = this.#connection;
-    if (!connection?.open) return;
-    const { name, busy } = channel;
-    const isWanted = () => this.#channels.get(name) === channel && !channel.paused && !channel.refused;
-    channel.busy = busy.then(async () => {
-      if (connection !== this.#connection || !connection.open || !isWanted() || connection.has(name)) return;
+    const { name } = channel;
+    const isWanted = () => this.#channels.get(name) === channel && !(channel.paused && channel.full);
+    this.#queue(name, async () => {
+      const connection = this.#connection;
+      if (!connection?.open || !isWanted() || connection.has(name)) return;
+      // Not before: what still came of the old subscription lies behind a hole.
+      channel.paused = false;
       try {
         await connection.subscribe(name, channel.from);
         if (isWanted()) channel.hear(connection);
@@ -285,22 +277,11 @@ export class Client extends EventTarget {
   #part(channel) {
     const connection = this.#connection;
     if (!connection) return;
+    const { name } = channel;
     channel.lose(connection);
-    channel.busy = channel.busy.then(async () => {
-      if (connection.open && connection.has(channel.name)) await connection.unsubscribe(channel.name);
-    }).catch(() => {});
-  }
-
-  /** Tells a newcomer what the others know. @param {Channel} channel @param {Subscription} subscription */
-  #tellAll({ name, view, entry }, subscription) {
-    if (!view) return;
-    for (const [key, value] of view.entries(name)) {
-      subscription.deliver({ type: 'publication', channel: name, key, ...value }, true);
-    }
-    if (view.synced(name) && entry) {
-      const { epoch, offset } = entry;
-      subscription.deliver({ type: 'synced', channel: name, epoch, offset }, true);
-    }
+    this.#queue(name, async () => {
+      if (connection.open && connection.has(name)) await connection.unsubscribe(name);
+    });
   }
 
   // ---- connections --------------------------------------------------------------------------------------------------
@@ -309,21 +290,21 @@ export class Client extends EventTarget {
   async run() {
     while (!this.#end) {
       this.#say('connecting');
-      let connection;
+      this.#over = deferred();
       /** @type {Close} */
       let close;
       try {
-        connection = await this.#dialler.dial();
-        if (this.#end) {
-          connection.close();
-          break;
-        }
-        close = await this.#live(connection);
+        const connection = await this.#dialler.dial();
+        if (this.#end) return connection.close();
+        this.#hurry = new AbortController();
+        this.#use(connection);
+        close = await this.#over.promise;
       } catch (error) {
         close = closeFor(error);
       }
       const { code, error } = close;
-      const told = error instanceof FulmarError ? error : connection ? closedError(close) : unreachable(close.reason, error);
+      const wasOpen = this.#status === 'open';
+      const told = error instanceof FulmarError ? error : wasOpen ? closedError(close) : unreachable(close.reason, error);
       let { retry } = close;
       if (told.code === 'held_back') {
         this.#dialler.bar('sse', told);
@@ -333,48 +314,22 @@ export class Client extends EventTarget {
       if (advice(code) === 'stop' && code !== REPLACED) this.#stop(close);
       if (code === SESSION_EXPIRED) this.#secret = mintSecret();
       if (this.#end) break;
-      if (connection) this.reconnects++;
+      if (wasOpen) {
+        this.reconnects++;
+        if (Date.now() - this.#since > STABLE_MS) this.#attempts = 0;
+      }
       this.#tell('error', told);
       // Who is told may close it.
       if (this.#end) break;
+      // Exponential backoff with full jitter; the delay that the server asked for is kept to, and is no failure.
+      const ms = Math.min(retry ?? Math.random() * Math.min(MAX_PAUSE_MS, FIRST_PAUSE_MS * 2 ** this.#attempts++), MAX_TIMER_MS);
+      this.retryAt = Date.now() + ms;
+      this.#say('waiting');
       do {
-        // Exponential backoff with full jitter; the delay that the server asked for is kept to, and is no failure.
-        const ms = this.#suspended ? MAX_TIMER_MS
-          : Math.min(retry ?? Math.random() * Math.min(MAX_PAUSE_MS, FIRST_PAUSE_MS * 2 ** this.#attempts++), MAX_TIMER_MS);
-        this.retryAt = Date.now() + ms;
-        this.#say('waiting');
-        await pause(ms, this.#hurry.signal);
+        await pause(this.#suspended ? MAX_TIMER_MS : ms, this.#hurry.signal);
         this.#hurry = new AbortController();
       } while (this.#suspended && !this.#end);
       this.retryAt = null;
-    }
-  }
-
-  /**
-   * Uses a connection, and those that it is moved to, until the last of them closes.
-   * @param {AnyConnection} first @returns {Promise<Close>}
-   */
-  async #live(first) {
-    let connection = first;
-    for (;;) {
-      const better = new Promise((resolve) => (this.#better = resolve));
-      this.#hurry = new AbortController();
-      this.#use(connection);
-      const began = performance.now();
-      const stopped = new AbortController();
-      this.#climb(connection, stopped.signal);
-      let next = await Promise.race([connection.closed, better]);
-      stopped.abort();
-      // One that opened in the moment in which this one closed takes over all the same.
-      if (!this.#better) next = await better;
-      this.#better = null;
-      if (performance.now() - began > STABLE_MS) this.#attempts = 0;
-      if (!('serial' in next)) {
-        this.#leave(connection);
-        return next;
-      }
-      this.moves++;
-      connection = next;
     }
   }
 
@@ -383,44 +338,40 @@ export class Client extends EventTarget {
     const before = this.#connection;
     this.#connection = connection;
     connection.onmessage = (message) => this.#take(connection, message);
+    connection.closed.then((close) => connection === this.#connection && this.#leave(connection, close));
     this.#heartbeat?.stop();
     this.#heartbeat = new Heartbeat(connection, () => connection.lost());
     this.#heartbeat.start();
+    this.#climb(connection, FIRST_CLIMB_MS);
     connection.identify(this.#secret);
     this.#meter.use(connection);
-    this.#parting.clear();
-    const all = this.#all;
-    for (const channel of all) {
-      // What the connection before owes an answer to may never get one: nothing here waits for that.
-      channel.busy = Promise.resolve();
-      this.#join(channel);
-    }
+    // What the connection before owes an answer to may never get one: nothing here waits for that.
+    this.#busy.clear();
+    for (const channel of this.#all) this.#join(channel);
     // Behind the subscriptions: who has subscribed hears what they publish then.
-    Promise.all(all.map(({ busy }) => busy)).then(() => {
+    const joined = Promise.all(this.#busy.values());
+    joined.then(() => {
       if (connection === this.#connection) this.#publisher.use(connection);
     });
     this.#say('open');
     this.#tell('transport', connection.transport);
     this.#opened.resolve(this);
     // What it still says counts until the new one has said its first word of a channel; that it is replaced is expected.
-    if (before) this.#retire(before);
+    if (before) joined.then(() => {
+      for (const channel of this.#all) channel.lose(before);
+      before.close();
+    });
   }
 
-  /** Lets go of a connection when the one that takes over has all of its channels. @param {AnyConnection} before */
-  async #retire(before) {
-    await Promise.all(this.#all.map(({ busy }) => busy));
-    for (const channel of this.#all) channel.lose(before);
-    before.close();
-  }
-
-  /** @param {AnyConnection} connection that closed */
-  #leave(connection) {
+  /** @param {AnyConnection} connection that is used @param {Close} close of it */
+  #leave(connection, close) {
     for (const channel of this.#all) channel.lose(connection);
     this.#heartbeat?.stop();
-    this.#heartbeat = null;
+    clearTimeout(this.#climbing);
     this.#publisher.use(null);
     this.#connection = null;
     this.#tell('transport', null);
+    this.#over.resolve(close);
   }
 
   /** @param {AnyConnection} connection @param {import('./wire.js').Message} message */
@@ -435,21 +386,21 @@ export class Client extends EventTarget {
     this.#channels.get(channel)?.take(connection, /** @type {any} */ (message));
   }
 
-  /** Dials what is better behind a running fallback. @param {AnyConnection} connection @param {AbortSignal} signal */
-  async #climb(connection, signal) {
-    for (let wait = FIRST_CLIMB_MS; ; wait = Math.min(wait * 2, MAX_CLIMB_MS)) {
-      await pause(wait * (0.5 + Math.random()), signal);
-      if (signal.aborted) return;
+  /** Dials what is better behind a running fallback, ever less often. @param {AnyConnection} connection @param {number} wait */
+  #climb(connection, wait) {
+    clearTimeout(this.#climbing);
+    this.#climbing = setTimeout(async () => {
       await this.#dialler.dialBetter(connection.transport);
-    }
+      if (connection === this.#connection) this.#climb(connection, Math.min(wait * 2, MAX_CLIMB_MS));
+    }, wait * (0.5 + Math.random()));
   }
 
   /** @param {AnyConnection} connection that opened behind another @returns {boolean} whether it is used */
   #climbed(connection) {
-    const current = this.#connection;
-    if (!this.#better || !current || !this.#dialler.prefers(connection.transport, current.transport)) return false;
-    this.#better(connection);
-    this.#better = null;
+    const { transport } = this;
+    if (this.#end || !transport || !this.#dialler.prefers(connection.transport, transport)) return false;
+    this.moves++;
+    this.#use(connection);
     return true;
   }
 
@@ -485,12 +436,14 @@ export class Client extends EventTarget {
     this.#end = close;
     const error = /** @type {Error} */ (close.error) ?? closedError(close);
     const wanted = close.code === NORMAL;
-    this.#dialler.stop();
     this.#hurry.abort();
-    this.#heartbeat?.stop();
     this.#publisher.end(error);
     for (const channel of this.#all) channel.end(wanted ? undefined : error);
-    this.#connection?.close(NORMAL, close.reason);
+    const connection = this.#connection;
+    if (connection) {
+      this.#leave(connection, close);
+      connection.close(NORMAL, close.reason);
+    }
     this.#opened.reject(error);
     this.#say('closed');
     this.#tell('close', close);

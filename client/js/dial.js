@@ -5,6 +5,8 @@
  * @typedef {import('./fulmar.js').TransportName} TransportName
  * @typedef {import('./fulmar.js').AnyConnection} AnyConnection
  *
+ * @typedef {{resolve: (connection: AnyConnection) => void, reject: (error: unknown) => void}} Waiting
+ *
  * @typedef {object} Attempt what became of a transport when it was tried last
  * @property {TransportName} transport
  * @property {'dialling' | 'open' | 'failed'} outcome
@@ -13,8 +15,7 @@
  * @property {Error} [error] why it is not used
  */
 import { VERDICT_MS } from './limits.js';
-import { pause } from './pause.js';
-import { deferred } from './errors.js';
+import { deferred, within } from './errors.js';
 import { forget, recall, remember } from './verdict.js';
 
 /** How long the next transport waits for one that neither opens nor fails, in ms. */
@@ -27,18 +28,12 @@ export class Dialler {
   /** What the verdict is remembered by. */
   #key;
   #open;
+  #onbetter;
   /**
-   * Called with a connection that opens while `dial` does not wait for one: once, whoever dialled it. Where it gives
-   * false nobody needs it.
-   * @type {((connection: AnyConnection) => boolean | void) | null}
+   * Who waits for the first that opens; another object for each race, so that attempts of those before it say nothing.
+   * @type {Waiting | null}
    */
-  onbetter = null;
-  /** Takes the first that opens while `dial` waits for it. @type {((connection: AnyConnection) => boolean | void) | null} */
-  #first = null;
-  /** Dials anew for who waits. */
-  #begin = async () => {};
-  /** What is dialled for who waits; attempts of those before it that fail say nothing. */
-  #round = {};
+  #waiting = null;
   /** Those that are being dialled. @type {Map<TransportName, Promise<void>>} */
   #underWay = new Map();
   /** Until when, in ms since 1970, a transport is not worth a try. @type {Map<TransportName, number>} */
@@ -48,43 +43,41 @@ export class Dialler {
    * @param {string} base of the server
    * @param {readonly TransportName[]} order the transports that may be used, the best first
    * @param {(transport: TransportName) => Promise<AnyConnection>} open
+   * @param {(connection: AnyConnection) => boolean} onbetter called with a connection that opens while `dial` does not wait for
+   *   one: once, whoever dialled it. Where it gives false nobody needs it
    */
-  constructor(base, order, open) {
+  constructor(base, order, open, onbetter) {
     this.#key = `fulmar:${base} ${order.join()}`;
     this.#order = order;
     this.#open = open;
+    this.#onbetter = onbetter;
   }
 
   /**
    * @returns {Promise<AnyConnection>} the first that opens; rejects with the error of the best where none does
    */
   dial() {
-    const { promise, resolve, reject } = /** @type {typeof deferred<AnyConnection>} */ (deferred)();
-    this.#first = (connection) => {
-      this.#first = null;
-      resolve(connection);
-    };
-    this.#begin = async () => {
-      const round = (this.#round = {});
-      const isOver = () => !this.#first || this.#round !== round;
-      const attempts = [];
-      for (const transport of this.#fromRemembered()) {
-        const ended = new AbortController();
-        const attempt = this.#attempt(transport).catch(() => ended.abort());
-        attempts.push(attempt);
-        // One that was given up on before takes no head start from the one after it.
-        await Promise.race([attempt, pause(HEAD_START_MS[transport], ended.signal)]);
-        ended.abort();
-        if (isOver()) return;
-      }
-      await Promise.all(attempts);
-      if (isOver()) return;
-      this.#first = null;
-      forget(this.#key);
-      reject(this.#worst());
-    };
-    this.#begin();
+    const { promise, ...waiting } = /** @type {typeof deferred<AnyConnection>} */ (deferred)();
+    this.#race(waiting);
     return promise;
+  }
+
+  /** @param {Waiting} waiting */
+  async #race(waiting) {
+    const race = this.#waiting = { ...waiting };
+    const attempts = [];
+    for (const transport of this.#fromRemembered()) {
+      const attempt = this.#attempt(transport);
+      attempts.push(attempt);
+      // One that was given up on before takes no head start from the one after it.
+      await within(HEAD_START_MS[transport], attempt).catch(() => {});
+      if (this.#waiting !== race) return;
+    }
+    await Promise.allSettled(attempts);
+    if (this.#waiting !== race) return;
+    this.#waiting = null;
+    forget(this.#key);
+    race.reject(this.#worst());
   }
 
   /**
@@ -104,9 +97,11 @@ export class Dialler {
 
   /** @param {AnyConnection} connection that is open */
   #opened(connection) {
-    const take = this.#first ?? this.onbetter;
-    if (take && take(connection) !== false) remember(this.#key, connection.transport);
-    else connection.close();
+    const waiting = this.#waiting;
+    this.#waiting = null;
+    if (waiting) waiting.resolve(connection);
+    else if (!this.#onbetter(connection)) return connection.close();
+    remember(this.#key, connection.transport);
   }
 
   /** @param {TransportName} transport @param {TransportName} than @returns {boolean} whether it is the better one */
@@ -174,11 +169,6 @@ export class Dialler {
     this.#barred.clear();
     forget(this.#key);
     this.#underWay.clear();
-    if (this.#first) this.#begin();
-  }
-
-  /** Nothing that opens from now on is wanted. */
-  stop() {
-    this.onbetter = null;
+    if (this.#waiting) this.#race(this.#waiting);
   }
 }

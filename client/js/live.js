@@ -2,7 +2,6 @@
 import { FulmarError, deferred, guarded } from './errors.js';
 
 /**
- * @typedef {import('./state.js').Value} Value
  * @typedef {object} Change
  * @property {string} key
  * @property {unknown} value undefined where the key was removed
@@ -19,7 +18,10 @@ export class LiveState {
   /** @type {Set<(change: Change) => void>} */
   #listeners = new Set();
   #synced = false;
-  #ended = false;
+  /** It wants all values, and no iterator waits for them. @package */
+  whole = true;
+  /** @package */
+  full = false;
   #whole = deferred();
   /** Settled when the first snapshot is complete; rejects where the server refuses the channel, and where it is closed before. @type {Promise<void>} */
   ready = this.#whole.promise;
@@ -27,10 +29,6 @@ export class LiveState {
   /** @package @param {import('./channel.js').Channel} channel */
   constructor(channel) {
     this.#channel = channel;
-    const { view, name } = channel;
-    if (!view) return;
-    for (const [key, { data }] of view.entries(name)) this.#values.set(key, data);
-    if (view.synced(name)) this.sync();
   }
 
   /** The channel's name. */
@@ -93,10 +91,26 @@ export class LiveState {
     this.#channel.leave(this);
   }
 
-  /** @package @param {string} key @param {Value | undefined} held */
-  change(key, held) {
-    if (this.#ended) return;
-    const { data: value, time = NaN, removed } = /** @type {Partial<Value> & {removed: boolean}} */ (held ?? { removed: true });
+  /**
+   * @package @param {import('./wire.js').InChannel} message @param {import('./state.js').StateView | null} view that it was applied to
+   * @param {boolean} isNews whether it changed that
+   */
+  deliver(message, view, isNews) {
+    // What precedes the first snapshot comes again behind its beginning.
+    if (!view) return;
+    if (message.type === 'publication') {
+      if (isNews) this.#change(message);
+    } else if (message.type === 'synced') {
+      for (const key of this.#values.keys()) {
+        if (!view.held(message.channel, key)) this.#change({ key, removed: true, time: NaN });
+      }
+      this.#synced = true;
+      this.#whole.resolve();
+    }
+  }
+
+  /** @param {{key: string, data?: unknown, removed: boolean, time: number}} publication */
+  #change({ key, data: value, removed, time }) {
     const previous = this.#values.get(key);
     if (!removed) this.#values.set(key, value);
     else if (!this.#values.delete(key)) return;
@@ -104,17 +118,10 @@ export class LiveState {
   }
 
   /** @package */
-  sync() {
-    this.#synced = true;
-    this.#whole.resolve();
-  }
-
-  /** @package */
   accepted() {}
 
   /** @package @param {Error} [error] */
   end(error) {
-    this.#ended = true;
     this.#whole.reject(error ?? new FulmarError('closed', 'The state was closed before it was complete.'));
     this.#listeners.clear();
   }

@@ -13,13 +13,12 @@ import { MAX_AHEAD, MAX_REMOVED } from './limits.js';
  * @property {number} time
  * @property {boolean} removed
  * @property {unknown} [data]
- * @property {number} snapshot the count of resets it has survived or come after; of those before it is only shown
  * @typedef {object} Held
  * @property {string | undefined} epoch
  * @property {boolean} synced
- * @property {number} snapshot
  * @property {Map<string, Value>} values
- * @property {number} removed how many of the values are removals
+ * @property {Map<string, Value>} forgotten by a reset, and only shown
+ * @property {Map<string, Value>} removed in the order in which they were
  * @property {Ahead} ahead of the reset of its epoch
  *
  * @typedef {Map<string, Publication>} Ahead by epoch and key
@@ -59,59 +58,48 @@ export class StateView {
     const { type, channel, epoch, offset } = message;
     /** @type {Held} */
     const held = this.#channels.get(channel)
-      ?? { epoch: undefined, synced: false, snapshot: 0, values: new Map(), removed: 0, ahead: new Map() };
-    const { values } = held;
+      ?? { epoch: undefined, synced: false, values: new Map(), forgotten: new Map(), removed: new Map(), ahead: new Map() };
+    const { values, forgotten, removed } = held;
     this.#channels.set(channel, held);
-    /** @param {string} key */
-    const remove = (key) => {
-      if (values.get(key)?.removed) held.removed--;
-      values.delete(key);
-    };
     switch (type) {
       case 'publication': {
-        const { time, key, removed, data } = message;
+        const { time, key, data } = message;
         held.epoch ??= epoch;
         if (held.epoch !== epoch) {
           // A straggler of an old epoch, or the first of the one that a reset is about to tell.
           keepAhead(held.ahead, message);
           return false;
         }
-        const before = values.get(key);
+        const before = this.held(channel, key);
         // One that a reset forgot and that another epoch counted has nothing to say about the order.
-        if (before?.epoch === epoch && offset <= before.offset) {
-          if (offset === before.offset) before.snapshot = held.snapshot;
-          return false;
-        }
-        // Removals are set anew at the end: the map's order is then theirs.
-        if (removed || before?.removed) remove(key);
-        if (removed) held.removed++;
-        values.set(key, { epoch, offset, time, removed, data, snapshot: held.snapshot });
-        if (held.removed > MAX_REMOVED) {
-          for (const [oldest, value] of values) {
-            if (!value.removed) continue;
-            remove(oldest);
-            break;
-          }
-        }
+        const isKnown = before?.epoch === epoch && offset <= before.offset;
+        const value = isKnown ? before : { epoch, offset, time, removed: message.removed, data };
+        forgotten.delete(key);
+        (value.removed ? values : removed).delete(key);
+        (value.removed ? removed : values).set(key, value);
+        if (isKnown) return false;
+        const [oldest = ''] = removed.keys();
+        if (removed.size > MAX_REMOVED) removed.delete(oldest);
         this.newest = Math.max(this.newest, time);
         changed(key);
         return true;
       }
-      case 'reset': {
-        const before = held.snapshot++;
-        for (const [key, value] of values) {
-          if (value.snapshot === before && value.epoch === epoch && value.offset > offset) value.snapshot++;
-          else if (value.removed) remove(key);
+      case 'reset':
+        for (const map of [values, removed]) {
+          for (const [key, value] of map) {
+            if (value.epoch === epoch && value.offset > offset) continue;
+            map.delete(key);
+            if (map === values) forgotten.set(key, value);
+          }
         }
         held.epoch = epoch;
         held.synced = false;
         for (const one of takeAhead(held.ahead, message)) this.apply(one, changed);
         return false;
-      }
       case 'synced': {
         held.synced = true;
-        const gone = [...values].filter(([, { snapshot }]) => snapshot < held.snapshot).map(([key]) => key);
-        gone.forEach(remove);
+        const gone = [...forgotten.keys()];
+        forgotten.clear();
         gone.forEach(changed);
         return gone.length > 0;
       }
@@ -121,7 +109,8 @@ export class StateView {
 
   /** @param {string} channel @param {string} key @returns {Value | undefined} what is known of it, a removal too */
   held(channel, key) {
-    return this.#channels.get(channel)?.values.get(key);
+    const { values, forgotten, removed } = this.#channels.get(channel) ?? {};
+    return values?.get(key) ?? forgotten?.get(key) ?? removed?.get(key);
   }
 
   /** @param {string} channel @param {string} [key] @returns {unknown} undefined where the key holds nothing */
@@ -136,6 +125,8 @@ export class StateView {
 
   /** @param {string} channel @returns {Generator<[key: string, value: Value]>} the keys that hold something */
   *entries(channel) {
-    for (const entry of this.#channels.get(channel)?.values ?? []) if (!entry[1].removed) yield entry;
+    const { values = [], forgotten = [] } = this.#channels.get(channel) ?? {};
+    yield* values;
+    yield* forgotten;
   }
 }

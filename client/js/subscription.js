@@ -52,15 +52,21 @@ export class Subscription {
     return this.#queue.size >= HIGH_WATER;
   }
 
-  /** @package @param {import('./wire.js').InChannel} message @param {boolean} keyed whether only the newest of a key counts */
-  deliver(message, keyed) {
+  /** @package */
+  whole = false;
+
+  /**
+   * @package @param {import('./wire.js').InChannel} message
+   * @param {import('./state.js').StateView | null} view of state, of which only the newest of a key counts
+   */
+  deliver(message, view) {
     const { type } = message;
     const { onPublication, onGap, onReset, onSynced } = this.#handlers;
     if (type !== 'publication' || onPublication) {
       guarded(/** @type {any} */ ({ publication: onPublication, gap: onGap, reset: onReset, synced: onSynced })[type], message);
       return;
     }
-    const place = keyed ? message.key : this.#count++;
+    const place = view ? message.key : this.#count++;
     // Set anew at the end: the queue is in the order of the publications.
     this.#queue.delete(place);
     this.#queue.set(place, message);

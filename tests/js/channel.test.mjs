@@ -177,7 +177,7 @@ function overlapping() {
   const told = [];
   const note = ({ type, epoch, offset }) => told.push(`${type === 'publication' ? '' : `${type} `}${epoch} ${offset}`);
   const channel = new Channel('event:a', { pause() {}, resume() {}, drop() {}, gap: note }, null);
-  channel.subscriptions.add(new Subscription(channel, { onPublication: note }));
+  channel.add(new Subscription(channel, { onPublication: note }));
   const lines = [new Line('websocket'), new Line('webtransport')];
   for (const line of lines) {
     line.receiver.take({ type: 'subscribed', channel: 'event:a', epoch: 'e', offset: 0 });

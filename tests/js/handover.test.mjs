@@ -16,8 +16,7 @@ const dials = (transports) => {
   const dialler = new Dialler(base, transports, (transport) => new Promise((resolve, reject) => {
     const connection = { transport, closed: false, close() { this.closed = true; } };
     opening.push({ transport, connection, open: () => resolve(connection), fail: () => reject(new Error(`no ${transport}`)) });
-  }));
-  dialler.onbetter = (connection) => { handed.push(connection); };
+  }), (connection) => handed.push(connection) > 0);
   return { dialler, handed };
 };
 

@@ -32,7 +32,7 @@ describe('live state', () => {
   function living() {
     const it = channelOf('state:a');
     const state = new LiveState(it.channel);
-    it.channel.live.add(state);
+    it.channel.add(state);
     const changes = [];
     const off = state.onChange((change) => changes.push(change));
     return { ...it, state, changes, off };
@@ -91,7 +91,7 @@ describe('live state', () => {
   test('a snapshot of the same history changes nothing that is known', () => {
     const { state, changes, say, publish, channel } = living();
     const told = [];
-    channel.subscriptions.add(new Subscription(channel, { onPublication: ({ data, offset }) => told.push(`${data} ${offset}`) }));
+    channel.add(new Subscription(channel, { onPublication: ({ data, offset }) => told.push(`${data} ${offset}`) }));
     say('reset', { offset: 0 });
     publish('one', 'k');
     publish('two', 'l');
@@ -142,7 +142,7 @@ describe('a subscription as an iterator', () => {
   function iterating(name = 'event:a') {
     const it = channelOf(name);
     const subscription = new Subscription(it.channel, {});
-    it.channel.subscriptions.add(subscription);
+    it.channel.add(subscription);
     return { ...it, subscription, iterator: subscription[Symbol.asyncIterator]() };
   }
   const take = async (iterator, count) => {
@@ -182,7 +182,7 @@ describe('a subscription as an iterator', () => {
   test('one that is slow keeps the others waiting too, and a slow one that leaves no more', async () => {
     const { publish, iterator, asked, channel, subscription } = iterating();
     const other = new Subscription(channel, {});
-    channel.subscriptions.add(other);
+    channel.add(other);
     for (let i = 0; i < HIGH_WATER; i++) publish(i);
     await settled();
     await take(iterator, HIGH_WATER);
@@ -247,12 +247,12 @@ describe('a subscription as an iterator', () => {
     const later = context.mock.method(globalThis, 'setTimeout', () => {});
     const { channel, publish } = channelOf('event:a');
     const got = [];
-    channel.subscriptions.add(new Subscription(channel, { onPublication({ data }) {
+    channel.add(new Subscription(channel, { onPublication({ data }) {
       got.push(data);
       throw new Error('mine');
     } }));
     const others = [];
-    channel.subscriptions.add(new Subscription(channel, { onPublication: ({ data }) => others.push(data) }));
+    channel.add(new Subscription(channel, { onPublication: ({ data }) => others.push(data) }));
     publish(1);
     publish(2);
     assert.deepEqual([got, others], [[1, 2], [1, 2]]);
