@@ -66,7 +66,7 @@ export class Client extends EventTarget {
   /** @type {Heartbeat | null} */
   #heartbeat = null;
   /** Ends the wait that is under way, or the next. */
-  #hurry = new AbortController();
+  #hurry = deferred();
   /** Dials what is better. @type {any} */
   #climbing;
   /** Settled when the connection, or the last of those that took over from it, has closed. */
@@ -296,7 +296,7 @@ export class Client extends EventTarget {
       try {
         const connection = await this.#dialler.dial();
         if (this.#end) return connection.close();
-        this.#hurry = new AbortController();
+        this.#hurry = deferred();
         this.#use(connection);
         close = await this.#over.promise;
       } catch (error) {
@@ -326,8 +326,8 @@ export class Client extends EventTarget {
       this.retryAt = Date.now() + ms;
       this.#say('waiting');
       do {
-        await pause(this.#suspended ? MAX_TIMER_MS : ms, this.#hurry.signal);
-        this.#hurry = new AbortController();
+        await pause(this.#suspended ? MAX_TIMER_MS : ms, this.#hurry.promise);
+        this.#hurry = deferred();
       } while (this.#suspended && !this.#end);
       this.retryAt = null;
     }
@@ -410,7 +410,7 @@ export class Client extends EventTarget {
   wake() {
     this.#suspended = false;
     if (this.#connection?.open) this.#heartbeat?.ask();
-    else this.#hurry.abort();
+    else this.#hurry.resolve();
   }
 
   /** The network is another one: what was found out about transports may not hold here. */
@@ -436,7 +436,7 @@ export class Client extends EventTarget {
     this.#end = close;
     const error = /** @type {Error} */ (close.error) ?? closedError(close);
     const wanted = close.code === NORMAL;
-    this.#hurry.abort();
+    this.#hurry.resolve();
     this.#publisher.end(error);
     for (const channel of this.#all) channel.end(wanted ? undefined : error);
     const connection = this.#connection;

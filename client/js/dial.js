@@ -15,7 +15,8 @@
  * @property {Error} [error] why it is not used
  */
 import { VERDICT_MS } from './limits.js';
-import { deferred, within } from './errors.js';
+import { deferred } from './errors.js';
+import { pause } from './pause.js';
 import { forget, recall, remember } from './verdict.js';
 
 /** How long the next transport waits for one that neither opens nor fails, in ms. */
@@ -70,7 +71,7 @@ export class Dialler {
       const attempt = this.#attempt(transport);
       attempts.push(attempt);
       // One that was given up on before takes no head start from the one after it.
-      await within(HEAD_START_MS[transport], attempt).catch(() => {});
+      await pause(HEAD_START_MS[transport], attempt);
       if (this.#waiting !== race) return;
     }
     await Promise.allSettled(attempts);

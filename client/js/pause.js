@@ -1,17 +1,8 @@
+import { within } from './errors.js';
+
 /**
  * Waits, until something says that it is worth another try.
- * @param {number} ms @param {AbortSignal} [signal] that ends the wait as well
- * @returns {Promise<void>}
+ * @param {number} ms @param {Promise<unknown>} [until] settled where the wait ends sooner
+ * @returns {Promise<unknown>}
  */
-export function pause(ms, signal) {
-  return new Promise((resolve) => {
-    const done = () => {
-      clearTimeout(timer);
-      signal?.removeEventListener('abort', done);
-      resolve();
-    };
-    const timer = setTimeout(done, ms);
-    signal?.addEventListener('abort', done);
-    if (signal?.aborted) done();
-  });
-}
+export const pause = (ms, until = new Promise(() => {})) => within(ms, until).catch(() => {});

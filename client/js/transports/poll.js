@@ -19,7 +19,7 @@ export async function openPoll(options) {
       const { more, retry } = await poll(connection, signal, patience);
       joined();
       if (retry !== undefined) return { code: GOING_AWAY, reason: 'The server is stopping.', retry };
-      if (!more && interval) await pause(interval, signal);
+      if (!more && interval) await pause(interval, new Promise((resolve) => (signal.onabort = resolve)));
     }
   }, wait * 1000 + 10_000);
 }
