@@ -96,6 +96,43 @@ describe('what goes with the CONNECT', () => {
     assert.equal(at.given.ended, false, 'it is there for them as long as the session');
   });
 
+  test('is read before the control stream is opened, which is the first all the same', async () => {
+    const at = server();
+    const connection = await at.open([{ channel: 'event:a' }]);
+    at.given.answer(subscribed(1, 'event:a'), publication(1, 8, 'x'));
+    const before = new Promise((resolve) => { connection.onmessage = () => resolve(at.streams.length); });
+    connection.attach('secret', { fresh: true }).catch(() => {});
+    await Promise.all([connection.subscribe('event:a'), before]);
+    assert.equal(await before, 0);
+    await settled();
+    assert.deepEqual(at.streams.map(({ said }) => said.map(({ type }) => type)), [['attach']]);
+  });
+
+  test('has no other stream opened before the control stream', async () => {
+    const at = server();
+    const connection = await at.open([{ channel: 'event:a' }]);
+    connection.attach('secret', { fresh: true }).catch(() => {});
+    connection.subscribe('event:a').catch(() => {});
+    connection.subscribe('event:b').catch(() => {});
+    await settled();
+    assert.deepEqual(at.streams.map(({ said }) => said.map(({ type }) => type)), [['attach'], ['subscribe']]);
+  });
+
+  test('is waited for from the beginning, and not only once the session is ready', async () => {
+    const at = server();
+    const opening = at.open([{ channel: 'event:a' }], { WebTransport: class extends at.WebTransport {
+      ready = new Promise((resolve) => { at.begin = resolve; });
+      constructor(url) {
+        super(url);
+        at.session = this;
+      }
+    } });
+    await settled();
+    assert.ok(at.session.incomingBidirectionalStreams.locked);
+    at.begin();
+    await opening;
+  });
+
   test('is unsubscribed from where nobody wants it any more, and whoever does later asks behind that', async () => {
     const at = server();
     const connection = await at.open([{ channel: 'event:a' }, { channel: 'event:b' }]);

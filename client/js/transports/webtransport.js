@@ -22,31 +22,30 @@ import { discover, guessed, know, known } from './discover.js';
 /**
  * A client-opened stream, or the datagrams: messages out. What is written is never waited for: an error ends the session
  * as well, which tells the reason.
- * @param {WritableStream} writable @param {import('../connection.js').Counts} counts
+ * @param {{writable: WritableStream} | Promise<{writable: WritableStream}>} stream that may have yet to open @param {import('../connection.js').Counts} counts
  */
-function createOutlet(writable, counts) {
-  const writer = writable.getWriter();
-  writer.closed.catch(() => {});
+function createOutlet(stream, counts) {
+  const opened = Promise.resolve(stream).then(({ writable }) => writable.getWriter());
+  opened.then(({ closed }) => closed).catch(() => {});
   return {
     /** @param {ClientMessage} message @returns {Promise<void>} */
     send(message) {
       const bytes = prefixed(encodeClient(message));
       counts.sent += bytes.length;
-      return writer.write(bytes).catch(() => {});
+      return opened.then((writer) => writer.write(bytes)).catch(() => {});
     },
     end() {
-      writer.close().catch(() => {});
+      opened.then((writer) => writer.close()).catch(() => {});
     },
   };
 }
 
 /**
  * @param {import('../connection.js').Inner} connection @param {WebTransport} session that is ready
- * @param {WebTransportBidirectionalStream} first the control stream
  * @param {Map<string, Asked>} asked with the CONNECT @param {WebTransportBidirectionalStream} [given] the server's stream for that
  * @returns {import('../connection.js').Link}
  */
-function createLink(connection, session, first, asked, given) {
+function createLink(connection, session, asked, given) {
   /** @type {{at: number, message: Frame | Values}[]} */
   let early = [];
   let turnEnds = 0;
@@ -56,7 +55,7 @@ function createLink(connection, session, first, asked, given) {
   const acks = createAcks(async (ack) => {
     const datagrams = /** @type {Datagrams} */ (session.datagrams);
     // The name before the standard's, which has one stream for all.
-    outgoing ??= createOutlet(datagrams.writable ?? datagrams.createWritable(), received);
+    outgoing ??= createOutlet({ writable: datagrams.writable ?? datagrams.createWritable() }, received);
     await outgoing.send(ack);
   });
 
@@ -71,6 +70,7 @@ function createLink(connection, session, first, asked, given) {
    * @returns {Promise<WebTransportBidirectionalStream>}
    */
   async function newStream() {
+    await behind;
     for (let ms = 10; ; ms *= 2) {
       try {
         return await session.createBidirectionalStream();
@@ -121,15 +121,15 @@ function createLink(connection, session, first, asked, given) {
   /**
    * Takes a stream's frames, and the stream's end as the connection's where it is still in use a moment later: the end
    * of the session, which tells the reason, comes after those of its streams.
-   * @param {WebTransportBidirectionalStream} stream @param {Promise<void>} [start] of the reading
+   * @param {WebTransportBidirectionalStream | Promise<WebTransportBidirectionalStream>} stream @param {Promise<void>} [start] of the reading
    */
-  function follow({ readable, writable }, start) {
-    const outlet = createOutlet(writable, received);
+  function follow(stream, start) {
+    const outlet = createOutlet(stream, received);
     const splitter = createSplitter();
     let inUse = true;
     // The number of the last frame of values that was taken in, and of the last that was acknowledged.
     let taken = 0, told = 0;
-    Promise.resolve(start).then(() => read(readable, (chunk) => {
+    Promise.all([stream, start]).then(([{ readable }]) => read(readable, (chunk) => {
       for (const frame of splitter.push(chunk)) {
         const message = decodeServer(frame);
         if (message.type !== 'values') connection.receive(message);
@@ -142,7 +142,7 @@ function createLink(connection, session, first, asked, given) {
         takeDatagrams([]);
       }
       if (taken > told) say(outlet, { type: 'ack', newest: told = taken, bitmap: 0n });
-    })).then(() => setTimeout(() => {
+    })).catch(() => {}).then(() => setTimeout(() => {
       if (inUse) connection.fail(unreachable('The server ended a stream.'));
     }, GRACE_MS));
     return {
@@ -171,17 +171,19 @@ function createLink(connection, session, first, asked, given) {
     ({ closeCode, reason = '' }) => connection.finish({ code: closeCode || LOST, reason }),
     (error) => connection.finish(closeFor(error)),
   );
-  const control = follow(first);
   // Whoever has opened the connection has its turn first, and subscribes.
-  const turn = given && nextTurn();
+  const turn = given ? nextTurn() : Promise.resolve();
   const shared = given && { send: follow(given, turn).send };
+  // The first messages would wait for what another stream costs. It is still the first that is opened here.
+  const behind = turn.then(given && nextTurn);
+  const control = follow(behind.then(() => session.createBidirectionalStream()));
 
   /** It is not wanted any more, and what is asked for next on its stream is behind that. @param {Asked} message */
   function part(message) {
     if (message.ref) connection.request({ type: 'unsubscribe', channel: message.channel }, shared).catch(() => {});
     message.ref = 0;
   }
-  turn?.then(() => asked.forEach(part));
+  turn.then(() => asked.forEach(part));
 
   read(session.datagrams.readable, (datagram) => {
     received.datagrams++;
@@ -258,7 +260,7 @@ export async function openWebTransport(options) {
   if (options.wanted) await null;
   const [asked, frames] = asking(options.wanted?.() ?? []);
   const query = (attach ? '?attach' : '') + (asked.size ? `&subscribe=${toBase64Url(frames)}` : '');
-  /** @param {Place} place @returns {Promise<WebTransport>} a session that is ready */
+  /** @param {Place} place @returns {Promise<WebTransport & {given: Promise<ReadableStreamReadResult<WebTransportBidirectionalStream> | null>}>} a session that is ready, and the server's stream for what was asked */
   const dial = async ({ url, certificate_hashes: hashes = [] }) => {
     /** @type {any} */
     let session;
@@ -268,6 +270,12 @@ export async function openWebTransport(options) {
         serverCertificateHashes: hashes[0] && hashes.map(({ value, ...rest }) => ({ ...rest, value: fromBase64(value) })),
       });
       session.closed.catch(() => {});
+      /** @type {Datagrams} */
+      const datagrams = session.datagrams;
+      // The name in the standard, and the one before it.
+      datagrams.incomingMaxBufferedDatagrams = datagrams.incomingHighWaterMark = INCOMING_DATAGRAMS;
+      // Asked for by now, the server's stream is there as soon as the session is.
+      if (asked.size) session.given = session.incomingBidirectionalStreams.getReader().read().catch(() => null);
       await within(timeout, session.ready);
       return session;
     } catch (cause) {
@@ -299,17 +307,10 @@ export async function openWebTransport(options) {
   });
   know(base, place);
 
-  const datagrams = /** @type {Datagrams} */ (session.datagrams);
-  // The name in the standard, and the one before it.
-  datagrams.incomingMaxBufferedDatagrams = datagrams.incomingHighWaterMark = INCOMING_DATAGRAMS;
-
-  const opening = session.createBidirectionalStream();
-  opening.catch(() => {});
   /** @type {WebTransportBidirectionalStream | undefined} */
   let given;
   if (asked.size) {
-    const first = session.incomingBidirectionalStreams.getReader().read().catch(() => null);
-    given = (await within(ASKED_MS, first).catch(() => {
+    given = (await within(ASKED_MS, session.given).catch(() => {
       // The server, or the browser, is not one that can do that.
       asks = false;
     }))?.value;
@@ -318,8 +319,7 @@ export async function openWebTransport(options) {
       throw unreachable('The first channels did not come.');
     }
   }
-  const control = await opening;
-  const connection = new InbandConnection('webtransport', 'bin', (inner) => createLink(inner, session, control, asked, given));
+  const connection = new InbandConnection('webtransport', 'bin', (inner) => createLink(inner, session, asked, given));
   // A stream exists for the server only when something has been sent on it, and the first is the control stream.
   if (!attach) connection.probe();
   return connection;
