@@ -63,8 +63,9 @@ export class SharedConnection extends HttpConnection {
 
   /** @param {string} channel */
   unsubscribe(channel) {
+    const left = super.unsubscribe(channel);
     this.#say({ is: 'leave', channels: [channel] });
-    return super.unsubscribe(channel);
+    return left;
   }
 
   /** To all tabs, this one too. @param {Word} word */
