@@ -153,6 +153,28 @@ describe('SSE and poll', () => {
     connection.close();
   });
 
+  test('a publication that came to nothing fails those behind it, one that is refused does not', async () => {
+    const sent = [];
+    handle = async (request, response) => {
+      if (request.method === 'GET') return; // The last poll of a connection that has closed.
+      let body = '';
+      for await (const chunk of request) body += chunk;
+      if (request.url === '/session') return response.end('{"id":"s","secret":"secret"}');
+      const { data } = JSON.parse(body);
+      sent.push(data);
+      if (data === 'lost') return request.socket.destroy();
+      if (data === 'refused') return response.writeHead(403).end('{"error":{"code":"forbidden","message":"No."}}');
+      response.end(JSON.stringify({ type: 'published', channel: 'event:a', epoch: 'e', offset: sent.length }));
+    };
+    const connection = await open('sse', { base });
+    const publish = (...all) => Promise.all(all.map((data) => connection.publish('event:a', { data }).catch(({ code }) => code)));
+    const place = (offset) => ({ type: 'published', channel: 'event:a', epoch: 'e', offset });
+    assert.deepEqual(await publish('one', 'lost', 'two', 'three'), [place(1), 'unreachable', 'unreachable', 'unreachable']);
+    assert.deepEqual(sent, ['one', 'lost']);
+    assert.deepEqual(await publish('two', 'refused', 'three'), [place(3), 'forbidden', place(5)]);
+    connection.close();
+  });
+
   test('publishing makes a session, and the same again when it is forgotten', async () => {
     seen.length = 0;
     let sessions = 0;

@@ -70,6 +70,22 @@ describe('live state', () => {
     assert.deepEqual(changes.map(({ key, value }) => [key, value]), [['k', 'new']]);
   });
 
+  test('what is of another epoch than the last reset waits for its own, or for nothing', () => {
+    const { say, publish, channel, state } = living();
+    const told = [];
+    const note = ({ type, data, offset }) => told.push(data ?? `${type} ${offset}`);
+    channel.add(new Subscription(channel, { onPublication: note, onReset: note, onSynced: note }));
+    say('reset', { offset: 0 });
+    publish('early', 'k', { offset: 5, epoch: 'e2' });
+    publish('old', 'k', { offset: 9, epoch: 'e0' });
+    say('synced', { offset: 0 });
+    assert.equal(state.size, 0);
+    say('reset', { offset: 4, epoch: 'e2' });
+    say('synced', { offset: 4, epoch: 'e2' });
+    assert.deepEqual(told, ['reset 0', 'synced 0', 'reset 4', 'early', 'synced 4']);
+    assert.deepEqual([...state], [['k', 'early']]);
+  });
+
   test('a snapshot after a restart takes no key away that it brings again', () => {
     const { state, changes, say, publish } = living();
     say('reset');
