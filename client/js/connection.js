@@ -176,7 +176,7 @@ export class InbandConnection extends Connection {
     try {
       const { pipe, ref } = await this.#link.begin?.(channel, from) ?? {};
       if (pipe) this.#pipes.set(channel, pipe);
-      return await this.request({ type: 'subscribe', channel, ...(position ? { position } : entry && after ? { after } : {}) }, pipe, ref);
+      return await this.request({ type: 'subscribe', channel, position, after: entry && after || undefined }, pipe, ref);
     } catch (error) {
       // When it is the connection that was lost, the position asked from is still where to go on.
       if (this.open) this.#forget(channel);
