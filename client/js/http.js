@@ -29,6 +29,8 @@ export class HttpConnection extends Connection {
   /** @type {Set<{channel?: string, resolve: () => void, reject: (error: unknown) => void}>} */
   #joining = new Set();
   #scheduled = false;
+  /** The server's last cursor. */
+  #told = '';
   /** Of the session that publishes; the server makes one where there is none. @type {string | undefined} */
   #secret;
   /** Settled when the session is there. @type {Promise<unknown> | null} */
@@ -71,6 +73,7 @@ export class HttpConnection extends Connection {
     if (this.receiver.channels.size >= MAX_CURSOR_CHANNELS) {
       throw new FulmarError('too_many_channels', `SSE and polling read ${MAX_CURSOR_CHANNELS} channels: unsubscribe from some.`);
     }
+    this.#settle();
     this.receiver.begin(channel, entryFrom(channel, from));
     await this.#change(channel);
     return { type: 'subscribed', channel };
@@ -157,9 +160,26 @@ export class HttpConnection extends Connection {
 
   /** @protected @param {string} cursor of the server, over the channels that it was asked for */
   follow(cursor) {
-    for (const entry of parseCursor(cursor)) {
+    this.#told = cursor;
+  }
+
+  /** Takes over what the server has told last: not each time, for there may be 32 entries with every event. */
+  #settle() {
+    for (const entry of this.#told ? parseCursor(this.#told) : []) {
       for (const channel of this.receiver.channels.values()) if (channel.hash === entry.hash) channel.from = entry;
     }
+    this.#told = '';
+  }
+
+  get cursor() {
+    this.#settle();
+    return super.cursor;
+  }
+
+  /** @param {string} channel */
+  entry(channel) {
+    this.#settle();
+    return super.entry(channel);
   }
 
   /** @protected @param {Uint8Array | string} part of what the server says */

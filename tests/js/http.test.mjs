@@ -139,6 +139,20 @@ describe('SSE and poll', () => {
     connection.close();
   });
 
+  test('a channel that is left and taken again does not go on where it was', async () => {
+    seen.length = 0;
+    handle = (request, response) => {
+      response.writeHead(200, { 'content-type': 'text/event-stream' });
+      response.write(`id: ${cursorAt(3)}\n\n`);
+    };
+    const connection = await open('sse', { base, channels: ['event:a'] });
+    connection.unsubscribe('event:a');
+    await connection.subscribe('event:a');
+    assert.equal(connection.cursor, cursorAt(3));
+    assert.deepEqual(seen.filter((line) => line.includes('/sse')), ['GET /sse?channel=event:a', 'GET /sse?channel=event:a']);
+    connection.close();
+  });
+
   test('a channel that joins later has the request made anew', async () => {
     seen.length = 0;
     handle = (request, response) => {
