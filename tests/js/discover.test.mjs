@@ -144,14 +144,14 @@ describe('where WebTransport is', () => {
 });
 
 /** A server with a name, of which the page knows nothing: `names` is what it tells when it is let, `there` where sessions open. */
-function named(base, names, there = [names]) {
+function named(base, names, there = [names], more = {}) {
   const at = { dialled: [], closed: [], asked: 0 };
   const answering = new Promise((resolve) => { at.answer = resolve; });
   at.arrive = {};
   const fetch = async () => {
     at.asked++;
     await answering;
-    return names ? Response.json({ webtransport: { certificate_hashes: [], url: names } }) : Response.json({ error: { code: 'forbidden', message: 'No.' } }, { status: 403 });
+    return names ? Response.json({ webtransport: { certificate_hashes: [], ...more, url: names } }) : Response.json({ error: { code: 'forbidden', message: 'No.' } }, { status: 403 });
   };
   class WebTransport {
     constructor(url) {
@@ -218,9 +218,11 @@ describe('a place that nobody told', () => {
       at.answer();
       await settled();
       assert.deepEqual(at.dialled, names ? [guess, names] : [guess]);
+      let isOpen = false;
+      at.opening.then(() => { isOpen = true; }, () => {});
       at.arrive[guess]();
       await settled();
-      assert.deepEqual(at.closed, [guess]);
+      assert.deepEqual([at.closed, isOpen], [[guess], false]);
       at.arrive[names]?.();
       if (names) await at.opening;
       else await assert.rejects(at.opening, { code: 'forbidden' });
@@ -244,6 +246,38 @@ describe('a place that nobody told', () => {
     second.arrive[names]();
     await second.opening;
     assert.equal(known(base).url, names);
+  });
+
+  test('is left again where it opened and the server names another in the end, and is not guessed again', async () => {
+    const [base, guess, names] = ['https://seven.example', 'https://seven.example:443/wt', 'https://seven.example:4433/wt'];
+    const first = named(base, names, [names, guess]);
+    await settled();
+    first.arrive[guess]();
+    await first.opening;
+    assert.deepEqual(first.closed, []);
+    first.answer();
+    await settled();
+    assert.deepEqual([first.dialled, first.closed], [[guess], [guess]], 'whoever uses it comes back');
+    const second = named(base, names);
+    second.answer();
+    await settled();
+    second.arrive[names]();
+    await second.opening;
+    assert.deepEqual([second.dialled, second.closed, known(base).url], [[names], [], names]);
+  });
+
+  test('is kept where it opened and the server wants nobody else, or says more of the same place', async () => {
+    for (const [i, answer] of [null, { certificate_hashes: pinned(7) }].entries()) {
+      const guess = `https://eight${i}.example:443/wt`;
+      const at = named(`https://eight${i}.example`, answer && guess, [guess], answer ?? {});
+      await settled();
+      at.arrive[guess]();
+      await at.opening;
+      at.answer();
+      await settled();
+      assert.deepEqual([at.dialled, at.closed], [[guess], []]);
+      assert.equal(known(`https://eight${i}.example`).url, guess);
+    }
   });
 
   test('is forgotten only by an answer', async () => {

@@ -293,16 +293,27 @@ export async function openWebTransport(options) {
   // What is only guessed is dialled beside the asking.
   const session = await (before ? within(KNOWN_PATIENCE_MS, dialling) : Promise.reject()).catch(async () => {
     const told = discover(options).then(({ webtransport }) => webtransport);
-    let isThere = false;
+    // One that opens in the end is wanted by nobody.
+    const drop = () => dialling.then((late) => late.close(), () => {});
     try {
       const first = await Promise.race([told, dialling.then(() => /** @type {Place} */ (place), () => told)]);
-      isThere = !!place && JSON.stringify(first) === JSON.stringify(place);
       // It may be elsewhere by now, or have another certificate; what was guessed in vain is not guessed again.
-      know(base, isThere ? null : false);
-      return isThere ? dialling : dial(place = first);
-    } finally {
-      // One that opens in the end is wanted by nobody.
-      if (!isThere) dialling.then((late) => late.close(), () => {});
+      if (!place || JSON.stringify(first) !== JSON.stringify(place)) {
+        know(base, false);
+        drop();
+        return dial(place = first);
+      }
+      know(base, null);
+      // Another server may have answered there: whoever uses it comes back, and asks. Its certificate was good enough.
+      told.then(({ url }) => {
+        if (url === first.url) return;
+        know(base, false);
+        drop();
+      }).catch(() => {});
+      return dialling;
+    } catch (error) {
+      drop();
+      throw error;
     }
   });
   know(base, place);
