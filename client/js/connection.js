@@ -37,7 +37,7 @@ export class Connection {
   /** For how long a connection that is well may be quiet, and how long an answer may take then, in ms. */
   quiet = 12_000;
   patience = 5000;
-  /** Of messages that were answered, in ms. @type {{last: number, least: number, smoothed: number} | null} */
+  /** Of messages and requests that were answered, in ms. @type {{last: number, least: number, smoothed: number} | null} */
   rtt = null;
   /**
    * Called with each publication, gap, reset and synced, and with an error that answers nothing.
@@ -115,6 +115,13 @@ export class Connection {
   mustLack(channel) {
     this.mustBeOpen();
     if (this.has(channel)) throw new FulmarError('already_subscribed', `The connection has ${channel}: unsubscribe first.`);
+  }
+
+  /** Something that is answered at once has been. @protected @param {number} began when it was asked, by `performance.now()` */
+  answered(began) {
+    const last = performance.now() - began;
+    const { least = last, smoothed = last } = this.rtt ?? {};
+    this.rtt = { last, least: Math.min(least, last), smoothed: smoothed + RTT_WEIGHT * (last - smoothed) };
   }
 
   /** @protected @param {Message} message */
@@ -284,11 +291,7 @@ export class InbandConnection extends Connection {
     }
     // A subscription may have to wait for others.
     if (type === 'subscribed') this.receiver.take(message);
-    else if (type !== 'unsubscribed') {
-      const last = this.heard - waiting.began;
-      const { least = last, smoothed = last } = this.rtt ?? {};
-      this.rtt = { last, least: Math.min(least, last), smoothed: smoothed + RTT_WEIGHT * (last - smoothed) };
-    }
+    else if (type !== 'unsubscribed') this.answered(waiting.began);
     waiting.resolve(message);
   }
 

@@ -155,7 +155,15 @@ export class HttpConnection extends Connection {
   get(path, signal, wait, channels = this.receiver.channels.keys()) {
     const all = [...channels];
     const after = formatCursor(all.flatMap((channel) => this.entry(channel) ?? []));
-    return ask(this.options, path, { signal }, { channels: all, after, wait });
+    return this.#ask(path, { signal }, { channels: all, after, wait });
+  }
+
+  /** @param {string} path @param {RequestInit} init @param {import('./request.js').Query} [query] */
+  async #ask(path, init, query) {
+    const began = performance.now();
+    const response = await ask(this.options, path, init, query);
+    if (!query?.wait) this.answered(began);
+    return response;
   }
 
   /** @protected @param {string} cursor of the server, over the channels that it was asked for */
@@ -227,7 +235,7 @@ export class HttpConnection extends Connection {
   async #post(path, content) {
     const body = JSON.stringify(content);
     this.received.sent += body.length;
-    return answerOf(await ask(this.options, path, {
+    return answerOf(await this.#ask(path, {
       method: 'POST',
       headers: { 'content-type': 'application/json', ...(this.#secret && { authorization: `Bearer ${this.#secret}` }) },
       body,

@@ -6,8 +6,8 @@
  * @property {import('./client.js').Status} status
  * @property {number} since when the status is what it is, in ms since 1970
  * @property {{last: number, least: number, smoothed: number} | null} rtt of the present connection, in ms: from a
- *   heartbeat, an attach or a publication to its answer. `smoothed` as in RFC 9002 (each counts an eighth). null before the
- *   first, and on SSE and poll
+ *   heartbeat, an attach or a publication to its answer; on SSE and poll from a request that is answered at once, which may
+ *   have had to connect first. `smoothed` as in RFC 9002 (each counts an eighth). null before the first
  * @property {number | null} jitter ms by which the transit of publications varies, from their `time` to their arrival: the
  *   mean of RFC 3550 (each difference to the one before counts a sixteenth). What was published before the present
  *   connection (a snapshot, what was missed) does not count; the server's pacing of state does. null before the second

@@ -78,6 +78,38 @@ describe('SSE and poll', () => {
     assert.deepEqual(seen, [`GET /sse?channel=event:a&channel=event:b&after=${cursorAt(1)}`]);
   });
 
+  test('the round trip is that of requests which are answered at once', async () => {
+    let release;
+    handle = (request, response) => {
+      const { pathname, searchParams } = new URL(request.url, base);
+      const answer = () => response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(
+        request.method === 'POST' ? { secret: 's', epoch: 'e', offset: 1 }
+          : { cursor: cursorAt(1), publications: [], control: [], more: false },
+      ));
+      if (pathname === '/sse') response.writeHead(200, { 'content-type': 'text/event-stream' }).write(`id: ${cursorAt(1)}\n\n`);
+      else if (searchParams.has('wait') && !release) release = answer;
+      else if (!searchParams.has('wait')) answer();
+    };
+    const stream = await open('sse', { base });
+    assert.equal(stream.rtt, null);
+    await stream.subscribe('event:a');
+    const { last, least, smoothed } = stream.rtt;
+    assert.ok(last > 0 && last === least && last === smoothed, `${last} ${least} ${smoothed}`);
+    stream.close();
+
+    const polling = await open('poll', { base, channels: ['event:a'] });
+    const first = polling.rtt;
+    assert.ok(first.last > 0);
+    const heard = new Promise((resolve) => (polling.onpart = resolve));
+    while (!release) await once(server, 'request');
+    release();
+    await heard;
+    assert.equal(polling.rtt, first, 'the server waited');
+    await polling.publish('event:a', 'x');
+    assert.notEqual(polling.rtt, first);
+    polling.close();
+  });
+
   test('SSE: 204 asks not to come back', async () => {
     handle = (request, response) => response.writeHead(204).end();
     const connection = await open('sse', { base, channels: ['event:a'] });
