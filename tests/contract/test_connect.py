@@ -109,3 +109,25 @@ async def test_a_file_that_is_known_is_not_sent_again(server, path):
         other = await http.get(path, headers={"if-none-match": '"another"'})
         assert (other.status_code, other.content) == (200, first.content)
         assert (await http.get("/client/wire.js")).headers["etag"] != tag
+
+
+@pytest.mark.parametrize("path", ["/client/fulmar.js", "/"])
+async def test_a_file_is_compressed_for_who_takes_that(server, path):
+    async with server.http() as http:
+        plain = await http.get(path, headers={"accept-encoding": "identity"})
+        assert "content-encoding" not in plain.headers and len(plain.content) == int(plain.headers["content-length"])
+        for accepted in ("gzip", "br, GZIP;q=0.5", "deflate,gzip ; q=1.0"):
+            answer = await http.get(path, headers={"accept-encoding": accepted})
+            assert answer.headers["content-encoding"] == "gzip", accepted
+            assert answer.content == plain.content, accepted
+            assert int(answer.headers["content-length"]) < len(plain.content) / 2, accepted
+            assert (answer.headers["content-type"], answer.headers["vary"]) == (plain.headers["content-type"], plain.headers["vary"])
+        for refused in ("", "br", "gzip;q=0", "gzip;q=0.000", "gzip;q=x", "xgzip"):
+            answer = await http.get(path, headers={"accept-encoding": refused})
+            assert ("content-encoding" not in answer.headers, answer.content) == (True, plain.content), refused
+        # A cache may keep both, and tells them apart.
+        tags = {coding: (await http.get(path, headers={"accept-encoding": coding})).headers["etag"] for coding in ("gzip", "identity")}
+        assert tags["gzip"] != tags["identity"] and "accept-encoding" in plain.headers["vary"].lower()
+        for encoding, status in (("gzip", 304), ("identity", 200)):
+            headers = {"accept-encoding": encoding, "if-none-match": tags["gzip"]}
+            assert (await http.get(path, headers=headers)).status_code == status, encoding
