@@ -134,6 +134,7 @@ export class Connection {
 /**
  * @typedef {object} Inner what a connection is to what carries its messages
  * @property {boolean} open
+ * @property {number} heard
  * @property {() => void} mustBeOpen
  * @property {number} quiet
  * @property {number} patience

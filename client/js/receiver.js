@@ -181,7 +181,7 @@ export function createReceiver(emit, counts) {
 
     /**
      * @param {InChannel | Subscribed} message @param {boolean} [datagram] whether it came in one
-     * @returns {boolean} false where its channel is not there: in a datagram it may come before it
+     * @returns {boolean} false where its channel is about to be there: in a datagram it may come before it
      */
     take(message, datagram) {
       const { type, epoch, offset } = message;
@@ -193,12 +193,17 @@ export function createReceiver(emit, counts) {
         begin(message.channel, message.recovered === false ? from : from?.base === undefined ? undefined : null, message);
         return true;
       }
-      if (!channel?.epoch) return false;
+      // Of one that is not read any more nothing is kept for whoever reads it next.
+      if (!channel?.epoch) return !channel;
       // A datagram may have brought something newer.
       if (!isKnown(channel, message)) emit(message);
       if (type === 'publication') {
         // A datagram can have overtaken others. A stream is in the order of the offsets: of what lies below, it has brought what counts.
-        if (!datagram) raise(channel, offset);
+        if (!datagram && channel.epoch === epoch) {
+          raise(channel, offset);
+          // Signals that are forgotten are told of by no gap. Within a snapshot it stays null.
+          channel.from &&= undefined;
+        }
         return true;
       }
       clear(channel, channel.epoch === epoch ? offset : Infinity);

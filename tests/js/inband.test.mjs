@@ -149,6 +149,44 @@ describe('WebTransport', () => {
     connection.close();
   });
 
+  test('a datagram that comes after an unsubscription is not kept for the next subscription', async () => {
+    const { session, connection, messages } = await opened();
+    await connection.subscribe('state:a');
+    await connection.unsubscribe('state:a');
+    session.send(state('late', 9, 'late'));
+    await turn();
+    await connection.subscribe('state:a');
+    await turn();
+    assert.deepEqual(messages.filter(({ key }) => key === 'late'), []);
+    connection.close();
+  });
+
+  test('whatever comes is a sign of life', async () => {
+    const { session, connection } = await opened();
+    await connection.subscribe('state:a');
+    await turn();
+    for (const say of [() => session.send(values(1, entry('k', 9, 2, 'nine'))), () => session.streams[1].say(values(1, entry('l', 10, 2, 'ten')))]) {
+      const before = connection.heard;
+      await turn();
+      say();
+      await turn();
+      assert.ok(connection.heard > before);
+    }
+    connection.close();
+  });
+
+  test('nothing is acknowledged any more once it is closed', async () => {
+    const { session, connection } = await opened();
+    await connection.subscribe('state:a');
+    await turn();
+    session.send(values(1, entry('k', 9, 2, 'nine')));
+    await turn();
+    connection.close();
+    const { sent } = connection.received;
+    await new Promise((resolve) => setTimeout(resolve, 30));
+    assert.deepEqual([session.got, connection.received.sent], [[], sent]);
+  });
+
   test('only what comes on the stream moves the cursor', async () => {
     const { session, connection } = await opened();
     await connection.subscribe('state:a');
@@ -372,6 +410,20 @@ describe('WebTransport', () => {
     connection.close();
     session.createBidirectionalStream = async () => { throw new Error('closed'); };
     await assert.rejects(connection.subscribe('state:b'), { code: 'closed' });
+  });
+
+  test('the control stream is the first too where it is refused for the moment', async () => {
+    const { made, WebTransport } = fakeWebTransport(answers);
+    let refused = 0;
+    const connection = await open('webtransport', { base: 'http://h', fetch: connect, attach: true, WebTransport: class extends WebTransport {
+      async createBidirectionalStream() {
+        if (refused++ < 2) throw new Error('Failed to create bidirectional stream.');
+        return super.createBidirectionalStream();
+      }
+    } });
+    await Promise.all([connection.attach('the-id.the-secret', { fresh: true }), connection.subscribe('state:a')]);
+    assert.deepEqual(made[0].streams.map(({ got }) => got.map(({ type }) => type)), [['attach'], ['subscribe']]);
+    connection.close();
   });
 
   test('bytes that are no frames close the connection', async () => {

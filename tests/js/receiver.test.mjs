@@ -185,6 +185,22 @@ describe('Receiver', () => {
     assert.deepEqual(it.take(5, { low: 30 }), [true], 'the snapshot is not complete');
   });
 
+  test('the position goes on where a signal was not recovered, of which no gap tells', () => {
+    const it = receiving();
+    it.receiver.begin(channel, { hash: 'h', epoch: 'e', offset: 5 });
+    it.hear({ type: 'subscribed', offset: 5, recovered: false });
+    assert.equal(it.receiver.entry(channel).offset, 5, 'nor of a gap until it comes');
+    assert.equal(it.hear({ type: 'publication', key: '', offset: 9 }), true);
+    assert.equal(it.receiver.entry(channel).offset, 9);
+  });
+
+  test('a publication of another epoch moves no position', () => {
+    const it = receiving();
+    it.hear({ type: 'subscribed', offset: 3 });
+    it.hear({ type: 'publication', alias: 2, epoch: 'before', key: '', offset: 100 });
+    assert.equal(it.receiver.entry(channel).offset, 3);
+  });
+
   test('what the stream brings later than a datagram is not given on', () => {
     const it = receiving();
     it.hear({ type: 'subscribed', offset: 3 });

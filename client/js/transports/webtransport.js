@@ -53,6 +53,7 @@ function createLink(connection, session, asked, given) {
   /** @type {ReturnType<typeof createOutlet> | undefined} */
   let outgoing;
   const acks = createAcks(async (ack) => {
+    connection.mustBeOpen();
     const datagrams = /** @type {Datagrams} */ (session.datagrams);
     // The name before the standard's, which has one stream for all.
     outgoing ??= createOutlet({ writable: datagrams.writable ?? datagrams.createWritable() }, received);
@@ -67,10 +68,11 @@ function createLink(connection, session, asked, given) {
 
   /**
    * A server raises its limit of streams as they are used. A browser may wait for that, or refuse at once (Chromium).
+   * @param {Promise<unknown>} after the control stream, for all others: it is the first
    * @returns {Promise<WebTransportBidirectionalStream>}
    */
-  async function newStream() {
-    await behind;
+  async function newStream(after) {
+    await after;
     for (let ms = 10; ; ms *= 2) {
       try {
         return await session.createBidirectionalStream();
@@ -94,7 +96,7 @@ function createLink(connection, session, asked, given) {
         if (done || !connection.open) return;
         received.bytes += value.length;
         take(value);
-        const now = performance.now();
+        const now = connection.heard = performance.now();
         if (now - turnEnds > TURN_MS * 4) turnEnds = now + TURN_MS;
         else if (now > turnEnds) {
           await nextTurn();
@@ -176,7 +178,8 @@ function createLink(connection, session, asked, given) {
   const shared = given && { send: follow(given, turn).send };
   // The first messages would wait for what another stream costs. It is still the first that is opened here.
   const behind = turn.then(given && nextTurn);
-  const control = follow(behind.then(() => session.createBidirectionalStream()));
+  const first = newStream(behind);
+  const control = follow(first);
 
   /** It is not wanted any more, and what is asked for next on its stream is behind that. @param {Asked} message */
   function part(message) {
@@ -203,7 +206,7 @@ function createLink(connection, session, asked, given) {
 
     async begin(channel, { after, position }) {
       const message = asked.get(channel);
-      if (!message || !shared) return { pipe: follow(await newStream()) };
+      if (!message || !shared) return { pipe: follow(await newStream(first)) };
       // By now another connection may have got further, or it is another subscription.
       if (message.after !== after || position) part(message);
       const { ref } = message;
