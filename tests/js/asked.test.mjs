@@ -51,8 +51,8 @@ function server({ opens = true } = {}) {
     }
   };
   const fetch = async () => Response.json({ webtransport: { url: 'https://h:1/wt' } });
-  it.open = async (wanted, more = {}) => {
-    const connection = await openWebTransport({ base: 'http://asked', fetch, WebTransport: it.WebTransport, attach: true, wanted: () => wanted, ...more });
+  it.open = async (wanted, { dial = openWebTransport, ...more } = {}) => {
+    const connection = await dial({ base: 'http://asked', fetch, WebTransport: it.WebTransport, attach: true, wanted: () => wanted, ...more });
     connection.onmessage = (message) => it.heard.push(`${message.channel} ${message.type} ${message.data ?? ''}`);
     return connection;
   };
@@ -114,6 +114,22 @@ describe('what goes with the CONNECT', () => {
     connection.attach('secret', { fresh: true }).catch(() => {});
     connection.subscribe('event:a').catch(() => {});
     connection.subscribe('event:b').catch(() => {});
+    await settled();
+    assert.deepEqual(at.streams.map(({ said }) => said.map(({ type }) => type)), [['attach'], ['subscribe']]);
+  });
+
+  test('has no other stream opened before the control stream where that is refused for the moment', async () => {
+    let refused = 0;
+    const at = server();
+    const connection = await at.open([{ channel: 'event:a' }], { WebTransport: class extends at.WebTransport {
+      async createBidirectionalStream() {
+        if (!refused++) throw new Error('Failed to create bidirectional stream.');
+        return super.createBidirectionalStream();
+      }
+    } });
+    connection.attach('secret', { fresh: true }).catch(() => {});
+    connection.subscribe('event:b').catch(() => {});
+    while (at.streams.length < 2) await settled();
     await settled();
     assert.deepEqual(at.streams.map(({ said }) => said.map(({ type }) => type)), [['attach'], ['subscribe']]);
   });
@@ -210,6 +226,27 @@ describe('what goes with the CONNECT', () => {
     wanted.push({ channel: 'event:a' });
     await opening;
     assert.deepEqual(at.asked().map(({ channel }) => channel), ['event:a']);
+  });
+
+  test('is lost with the control stream, where that does not open, and the next dial finds out before', async (t) => {
+    const time = clock(t);
+    const at = server();
+    // What it finds out holds for the page.
+    const { openWebTransport: dial } = await import('../../client/js/transports/webtransport.js?stuck');
+    const stuck = { dial, WebTransport: class extends at.WebTransport {
+      createBidirectionalStream() {
+        return new Promise(() => {});
+      }
+    } };
+    const connection = await at.open([{ channel: 'event:a' }], stuck);
+    await time.pass(3_000);
+    assert.equal((await connection.closed).code, 1006);
+    const again = assert.rejects(at.open([{ channel: 'event:a' }], stuck), { code: 'unreachable' });
+    await settled();
+    await time.pass(3_000);
+    await again;
+    assert.equal(at.asked(), null);
+    assert.equal(at.closed, 2);
   });
 
   test('is not asked for again where no stream of the server comes', async (t) => {

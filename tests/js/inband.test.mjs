@@ -412,18 +412,17 @@ describe('WebTransport', () => {
     await assert.rejects(connection.subscribe('state:b'), { code: 'closed' });
   });
 
-  test('the control stream is the first too where it is refused for the moment', async () => {
-    const { made, WebTransport } = fakeWebTransport(answers);
-    let refused = 0;
-    const connection = await open('webtransport', { base: 'http://h', fetch: connect, attach: true, WebTransport: class extends WebTransport {
-      async createBidirectionalStream() {
-        if (refused++ < 2) throw new Error('Failed to create bidirectional stream.');
-        return super.createBidirectionalStream();
-      }
-    } });
-    await Promise.all([connection.attach('the-id.the-secret', { fresh: true }), connection.subscribe('state:a')]);
-    assert.deepEqual(made[0].streams.map(({ got }) => got.map(({ type }) => type)), [['attach'], ['subscribe']]);
-    connection.close();
+  test('where the control stream cannot be opened another transport is to be found', async () => {
+    for (const refuse of [() => Promise.reject(new Error('Failed to create bidirectional stream.')), () => new Promise(() => {})]) {
+      const { made, WebTransport } = fakeWebTransport(answers);
+      const opening = open('webtransport', { base: 'http://h', fetch: connect, attach: true, WebTransport: class extends WebTransport {
+        createBidirectionalStream() {
+          return refuse();
+        }
+      } });
+      await assert.rejects(opening, { code: 'unreachable' });
+      await made[0].closed;
+    }
   });
 
   test('bytes that are no frames close the connection', async () => {

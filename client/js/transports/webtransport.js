@@ -42,10 +42,11 @@ function createOutlet(stream, counts) {
 
 /**
  * @param {import('../connection.js').Inner} connection @param {WebTransport} session that is ready
- * @param {Map<string, Asked>} asked with the CONNECT @param {WebTransportBidirectionalStream} [given] the server's stream for that
+ * @param {Map<string, Asked>} asked with the CONNECT @param {WebTransportBidirectionalStream} stream the server's for that, or the control stream
  * @returns {import('../connection.js').Link}
  */
-function createLink(connection, session, asked, given) {
+function createLink(connection, session, asked, stream) {
+  const given = asked.size ? stream : undefined;
   /** @type {{at: number, message: Frame | Values}[]} */
   let early = [];
   let turnEnds = 0;
@@ -177,9 +178,13 @@ function createLink(connection, session, asked, given) {
   const turn = given ? nextTurn() : Promise.resolve();
   const shared = given && { send: follow(given, turn).send };
   // The first messages would wait for what another stream costs. It is still the first that is opened here.
-  const behind = turn.then(given && nextTurn);
-  const first = newStream(behind);
+  const first = given ? newStream(turn.then(nextTurn)) : Promise.resolve(stream);
   const control = follow(first);
+  // The next connection opens it before anything else, and another transport is found where it cannot be.
+  within(ASKED_MS, first).catch((error) => {
+    asks &&= !connection.open;
+    connection.fail(error);
+  });
 
   /** It is not wanted any more, and what is asked for next on its stream is behind that. @param {Asked} message */
   function part(message) {
@@ -263,7 +268,7 @@ export async function openWebTransport(options) {
   if (options.wanted) await null;
   const [asked, frames] = asking(options.wanted?.() ?? []);
   const query = (attach ? '?attach' : '') + (asked.size ? `&subscribe=${toBase64Url(frames)}` : '');
-  /** @param {Place} place @returns {Promise<WebTransport & {given: Promise<ReadableStreamReadResult<WebTransportBidirectionalStream> | null>}>} a session that is ready, and the server's stream for what was asked */
+  /** @param {Place} place @returns {Promise<WebTransport & {given?: Promise<WebTransportBidirectionalStream | undefined>}>} a session that is ready, and the server's stream for what was asked */
   const dial = async ({ url, certificate_hashes: hashes = [] }) => {
     /** @type {any} */
     let session;
@@ -278,7 +283,7 @@ export async function openWebTransport(options) {
       // The name in the standard, and the one before it.
       datagrams.incomingMaxBufferedDatagrams = datagrams.incomingHighWaterMark = INCOMING_DATAGRAMS;
       // Asked for by now, the server's stream is there as soon as the session is.
-      if (asked.size) session.given = session.incomingBidirectionalStreams.getReader().read().catch(() => null);
+      if (asked.size) session.given = session.incomingBidirectionalStreams.getReader().read().then((/** @type {any} */ { value }) => value, () => {});
       await within(timeout, session.ready);
       return session;
     } catch (cause) {
@@ -321,19 +326,15 @@ export async function openWebTransport(options) {
   });
   know(base, place);
 
-  /** @type {WebTransportBidirectionalStream | undefined} */
-  let given;
-  if (asked.size) {
-    given = (await within(ASKED_MS, session.given).catch(() => {
-      // The server, or the browser, is not one that can do that.
-      asks = false;
-    }))?.value;
-    if (!given) {
-      session.close();
-      throw unreachable('The first channels did not come.');
-    }
+  const stream = await within(ASKED_MS, session.given ?? session.createBidirectionalStream()).catch(() => {
+    // The server, or the browser, is not one that can do that.
+    asks &&= !asked.size;
+  });
+  if (!stream) {
+    session.close();
+    throw unreachable('The first stream did not come.');
   }
-  const connection = new InbandConnection('webtransport', 'bin', (inner) => createLink(inner, session, asked, given));
+  const connection = new InbandConnection('webtransport', 'bin', (inner) => createLink(inner, session, asked, stream));
   // A stream exists for the server only when something has been sent on it, and the first is the control stream.
   if (!attach) connection.probe();
   return connection;
