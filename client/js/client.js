@@ -208,7 +208,7 @@ export class Client extends EventTarget {
 
   /** What a connection that opens will be asked for. One that is to take over goes on from where the other will be then. */
   #wanted() {
-    return this.#connection?.open ? [] : this.#all.filter(({ paused }) => !paused).map(({ name, from }) => ({ channel: name, ...from }));
+    return this.#connection?.open ? [] : this.#all.filter(({ paused, full }) => !(paused && full)).map(({ name, from }) => ({ channel: name, ...from }));
   }
 
   /** @param {string} name @param {string} [after] */
@@ -218,6 +218,8 @@ export class Client extends EventTarget {
     if (held) return held;
     const channel = new Channel(name, this.#owner, (after && entryOf(after, name)) || null);
     this.#channels.set(name, channel);
+    // There may have been one of the name, of which something comes yet.
+    channel.paused = true;
     this.#join(channel);
     return channel;
   }
@@ -255,17 +257,21 @@ export class Client extends EventTarget {
     this.#queue(name, async () => {
       const connection = this.#connection;
       if (!connection?.open || !isWanted() || connection.has(name)) return;
+      const { from, paused } = channel;
       // Not before: what still came of the old subscription lies behind a hole.
       channel.paused = false;
       try {
-        await connection.subscribe(name, channel.from);
+        const subscribed = connection.subscribe(name, from);
+        // Likewise what comes of it yet on the connection before.
+        if (paused) channel.hear(connection);
+        await subscribed;
         if (isWanted()) channel.hear(connection);
         channel.accepted();
       } catch (error) {
         // When it is the connection that was lost, the next one asks again.
         if (!connection.open || !(error instanceof FulmarError)) return;
         if (isPassing(error)) return connection.lost();
-        this.#channels.delete(name);
+        this.#owner.drop(channel);
         error.channel = name;
         channel.end(error);
         this.#tell('error', error);
