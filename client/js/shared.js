@@ -46,6 +46,7 @@ export class SharedConnection extends HttpConnection {
       this.#listening = false;
       if (this.#alone) return (await open()).run(connection, signal, joined);
       while ((await poll(connection, signal)).more);
+      signal.throwIfAborted();
       for (const channel of [...this.receiver.channels.keys()]) this.receiver.begin(channel, undefined, this.entry(channel) ?? {});
       this.#listening = true;
       this.#want();
@@ -148,7 +149,7 @@ export class SharedConnection extends HttpConnection {
     if (!reader) return;
     if (reader.has(channel)) {
       const at = reader.entry(channel);
-      if (!at || !entry || (at.epoch === entry.epoch && at.offset <= entry.offset)) return;
+      if (!entry || (at?.epoch === entry.epoch && at.offset <= entry.offset)) return;
       // It has come less far than the others, who know what comes again.
       reader.unsubscribe(channel).catch(() => {});
     }

@@ -20,14 +20,14 @@ class Locks {
 }
 
 /** A server of channels of events. */
-let server, base, log, polls, waiting, refusal, tabs;
+let server, base, log, polls, waiting, refusal, tabs, hold;
 const publish = (channel, data) => {
   log.push({ channel, epoch: 'e', offset: log.filter((one) => one.channel === channel).length + 1, time: 1, data });
   for (const look of [...waiting]) look();
 };
 beforeEach(async () => {
   [log, polls, waiting, tabs] = [[], [], new Set(), []];
-  refusal = null;
+  refusal = hold = null;
   server = createServer((request, response) => {
     const { searchParams: query } = new URL(request.url, 'http://h');
     const channels = query.getAll('channel');
@@ -49,6 +49,10 @@ beforeEach(async () => {
       if (waiting.delete(look)) polls.splice(polls.indexOf(poll), 1);
     });
     waiting.add(look);
+    if (hold === true && channels.length > 1) {
+      hold = 'held';
+      return;
+    }
     look();
   }).listen(0, '127.0.0.1');
   await once(server, 'listening');
@@ -146,4 +150,46 @@ test('why it ended is told to all', { timeout: 10_000 }, async () => {
     const { error, code, reason } = await tab.closed;
     assert.deepEqual([code, reason, error.code, error.status], [1006, 'The server is stopping.', 'shutting_down', 503]);
   }
+});
+
+test('who says from where is read from there, also behind one who did not', { timeout: 10_000 }, async () => {
+  const first = await openTab('event:b');
+  await reads('event:b');
+  for (const n of [1, 2, 3]) publish('event:a', n);
+  const bus = new BroadcastChannel(`fulmar poll ${base}`);
+  const told = [];
+  bus.onmessage = ({ data: { is, message } }) => is === 'told' && told.push(message.data);
+  bus.postMessage({ is: 'want', all: [['event:a', null]] });
+  bus.postMessage({ is: 'want', all: [['event:a', { epoch: 'e', offset: 1 }]] });
+  await reads('event:a', 'event:b');
+  publish('event:a', 4);
+  await until(() => told.includes(4));
+  bus.close();
+  assert.deepEqual([told, first.got], [[2, 3, 4], []]);
+});
+
+test('who wants another channel while it catches up hears nothing twice', { timeout: 10_000 }, async () => {
+  const name = `fulmar poll ${base}`;
+  const ended = new AbortController();
+  navigator.locks.request(name, ended, () => new Promise((resolve) => (ended.signal.onabort = resolve)));
+  const bus = new BroadcastChannel(name);
+  const tab = await openTab();
+  let other;
+  tab.onmessage = ({ data }) => {
+    if (tab.got.push(data) > 1) return;
+    other = tab.subscribe('event:b');
+    hold = true;
+  };
+  publish('event:a', 1);
+  const subscribed = tab.subscribe('event:a', { after: buildCursor([{ channel: 'event:a', epoch: 'e', offset: 0 }]) });
+  await until(() => hold === 'held');
+  // The poll is under way when another tab tells what it will bring.
+  log.push({ ...log[0], offset: 2, data: 2 });
+  bus.postMessage({ is: 'told', message: { ...log[1], type: 'publication', key: '', removed: false } });
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  for (const look of waiting) look();
+  await Promise.all([subscribed, other]);
+  bus.close();
+  ended.abort();
+  assert.deepEqual(tab.got, [1, 2]);
 });
