@@ -73,9 +73,12 @@ export class StateView {
         const before = this.held(channel, key);
         // One that a reset forgot and that another epoch counted has nothing to say about the order.
         const isKnown = before?.epoch === epoch && offset <= before.offset;
+        // The snapshot brings the newest: what is older has overtaken nothing.
+        if (isKnown && offset < before.offset) return false;
         const value = isKnown ? before : { epoch, offset, time, removed: message.removed, data };
         forgotten.delete(key);
-        (value.removed ? values : removed).delete(key);
+        removed.delete(key);
+        if (value.removed) values.delete(key);
         (value.removed ? removed : values).set(key, value);
         if (isKnown) return false;
         const [oldest = ''] = removed.keys();

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { buildCursor, fnv1a64 } from '../../client/js/cursor.js';
-import { MAX_AHEAD } from '../../client/js/limits.js';
+import { MAX_AHEAD, MAX_REMOVED } from '../../client/js/limits.js';
 import { createReceiver } from '../../client/js/receiver.js';
 import { StateView, keepAhead, takeAhead } from '../../client/js/state.js';
 
@@ -133,6 +133,25 @@ describe('StateView', () => {
     for (let i = 1; i <= 2000; i++) made.apply(remove(`k${i}`, i));
     assert.equal(made.apply(put('k1', 1, 'forgotten')), true);
     assert.equal(made.apply(put('k2000', 1999, 'remembered')), false);
+  });
+
+  test('an older value says nothing within a snapshot either', () => {
+    const view = new StateView();
+    for (const message of [control('reset', 0), put('k', 9, 'newest'), control('synced', 9), control('reset', 10), put('k', 7, 'older'),
+      control('synced', 10)]) view.apply(message);
+    assert.equal(view.get(channel, 'k'), undefined);
+  });
+
+  test('of removals the one that was told longest ago is forgotten first', () => {
+    const view = new StateView();
+    for (const type of ['reset', 'synced']) view.apply(control(type, 0));
+    const removed = (key, offset) => ({ ...put(key, offset), removed: true });
+    view.apply(removed('k', 1));
+    for (let i = 2; i <= MAX_REMOVED; i++) view.apply(removed(`x${i}`, i));
+    view.apply(removed('k', MAX_REMOVED + 2));
+    view.apply(removed('y', MAX_REMOVED + 3));
+    view.apply(put('k', MAX_REMOVED + 1, 'older'));
+    assert.equal(view.get(channel, 'k'), undefined);
   });
 });
 
