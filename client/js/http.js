@@ -33,8 +33,8 @@ export class HttpConnection extends Connection {
   #told = '';
   /** Of the session that publishes; the server makes one where there is none. @type {string | undefined} */
   #secret;
-  /** Settled when the session is there. @type {Promise<unknown> | null} */
-  #session = null;
+  /** Whether the session is there. */
+  #session = false;
   /**
    * Settled when the publications before have been answered: requests at once would arrive in any order. One that came to
    * nothing fails those behind it, or they would overtake it when it is repeated.
@@ -219,14 +219,19 @@ export class HttpConnection extends Connection {
     const { data, key, ...rest } = content;
     const payload = data instanceof Uint8Array ? { b64: toBase64(data) } : { data };
     const message = { type: 'publish', channel, ...rest, ...payload, key: key || undefined };
-    for (let known = this.#session; ; known = null) {
+    for (let known = this.#session; ; known = false) {
       try {
-        // The secret makes the same session again, and with it the ids of what it has published.
-        await (this.#session ??= this.#post('/session', {}).then(({ secret }) => (this.#secret ??= secret)));
+        if (!this.#session) {
+          // The secret makes the same session again, and with it the ids of what it has published.
+          const { secret } = await this.#post('/session', {});
+          this.#secret ??= secret;
+          this.#session = true;
+        }
         return await this.#post('/send', message);
       } catch (/** @type {any} */ error) {
-        this.#session = null;
-        if (!known || error.status !== 401) throw error;
+        const isForgotten = error.status === 401;
+        if (isForgotten) this.#session = false;
+        if (!known || !isForgotten) throw error;
       }
     }
   }

@@ -110,6 +110,27 @@ describe('SSE and poll', () => {
     polling.close();
   });
 
+  test('SSE: a pause that is no number is none', async () => {
+    handle = (request, response) => response.writeHead(200, { 'content-type': 'text/event-stream' }).end('retry: soon\n\n');
+    const connection = await open('sse', { base, channels: ['event:a'] });
+    assert.equal((await connection.closed).retry, undefined);
+  });
+
+  test('the session is made once, whatever is refused of it, and again where it could not be made', async () => {
+    seen.length = 0;
+    let fails = true;
+    handle = ({ url }, response) => {
+      if (url === '/session' && !fails) return void response.end('{"secret":"s"}');
+      response.writeHead(fails ? 503 : 403).end('{"error":{"code":"forbidden","message":"no"}}');
+    };
+    const connection = await open('poll', { base });
+    await assert.rejects(connection.publish('event:a', 1), { status: 503 });
+    fails = false;
+    for (const n of [2, 3]) await assert.rejects(connection.publish('event:a', n), { status: 403 });
+    assert.deepEqual(seen, ['POST /session', 'POST /session', 'POST /send', 'POST /send']);
+    connection.close();
+  });
+
   test('SSE: 204 asks not to come back', async () => {
     handle = (request, response) => response.writeHead(204).end();
     const connection = await open('sse', { base, channels: ['event:a'] });

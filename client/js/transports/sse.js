@@ -62,7 +62,7 @@ async function run(connection, signal, joined) {
       connection.count(value);
       for (const { event = 'publication', data, id, retry: ms } of parse(decoder.decode(value, { stream: true }))) {
         signal.throwIfAborted();
-        if (ms) retry = Number(ms);
+        if (Number(ms) >= 0) retry = Number(ms);
         if (data) {
           const message = fromJson(parseJson(data), event);
           if (message.type === 'close') close = message;
