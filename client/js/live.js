@@ -18,6 +18,7 @@ export class LiveState {
   /** @type {Set<(change: Change) => void>} */
   #listeners = new Set();
   #synced = false;
+  #ended = false;
   /** It wants all values, and no iterator waits for them. @package */
   whole = true;
   /** @package */
@@ -102,7 +103,7 @@ export class LiveState {
       if (isNews) this.#change(message);
     } else if (message.type === 'synced') {
       for (const key of this.#values.keys()) {
-        if (!view.held(message.channel, key)) this.#change({ key, removed: true, time: NaN });
+        if (!view.held(message.channel, key) && !this.#ended) this.#change({ key, removed: true, time: NaN });
       }
       this.#synced = true;
       this.#whole.resolve();
@@ -124,5 +125,6 @@ export class LiveState {
   end(error) {
     this.#whole.reject(error ?? new FulmarError('closed', 'The state was closed before it was complete.'));
     this.#listeners.clear();
+    this.#ended = true;
   }
 }

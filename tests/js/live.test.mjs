@@ -86,6 +86,18 @@ describe('live state', () => {
     assert.deepEqual([...state], [['k', 'early']]);
   });
 
+  test('who closes it at one of the keys that are gone keeps the others', () => {
+    const { state, changes, say, publish } = living();
+    say('reset', { offset: 0 });
+    for (const key of ['k', 'l', 'm']) publish(1, key);
+    say('synced');
+    changes.length = 0;
+    state.onChange(() => state.close());
+    say('reset', { offset: 0, epoch: 'e2' });
+    say('synced', { offset: 0, epoch: 'e2' });
+    assert.deepEqual([changes.map(({ key }) => key), [...state.keys()]], [['k'], ['l', 'm']]);
+  });
+
   test('a snapshot after a restart takes no key away that it brings again', () => {
     const { state, changes, say, publish } = living();
     say('reset');
