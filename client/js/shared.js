@@ -54,7 +54,8 @@ export class SharedConnection extends HttpConnection {
       // It ends with the connection, or when there is another set of channels.
       return new Promise(() => {});
     }, 45_000);
-    this.#name = `fulmar ${transport} ${options.base}`;
+    // The 2 is that of these words: a tab of an earlier version of the page has others.
+    this.#name = `fulmar2 ${transport} ${options.base}`;
     this.#open = open;
     this.#bus = new BroadcastChannel(this.#name);
     this.#bus.onmessage = ({ data }) => this.#hear(data);
@@ -124,8 +125,8 @@ export class SharedConnection extends HttpConnection {
 
   /** Has the lock: reads for all until its own end. */
   async #read() {
-    if (!this.open) return;
     const reader = await this.#open();
+    if (!this.open) return reader.close();
     this.#reader = reader;
     reader.onmessage = (message) => {
       if ('offset' in message) this.#say({ is: 'told', message: /** @type {InChannel} */ (message) });

@@ -108,7 +108,7 @@ test('who comes later goes on from its own place, and nobody hears anything twic
   assert.deepEqual(second.got, [2, 3]);
   await reads('event:a');
   // Somebody has come less far than whoever reads: what comes again is known to the others.
-  const bus = new BroadcastChannel(`fulmar poll ${base}`);
+  const bus = new BroadcastChannel(`fulmar2 poll ${base}`);
   const told = [];
   bus.onmessage = ({ data: { is, message } }) => is === 'told' && told.push(message.data);
   bus.postMessage({ is: 'want', all: [['event:a', { epoch: 'e', offset: 1 }]] });
@@ -156,7 +156,7 @@ test('who says from where is read from there, also behind one who did not', { ti
   const first = await openTab('event:b');
   await reads('event:b');
   for (const n of [1, 2, 3]) publish('event:a', n);
-  const bus = new BroadcastChannel(`fulmar poll ${base}`);
+  const bus = new BroadcastChannel(`fulmar2 poll ${base}`);
   const told = [];
   bus.onmessage = ({ data: { is, message } }) => is === 'told' && told.push(message.data);
   bus.postMessage({ is: 'want', all: [['event:a', null]] });
@@ -169,7 +169,7 @@ test('who says from where is read from there, also behind one who did not', { ti
 });
 
 test('who wants another channel while it catches up hears nothing twice', { timeout: 10_000 }, async () => {
-  const name = `fulmar poll ${base}`;
+  const name = `fulmar2 poll ${base}`;
   const ended = new AbortController();
   navigator.locks.request(name, ended, () => new Promise((resolve) => (ended.signal.onabort = resolve)));
   const bus = new BroadcastChannel(name);
@@ -192,4 +192,13 @@ test('who wants another channel while it catches up hears nothing twice', { time
   bus.close();
   ended.abort();
   assert.deepEqual(tab.got, [1, 2]);
+});
+
+test('who closes in the turn in which it has the lock gives it up, and reads nothing', { timeout: 10_000 }, async () => {
+  let held, reader;
+  navigator.locks.request = (name, options, run) => (held = run());
+  const tab = new SharedConnection('poll', { base }, async () => (reader = await openPoll({ base })));
+  tab.close();
+  await held;
+  assert.equal(reader.open, false);
 });
