@@ -257,11 +257,11 @@ export class Client extends EventTarget {
     this.#queue(name, async () => {
       const connection = this.#connection;
       if (!connection?.open || !isWanted() || connection.has(name)) return;
-      const { from, paused } = channel;
+      const { paused } = channel;
       // Not before: what still came of the old subscription lies behind a hole.
       channel.paused = false;
       try {
-        const subscribed = connection.subscribe(name, from);
+        const subscribed = connection.subscribe(name, channel.from);
         // Likewise what comes of it yet on the connection before.
         if (paused) channel.hear(connection);
         await subscribed;

@@ -229,9 +229,8 @@ export class HttpConnection extends Connection {
         }
         return await this.#post('/send', message);
       } catch (/** @type {any} */ error) {
-        const isForgotten = error.status === 401;
-        if (isForgotten) this.#session = false;
-        if (!known || !isForgotten) throw error;
+        this.#session &&= error.status !== 401;
+        if (!known || this.#session) throw error;
       }
     }
   }
