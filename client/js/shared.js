@@ -72,6 +72,7 @@ export class SharedConnection extends HttpConnection {
 
   /** To all tabs, this one too. @param {Word} word */
   #say(word) {
+    if (!this.open) return;
     this.#bus.postMessage(word);
     this.#hear(word);
   }
@@ -82,7 +83,6 @@ export class SharedConnection extends HttpConnection {
 
   /** @param {Word} word */
   #hear(word) {
-    if (!this.open) return;
     switch (word.is) {
       case 'reading':
         if (this.#listening) this.#want();
@@ -140,7 +140,6 @@ export class SharedConnection extends HttpConnection {
     const { error, ...close } = await reader.closed;
     heartbeat.stop();
     this.#reader = null;
-    if (!this.open) return;
     this.#say({ is: 'lost', close, why: { .../** @type {Why | undefined} */ (error) } });
   }
 

@@ -202,3 +202,30 @@ test('who closes in the turn in which it has the lock gives it up, and reads not
   await held;
   assert.equal(reader.open, false);
 });
+
+test('who reads for all and closes with what it is told says nothing more', { timeout: 10_000 }, async (context) => {
+  const first = await openTab('event:a');
+  await reads('event:a');
+  const thrown = [];
+  context.mock.method(globalThis, 'setTimeout', ((set) => (run, ms, ...rest) => {
+    // What a handler throws is thrown again outside.
+    if (ms !== undefined) return set(run, ms, ...rest);
+    return set(() => {
+      try {
+        run();
+      } catch (error) {
+        thrown.push(error.name);
+      }
+    });
+  })(setTimeout));
+  first.onmessage = () => {
+    first.got.push(1);
+    first.close();
+  };
+  // Two come with one answer.
+  log.push({ channel: 'event:a', epoch: 'e', offset: 1, time: 1, data: 1 });
+  publish('event:a', 2);
+  await first.closed;
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  assert.deepEqual([first.got, thrown], [[1], []]);
+});
