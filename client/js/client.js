@@ -83,7 +83,10 @@ export class Client extends EventTarget {
   constructor(base, transports, open) {
     super();
     this.base = base;
-    this.#dialler = new Dialler(base, transports, (transport) => open(transport, () => this.#wanted()), (connection) => this.#climbed(connection));
+    this.#dialler = new Dialler(base, transports, async (transport) => {
+      this.#mustBeOpen();
+      return open(transport, () => this.#wanted());
+    }, (connection) => this.#climbed(connection));
   }
 
   get status() {

@@ -476,6 +476,15 @@ describe('a channel over its connections', () => {
     assert.equal(got.at(-1), 'two');
   });
 
+  test('who is closed while it dials, dials nothing more', async (context) => {
+    const { time, client, dialled, server } = connected(context, { transports: ['webtransport', 'websocket'],
+      open: (transport) => transport === 'webtransport' && new Promise(() => {}) });
+    await time.pass(100);
+    client.close();
+    await time.pass(5000);
+    assert.deepEqual([dialled.map(({ transport }) => transport), server.lines.length], [['webtransport'], 0]);
+  });
+
   test('who comes later to a state is told what the others know', async (context) => {
     const { server, client, line } = connected(context);
     server.publish('state:a', 'one', 'k');
