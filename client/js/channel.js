@@ -31,7 +31,7 @@ export class Channel {
   #owner;
   /** The connection whose messages count: the latest that has told anything of the channel. @type {AnyConnection | null} */
   #source = null;
-  /** Where to go on while there is no source. @type {Entry | null} */
+  /** Where to go on while there is no source, or it was refused the channel for now. @type {Entry | null} */
   #entry;
   /** What lies at or below it, in its epoch, came over the connection before. @type {Entry | null} */
   #floor = null;
@@ -53,7 +53,7 @@ export class Channel {
 
   /** Where to go on; null where there is no position, and reading begins afresh. @returns {Entry | null} */
   get entry() {
-    return this.#source ? this.#source.entry(this.name) : this.#entry;
+    return this.#source?.has(this.name) ? this.#source.entry(this.name) : this.#entry;
   }
 
   get cursor() {
@@ -87,8 +87,8 @@ export class Channel {
     if (connection === this.#source) return true;
     if (this.paused || connection.serial < this.#latest) return false;
     this.#latest = connection.serial;
-    this.#floor = this.entry;
-    this.#overlapped = this.#source !== null;
+    this.#entry = this.#floor = this.entry;
+    this.#overlapped = !!this.#source;
     this.#source = connection;
     this.#ahead.clear();
     return true;

@@ -444,10 +444,9 @@ export class Client extends EventTarget {
     if (this.#end) return;
     this.#end = close;
     const error = /** @type {Error} */ (close.error) ?? closedError(close);
-    const wanted = close.code === NORMAL;
     this.#hurry.resolve();
     this.#publisher.end(error);
-    for (const channel of this.#all) channel.end(wanted ? undefined : error);
+    for (const channel of this.#all) channel.end(close.code === NORMAL ? undefined : error);
     const connection = this.#connection;
     if (connection) {
       this.#leave(connection, close);

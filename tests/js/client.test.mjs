@@ -485,6 +485,21 @@ describe('a channel over its connections', () => {
     assert.deepEqual([dialled.map(({ transport }) => transport), server.lines.length], [['webtransport'], 0]);
   });
 
+  test('where a subscription that could not be taken for now began, the next connection begins', async (context) => {
+    const { time, server, client, line } = connected(context);
+    const { epoch } = server.publish('event:a', 'one');
+    server.publish('event:a', 'two');
+    server.intercept = (at, { type, ref }) => type === 'subscribe' && at === server.lines[0]
+      && (at.say({ type: 'error', ref, error: { code: 'node_full', message: 'Later.' } }), true);
+    const { got, subscription } = listen(client, 'event:a', { after: buildCursor([{ channel: 'event:a', epoch, offset: 1 }]) });
+    await client.ready;
+    await time.pass(2000);
+    await subscription.ready;
+    await settled();
+    assert.equal(server.lines.length, 2);
+    assert.deepEqual(got, ['two']);
+  });
+
   test('who comes later to a state is told what the others know', async (context) => {
     const { server, client, line } = connected(context);
     server.publish('state:a', 'one', 'k');
