@@ -196,16 +196,16 @@ export function createReceiver(emit, counts) {
       // Of one that is not read any more nothing is kept for whoever reads it next.
       if (!channel?.epoch) return !channel;
       // A datagram may have brought something newer.
-      if (!isKnown(channel, message)) emit(message);
-      if (type === 'publication') {
-        // A datagram can have overtaken others. A stream is in the order of the offsets: of what lies below, it has brought what counts.
-        if (!datagram && channel.epoch === epoch) {
-          raise(channel, offset);
-          // Signals that are forgotten are told of by no gap. Within a snapshot it stays null.
-          channel.from &&= undefined;
-        }
-        return true;
+      const isNews = !isKnown(channel, message);
+      // A datagram can have overtaken others. A stream is in the order of the offsets: of what lies below, it has brought what counts.
+      // Before it is handed over: who takes a cursor then, or ends the connection, goes on behind it.
+      if (type === 'publication' && !datagram && channel.epoch === epoch) {
+        raise(channel, offset);
+        // Signals that are forgotten are told of by no gap. Within a snapshot it stays null.
+        channel.from &&= undefined;
       }
+      if (isNews) emit(message);
+      if (type === 'publication') return true;
       clear(channel, channel.epoch === epoch ? offset : Infinity);
       Object.assign(channel, { epoch, offset, from: type === 'reset' ? null : undefined, synced: type === 'synced' });
       return true;

@@ -187,6 +187,19 @@ describe('WebTransport', () => {
     assert.deepEqual([session.got, connection.received.sent], [[], sent]);
   });
 
+  test('who takes a cursor while an event is handed over goes on behind it', async () => {
+    const { session, connection } = await opened();
+    const cursors = [];
+    connection.onmessage = () => cursors.push(connection.cursor);
+    await connection.subscribe('state:a');
+    await turn();
+    cursors.length = 0;
+    session.streams[1].say(state('m', 8, 'one'), state('m', 9, 'another'));
+    await turn();
+    assert.deepEqual(cursors, [at(8), at(9)]);
+    connection.close();
+  });
+
   test('only what comes on the stream moves the cursor', async () => {
     const { session, connection } = await opened();
     await connection.subscribe('state:a');
