@@ -70,9 +70,16 @@ describe('SSE and poll', () => {
     };
     const connection = await open('sse', { base });
     const messages = collect(connection, 2);
+    const cursors = [];
+    const { onmessage } = connection;
+    connection.onmessage = (message) => {
+      cursors.push(connection.cursor);
+      onmessage(message);
+    };
     await Promise.all([connection.subscribe('event:a', { after: cursorAt(1) }), connection.subscribe('event:b')]);
     assert.deepEqual((await messages).map(({ type, offset, data }) => [type, offset, data]),
       [['gap', 3, undefined], ['publication', 4, 'n4']]);
+    assert.deepEqual(cursors, [cursorAt(3), cursorAt(4)], 'behind what is handed over');
     assert.deepEqual(await connection.closed, { code: 4000, reason: 'stopping', retry: 100 });
     assert.equal(connection.cursor, cursorAt(4));
     assert.deepEqual(seen, [`GET /sse?channel=event:a&channel=event:b&after=${cursorAt(1)}`]);

@@ -63,13 +63,13 @@ async function run(connection, signal, joined) {
       for (const { event = 'publication', data, id, retry: ms } of parse(decoder.decode(value, { stream: true }))) {
         signal.throwIfAborted();
         if (Number(ms) >= 0) retry = Number(ms);
+        // That of the stream's beginning is of no event. Whoever takes a cursor while one is handed over goes on behind it.
+        if (id) connection.follow(id);
         if (data) {
           const message = fromJson(parseJson(data), event);
           if (message.type === 'close') close = message;
           else connection.deliver(message);
         }
-        // That of the stream's beginning is of no event.
-        if (id) connection.follow(id);
       }
       joined();
     }
