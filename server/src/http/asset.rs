@@ -14,7 +14,7 @@ use axum::{
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 
-/// A file that is served as it is.
+/// A file that is served, whole or compressed.
 #[derive(Clone, Debug)]
 pub struct Asset {
     /// Where, beginning with `/`.
